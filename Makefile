@@ -1,0 +1,55 @@
+# Two commands do all the set-up: `make demo` and `make test`.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs results lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+$(VENV)/.runtime: requirements.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "fedkit needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "fedkit needs Python 3.11 or newer, not $$("$(PYTHON)" -V): set PYTHON=/path/to/python3.11"; exit 2; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+demo: $(VENV)/.runtime  ## four hospitals train one model with DP-SGD; says where the report is
+	$(BIN)/fedkit simulate heart_disease --baselines
+
+test: $(VENV)/.dev  ## every test, real processes included
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+check: $(VENV)/.dev  ## the developer's loop: format, lint, types, import contracts, fast tests
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not deploy"
+
+bench: $(VENV)/.dev  ## ratios against named peers, measured in one run
+	$(BIN)/python experiments/benchmarks/bench_step.py
+
+results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
+	$(BIN)/python experiments/flamby_heart/table.py --write
+
+docs: $(VENV)/.dev  ## regenerate the README's command output and picture (the picture needs chromium)
+	$(BIN)/python docs/refresh.py
+
+lock:  ## pin the newest versions that pyproject.toml admits
+	docs/lock.sh "$(PYTHON)"
+
+clean:  ## remove what a build leaves
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

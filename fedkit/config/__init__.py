@@ -1,0 +1,1 @@
+"""What an experiment may say, how it is composed, and what it becomes: one frozen ``ExperimentConfig``."""

@@ -1,0 +1,165 @@
+"""The resolved config of one run: frozen, complete, checked. Everything downstream reads only this."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Where rows come from. ``kind``: builtin | csv | parquet | sql | arrays (given in Python)."""
+
+    kind: str
+    path: str | None = None
+    """builtin: file name inside the package; csv, parquet: absolute once composed."""
+    query: str | None = None
+    url: str | None = None
+    """sql: a database URL without a password."""
+    url_env: str | None = None
+    """sql: name of the environment variable that holds the URL."""
+    url_file: str | None = None
+    """sql: path of a file that holds the URL."""
+    delimiter: str = ","
+    encoding: str = "utf-8"
+
+
+@dataclass(frozen=True)
+class TargetConfig:
+    """What is predicted. ``kind``: binary | multiclass | regression."""
+
+    column: str
+    kind: str
+    positive: tuple[Any, ...] = ()
+    classes: tuple[Any, ...] = ()
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """Declared columns: plausible ranges of numbers, levels of categories (both public constants)."""
+
+    numeric: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    categorical: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    drop_first: bool = False
+    """One-hot without the first level (k - 1 columns); a missing value then reads as the first level."""
+
+
+@dataclass(frozen=True)
+class MissingConfig:
+    """``numeric``: midpoint | drop_row. ``values``: texts that mean missing; ``codes``: the same by column."""
+
+    numeric: str = "midpoint"
+    indicator: bool = True
+    values: tuple[str, ...] = ("", "NA", "?")
+    codes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """``kind``: keyed_hash | stratified | permuted (the last two only with privacy=none)."""
+
+    kind: str = "keyed_hash"
+    test_fraction: float = 0.25
+    seed: int = 43
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """Sites made from a table that has none. ``kind``: iid | dirichlet | quantity_skew."""
+
+    kind: str
+    sites: int
+    alpha: float = 0.5
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A table's declaration: all that fedkit may know of it before it reads a row."""
+
+    name: str
+    description: str
+    source: SourceConfig
+    target: TargetConfig
+    features: FeaturesConfig
+    missing: MissingConfig = MissingConfig()
+    split: SplitConfig = SplitConfig()
+    site_column: str | None = None
+    partition: PartitionConfig | None = None
+    unit_column: str | None = None
+    records: Mapping[str, int] = field(default_factory=dict)
+    scaling: str = "declared"
+    """declared | site_zscore | pooled_zscore (the last two only with privacy=none)."""
+    subgroups: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Column to its levels, or to ascending cut points where the column is a declared number."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model by name with its own arguments."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StrategyConfig:
+    """A strategy by name with its own arguments."""
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PrivacyConfig:
+    """``mode``: none | record_dp. With none, only ``sample_rate`` may be set (it sizes the batches)."""
+
+    mode: str
+    noise: str = "seeded"
+    """seeded (replayable, not private) | secure."""
+    epsilon: float | None = None
+    delta: float | None = None
+    noise_multiplier: float | None = None
+    max_grad_norm: float | None = None
+    sample_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Local training; exactly one of ``local_epochs`` and ``local_steps``."""
+
+    learning_rate: float
+    local_epochs: float | None = None
+    local_steps: int | None = None
+    batch_size: int | None = None
+    optimizer: str = "sgd"
+
+
+@dataclass(frozen=True)
+class FederationConfig:
+    """``kind``: local (in this process) | flower (a stock SuperLink and SuperNodes)."""
+
+    kind: str
+    num_rounds: int
+    fraction_train: float = 1.0
+    min_sites: int = 1
+    evaluate_every: int = 1
+    timeout: float = 600.0
+    """Seconds that a round may take before absent sites are left out."""
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment, resolved."""
+
+    name: str
+    seed: int
+    data: DataConfig
+    model: ModelConfig
+    strategy: StrategyConfig
+    privacy: PrivacyConfig
+    training: TrainingConfig
+    federation: FederationConfig
+    runs_dir: str = "runs"

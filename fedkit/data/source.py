@@ -1,0 +1,129 @@
+"""Read the declared columns of a source, and nothing else of it."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedkit.config.experiment import DataConfig
+from fedkit.data.builtin import verified_path
+from fedkit.data.declared import check_columns, declared_columns, require_rows
+from fedkit.data.table import Table, column_of
+from fedkit.errors import DataError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+
+def read_table(config: DataConfig) -> Table:
+    """Read a declaration's table.
+
+    Args:
+        config: says where the rows are and which columns are declared.
+
+    Returns:
+        The declared columns as texts, in the source's order of rows (from a database: in a sorted order).
+
+    Raises:
+        DataError: the source is missing, empty, of another encoding or delimiter, lacks a column, ...
+
+    Guarantee: the value of a column that is not declared is never taken out of the source: projection is pushed down
+    to the readers of CSV and Parquet and into the database's query.
+    """
+    from fedkit.data.delimited import read_csv
+    from fedkit.data.sql import read_sql
+
+    readers: dict[str, Callable[[DataConfig], Table]] = {
+        "builtin": lambda c: read_csv(c, verified_path(c.source.path or "")),
+        "csv": lambda c: read_csv(c, existing_file(c)),
+        "parquet": lambda c: read_parquet(c, existing_file(c)),
+        "sql": read_sql,
+    }
+    kind = config.source.kind
+    if kind not in readers:
+        raise DataError(f"source.kind {kind!r} cannot be read", code="FK201", remedy=f"use {', '.join(readers)}")
+    return readers[kind](config)
+
+
+def existing_file(config: DataConfig) -> Path:
+    """The declared path, if it is a file that may be read.
+
+    Raises:
+        DataError: FK201 where it is absent, a folder or not readable.
+    """
+    path = Path(config.source.path or "")
+    if not config.source.path:
+        raise DataError(
+            f"source.kind is {config.source.kind} and source.path is not set", code="FK201", remedy="set source.path"
+        )
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, not a file", code="FK201", remedy="set source.path to one file")
+    if not path.is_file():
+        raise DataError(
+            f"there is no file {path}", code="FK201", remedy="set source.path; it is relative to the declaration's file"
+        )
+    if not os.access(path, os.R_OK):
+        raise DataError(f"{path} may not be read by this user", code="FK201", remedy="change its permissions")
+    return path
+
+
+def connect() -> DuckDBPyConnection:
+    """A DuckDB in memory that never fetches or loads an extension and keeps the order of rows."""
+    import duckdb
+
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "preserve_insertion_order": "true",
+        "threads": "1",
+    }
+    return duckdb.connect(":memory:", config=settings)
+
+
+def literal_path(path: Path) -> str:
+    """A path as DuckDB takes it: there ``*``, ``?`` and ``[`` would name other files too."""
+    return glob.escape(str(path.absolute()))
+
+
+def texts(values: Any) -> list[str | None]:
+    """A column of DuckDB's ``fetchnumpy`` as texts, NULL as None."""
+    masked = np.ma.asarray(values)
+    cells: list[str | None] = np.asarray(masked.data, dtype=object).tolist()
+    if masked.mask is not np.ma.nomask:
+        for row in np.flatnonzero(masked.mask):
+            cells[row] = None
+    return cells
+
+
+def parquet_query(config: DataConfig) -> str:
+    """The query that reads the declared columns of the Parquet file given as its parameter."""
+    quoted = ['"' + name.replace('"', '""') + '"' for name in declared_columns(config)]
+    selected = ", ".join(f"CAST({name} AS VARCHAR) AS c{index}" for index, name in enumerate(quoted))
+    return f"SELECT {selected} FROM read_parquet(?)"  # noqa: S608 - names are quoted, the path is a parameter
+
+
+def read_parquet(config: DataConfig, path: Path) -> Table:
+    """Read the declared columns of a Parquet file.
+
+    Raises:
+        DataError: FK202, FK205, FK206 or FK207.
+    """
+    import duckdb
+
+    try:
+        with connect() as connection:
+            described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [literal_path(path)]).fetchall()
+            check_columns(config, (str(row[0]) for row in described), path.name)
+            cells = connection.execute(parquet_query(config), [literal_path(path)]).fetchnumpy()
+    except duckdb.Error:
+        # DuckDB's message may hold cells.
+        raise DataError(f"{path.name} is not a Parquet file that can be read", code="FK207") from None
+    columns = {name: column_of(texts(cells[f"c{index}"])) for index, name in enumerate(declared_columns(config))}
+    rows = len(next(iter(columns.values())).codes)
+    require_rows(rows, path.name)
+    return Table(columns, np.arange(rows), lambda record: f"row {record + 1}")

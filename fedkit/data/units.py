@@ -1,0 +1,130 @@
+"""Privacy units: which rows belong to one person, under an id that no other person's rows can change."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedkit.config.experiment import DataConfig
+from fedkit.data.declared import declared_columns
+from fedkit.data.table import Table, canonical, name_text
+from fedkit.errors import DataError
+from fedkit.types import Int64
+
+_SEPARATOR = "\x1f"
+
+
+@dataclass(frozen=True)
+class Units:
+    """The privacy units of some rows.
+
+    Attributes:
+        ids: one text a unit; the only thing of a unit that splits and partitions may look at, with its label.
+        of_row: int64 [n], index into ``ids`` of each row.
+    """
+
+    ids: tuple[str, ...]
+    of_row: Int64
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def first_rows(self) -> Int64:
+        """int64 [units], the first row of each unit."""
+        first = np.full(len(self.ids), len(self.of_row), dtype=np.int64)
+        np.minimum.at(first, self.of_row, np.arange(len(self.of_row)))
+        return first
+
+    def largest(self, values: NDArray[np.integer]) -> Int64:
+        """int64 [units], each unit's largest value over its rows (no order of rows can change it)."""
+        result = np.full(len(self.ids), -1, dtype=np.int64)
+        np.maximum.at(result, self.of_row, values)
+        return result
+
+    def take(self, rows: Int64) -> Units:
+        """The units that own the given rows, in order of appearance."""
+        kept, of_row = in_order_of_appearance(self.of_row[rows])
+        return Units(tuple(self.ids[index] for index in kept), of_row)
+
+
+def in_order_of_appearance(values: Int64) -> tuple[Int64, Int64]:
+    """Distinct values in the order in which they first appear, and each row's index into them.
+
+    >>> in_order_of_appearance(np.array([7, 3, 7]))[1].tolist()
+    [0, 1, 0]
+    """
+    distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return distinct[order].astype(np.int64), rank[inverse.reshape(-1)].astype(np.int64)
+
+
+def units_of(config: DataConfig, table: Table) -> Units:
+    """The units of a table.
+
+    With ``unit_column``, rows of one id are one unit. Without, a row is a unit; its id is the text of its declared
+    values and its number among equal rows of its site.
+
+    Raises:
+        DataError: FK214 for rows without an id.
+
+    Guarantee: adding or removing a unit changes no other unit's id, up to exchanging units whose declared values
+    are all equal; the site's name is no part of an id, so that a hospital splits its own table as the simulation did.
+    """
+    if config.unit_column is not None:
+        names = table.columns[config.unit_column].map(name_text, object)
+        absent = names == ""
+        if absent.any():
+            raise DataError(
+                f"unit_column {config.unit_column} is empty in {int(absent.sum())} rows (first in "
+                f"{table.where(absent)})",
+                code="FK214",
+                remedy="give each row the id of its unit, or leave unit_column out (a row is then a unit)",
+            )
+        return _by_name(names.tolist())
+    skipped = {config.site_column}
+    columns = [name for name in sorted(declared_columns(config)) if name not in skipped]
+    cells = [table.columns[name].map(canonical, object).tolist() for name in columns]
+    if config.site_column is None:
+        scopes = [""] * len(table)
+    else:
+        scopes = table.columns[config.site_column].map(name_text, object).tolist()
+    return rows_as_units((_SEPARATOR.join(row) for row in zip(*cells, strict=True)), scopes)
+
+
+def rows_as_units(contents: Iterable[str], scopes: Sequence[str]) -> Units:
+    """Each row a unit: its content and its number among the rows of equal content within its scope."""
+    seen: dict[tuple[str, str], int] = {}
+    ids = []
+    for content, scope in zip(contents, scopes, strict=True):
+        occurrence = seen.get((scope, content), 0)
+        seen[scope, content] = occurrence + 1
+        ids.append(f"{content}{_SEPARATOR}{occurrence}")
+    return Units(tuple(ids), np.arange(len(ids), dtype=np.int64))
+
+
+def _by_name(names: Sequence[str]) -> Units:
+    index: dict[str, int] = {}
+    of_row = [index.setdefault(name, len(index)) for name in names]
+    return Units(tuple(index), np.array(of_row, dtype=np.int64))
+
+
+def uniforms(ids: Iterable[str], purpose: str, seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each id: HMAC-SHA256 of the id under a key from purpose and seed; float64 [n].
+
+    Args:
+        purpose: keeps the split and the partition of one seed independent.
+
+    >>> uniforms(["a"], "split", 1) == uniforms(["b", "a"], "split", 1)[1]
+    array([ True])
+    """
+    key = hashlib.sha256(f"fedkit {purpose} {seed}".encode()).digest()
+    digests = (hmac.digest(key, text.encode("utf-8", "surrogatepass"), "sha256") for text in ids)
+    # 53 bits: all that a float64 in [0, 1) can tell apart, and never rounded up to 1.
+    return np.array([(int.from_bytes(digest[:8], "big") >> 11) / 2**53 for digest in digests], dtype=np.float64)

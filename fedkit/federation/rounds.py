@@ -1,0 +1,282 @@
+"""The one round loop: any Flower strategy over any Grid, in process or deployed.
+
+Flower's own ``Strategy.start`` has no hook for a round, a quorum or a deadline, so the loop drives a strategy through
+its four methods. A strategy sees full models and Flower's messages; the wire carries packed updates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedkit.errors import FederationError, FedkitError
+from fedkit.federation import wire
+from fedkit.federation.chosen import ChosenSites
+from fedkit.federation.flower_internals import local_identity, seeded_sampling
+from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run proceeds.
+
+    Attributes:
+        min_sites: a round with fewer usable replies is not aggregated and ends the run.
+        timeout: seconds a phase waits for replies.
+    """
+
+    seed: int
+    num_rounds: int
+    fraction_train: float = 1.0
+    min_sites: int = 1
+    evaluate_every: int = 1
+    timeout: float = 600.0
+
+
+@dataclass(frozen=True)
+class Finish:
+    """How a run ended: ``complete``, ``degraded`` (some replies were missing) or ``failed`` (below quorum)."""
+
+    parameters: Float32
+    outcome: str
+    rounds: int
+    notes: tuple[str, ...] = ()
+
+
+OnRound = Callable[[RoundReport, Float32, Sequence[ClientUpdate]], None]
+
+
+@dataclass(frozen=True)
+class RoundLoop:
+    """A strategy, a Grid and the sites behind it.
+
+    Attributes:
+        shapes: parameter name to shape, in the order in which a model is packed.
+        sites: site to Flower node id, in the order in which replies are folded (so the sum is reproducible).
+        epsilon_after: rounds done to epsilon spent a site.
+    """
+
+    grid: Grid
+    strategy: Strategy
+    shapes: Mapping[str, tuple[int, ...]]
+    schedule: Schedule
+    sites: Mapping[str, int]
+    trains: frozenset[str]
+    evaluates: frozenset[str]
+    epsilon_after: Callable[[int], Mapping[str, float]] = field(default=lambda _: {})
+
+    def run(self, parameters: Float32, on_round: OnRound) -> Finish:
+        """Run every round.
+
+        Args:
+            parameters: float32 [d], the untrained model.
+            on_round: called after each round and once for the untrained model (round 0).
+
+        Raises:
+            FederationError: nobody can train.
+        """
+        schedule, notes, degraded = self.schedule, [], False
+        if not self.trains:
+            raise FederationError("no site has enough records to train", code="FK520")
+        start = time.perf_counter()
+        with local_identity():
+            measured, silent = self._evaluate(0, parameters)
+            on_round(self._report(0, (), silent, measured, parameters, start), parameters, ())
+            for number in range(1, schedule.num_rounds + 1):
+                start = time.perf_counter()
+                updates, failed, aggregated = self._train(number, parameters)
+                if aggregated is None:
+                    reasons = "; ".join(f"{site}: {why}" for site, why in failed.items())
+                    notes.append(
+                        f"round {number} stopped the run: {len(updates)} usable updates, at least"
+                        f" {schedule.min_sites} needed ({reasons or 'the strategy returned no model'})"
+                    )
+                    return Finish(parameters, "failed", number - 1, tuple(notes))
+                parameters, measured = aggregated, {}
+                if number % schedule.evaluate_every == 0 or number == schedule.num_rounds:
+                    measured, silent = self._evaluate(number, parameters)
+                    failed = {**failed, **silent}
+                if failed:
+                    degraded = True
+                    notes.append(
+                        f"round {number}: {len(failed)} of {len(self.sites)} sites missing ("
+                        + "; ".join(f"{site}: {why}" for site, why in failed.items())
+                        + ")"
+                    )
+                trained = tuple(update.site for update in updates)
+                on_round(self._report(number, trained, failed, measured, parameters, start), parameters, updates)
+        return Finish(parameters, "degraded" if degraded else "complete", schedule.num_rounds, tuple(notes))
+
+    def sample(self, number: int) -> list[str]:
+        """The sites that train in a round, a pure function of (seed, round).
+
+        Guarantee: none is claimed from it; a plan is calibrated as if every site were called every round.
+        """
+        names = [site for site in self.sites if site in self.trains]
+        count = max(math.ceil(self.schedule.fraction_train * len(names)), min(self.schedule.min_sites, len(names)))
+        chosen = np.random.default_rng([self.schedule.seed, number]).permutation(len(names))[:count]
+        return [names[i] for i in sorted(chosen)]
+
+    def _train(self, number: int, parameters: Float32) -> tuple[list[ClientUpdate], dict[str, str], Float32 | None]:
+        arrays = wire.to_record(parameters, self.shapes)
+        grid = ChosenSites(self.grid, [self.sites[site] for site in self.sample(number)])
+        with seeded_sampling(self.schedule.seed * 1_000_003 + number):
+            requests = list(self.strategy.configure_train(number, arrays, ConfigRecord(), grid))
+        mu = _proximal_mu(requests)
+        answers, failed = self._ask(requests, wire.pack_model(parameters, number, mu))
+        updates: list[ClientUpdate] = []
+        replies: list[Message] = []
+        for site, reply in answers:
+            try:
+                update = wire.unpack_update(reply.content, site, len(parameters))
+            except FedkitError as error:
+                failed[site] = str(error)
+                continue
+            updates.append(update)
+            reply.content = self._as_flower(parameters, update)
+            replies.append(reply)
+        if len(updates) < self.schedule.min_sites:
+            return updates, failed, None
+        aggregated, _ = self.strategy.aggregate_train(number, replies)
+        if aggregated is None:
+            return updates, failed, None
+        after = wire.from_record(aggregated, self.shapes)
+        if not np.isfinite(after).all():
+            raise FederationError(
+                f"the model of round {number} holds NaN or infinity",
+                code="FK521",
+                remedy="lower training.learning_rate or the strategy's server learning rate",
+            )
+        return updates, failed, after
+
+    def _as_flower(self, parameters: Float32, update: ClientUpdate) -> RecordDict:
+        full = wire.to_record(parameters + update.delta, self.shapes)
+        return RecordDict({"arrays": full, "metrics": MetricRecord({wire.WEIGHT_KEY: update.weight, **update.metrics})})
+
+    def _evaluate(self, number: int, parameters: Float32) -> tuple[dict[str, Metrics], dict[str, str]]:
+        nodes = [node for site, node in self.sites.items() if site in self.evaluates]
+        if not nodes:
+            return {}, {}
+        arrays = wire.to_record(parameters, self.shapes)
+        with seeded_sampling(self.schedule.seed * 1_000_003 + number):
+            requests = list(
+                self.strategy.configure_evaluate(number, arrays, ConfigRecord(), ChosenSites(self.grid, nodes))
+            )
+        answers, failed = self._ask(requests, wire.pack_model(parameters, number, 0.0))
+        measured: dict[str, Metrics] = {}
+        for site, reply in answers:
+            try:
+                measured[site] = wire.unpack_metrics(reply.content)
+            except FedkitError as error:
+                failed[site] = str(error)
+        self._tell_strategy(number, [(site, reply) for site, reply in answers if site in measured], measured)
+        return measured, failed
+
+    def _tell_strategy(
+        self, number: int, answers: Sequence[tuple[str, Message]], measured: Mapping[str, Metrics]
+    ) -> None:
+        # Flower refuses replies whose keys differ; a metric that one site cannot define is left out for all.
+        if not answers:
+            return
+        shared = set.intersection(*({k for k, v in measured[site].items() if v is not None} for site, _ in answers))
+        for site, reply in answers:
+            numbers = {key: float(measured[site][key] or 0.0) for key in sorted(shared)}
+            weight = next(iter(reply.content.metric_records.values()))[wire.WEIGHT_KEY]
+            reply.content = RecordDict({"metrics": MetricRecord({wire.WEIGHT_KEY: weight, **numbers})})
+        self.strategy.aggregate_evaluate(number, [reply for _, reply in answers])
+
+    def _ask(
+        self, requests: Iterable[Message], content: RecordDict
+    ) -> tuple[list[tuple[str, Message]], dict[str, str]]:
+        """Send one packed request to each addressed site; replies come back in the fixed order of sites."""
+        names = {node: site for site, node in self.sites.items()}
+        messages = [
+            self.grid.create_message(
+                content, r.metadata.message_type, r.metadata.dst_node_id, "", ttl=self.schedule.timeout
+            )
+            for r in requests
+        ]
+        addressed = {names[message.metadata.dst_node_id] for message in messages}
+        answers: dict[str, Message] = {}
+        failed: dict[str, str] = {}
+        for reply in self.grid.send_and_receive(messages, timeout=self.schedule.timeout):
+            site = names.get(reply.metadata.src_node_id, "")
+            if site not in addressed or site in answers:
+                continue
+            if reply.has_error():
+                failed[site] = reply.error.reason or f"Flower error {reply.error.code}"
+            else:
+                answers[site] = reply
+        for site in addressed - set(answers) - set(failed):
+            failed[site] = f"no reply within {self.schedule.timeout:g} s"
+        return [(s, answers[s]) for s in self.sites if s in answers], {s: failed[s] for s in self.sites if s in failed}
+
+    def _report(
+        self,
+        number: int,
+        trained: tuple[str, ...],
+        failed: Mapping[str, str],
+        measured: Mapping[str, Metrics],
+        parameters: Float32,
+        start: float,
+    ) -> RoundReport:
+        seconds = time.perf_counter() - start
+        return RoundReport(number, trained, failed, measured, self.epsilon_after(number), digest(parameters), seconds)
+
+
+def digest(parameters: Float32) -> str:
+    """SHA-256 of a packed model's bytes."""
+    return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f4").tobytes()).hexdigest()
+
+
+def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, tuple[int, wire.Roster]]:
+    """Ask every node who it is until the expected sites have answered.
+
+    Returns:
+        site to (node id, its answer), in the order of ``expected``.
+
+    Raises:
+        FederationError: a site is missing after ``timeout`` seconds, or two nodes claim one name.
+    """
+    deadline = time.monotonic() + timeout
+    found: dict[str, tuple[int, wire.Roster]] = {}
+    asked: set[int] = set()
+    with local_identity():
+        while True:
+            fresh = [node for node in grid.get_node_ids() if node not in asked]
+            messages = [grid.create_message(RecordDict(), "query", node, "", ttl=timeout) for node in fresh]
+            replies = grid.send_and_receive(messages, timeout=max(1.0, deadline - time.monotonic())) if messages else ()
+            for reply in replies:
+                if reply.has_error():
+                    continue
+                asked.add(reply.metadata.src_node_id)
+                roster = wire.unpack_roster(reply.content)
+                if roster.site in found:
+                    raise FederationError(f"two nodes claim to be site {roster.site}", code="FK522")
+                found[roster.site] = (reply.metadata.src_node_id, roster)
+            missing = [site for site in expected if site not in found]
+            if not missing:
+                return {site: found[site] for site in expected}
+            if time.monotonic() > deadline:
+                raise FederationError(
+                    f"{len(missing)} of {len(expected)} sites did not join within {timeout:g} s: {', '.join(missing)}",
+                    code="FK523",
+                    remedy="start the missing sites or raise federation.timeout",
+                )
+            time.sleep(0.5)
+
+
+def _proximal_mu(requests: Sequence[Message]) -> float:
+    for request in requests:
+        for config in request.content.config_records.values():
+            if "proximal-mu" in config:
+                return float(config["proximal-mu"])  # type: ignore[arg-type]
+    return 0.0

@@ -1,0 +1,56 @@
+"""The models on offer and how one is built."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from fedkit.config.experiment import ModelConfig
+from fedkit.errors import TrainingError
+from fedkit.models.logistic import logistic
+from fedkit.models.mlp import mlp
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "logistic": logistic,
+    "mlp": mlp,
+}
+
+
+def build(config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, seed: int) -> nn.Module:
+    """Build a model with torch's own initialisation under ``torch.manual_seed(seed)``.
+
+    Returns:
+        A new module; torch's global generator is left as found.
+
+    Raises:
+        TrainingError: an unknown name or argument.
+
+    >>> model = build(ModelConfig("logistic"), (13,), 1, seed=42)
+    >>> sum(p.numel() for p in model.parameters())
+    14
+    """
+    if config.name not in MODELS:
+        close = difflib.get_close_matches(config.name, MODELS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "set model=" + " or model=".join(MODELS)
+        raise TrainingError(f"model {config.name} is not one of {', '.join(MODELS)}", code="FK402", remedy=hint)
+    return initialise(lambda: MODELS[config.name](input_shape, num_outputs, **config.arguments), seed, config.name)
+
+
+def initialise(factory: Callable[[], nn.Module], seed: int, name: str = "model") -> nn.Module:
+    """Call a model's factory under ``torch.manual_seed(seed)``, global generator left as found.
+
+    Raises:
+        TrainingError: the factory does not take the arguments, or does not return a module.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        try:
+            module = factory()
+        except TypeError as error:
+            raise TrainingError(f"model {name} refuses its arguments: {error}", code="FK402") from error
+    if not isinstance(module, nn.Module):
+        raise TrainingError(f"model {name} is a {type(module).__name__}, not a torch.nn.Module", code="FK402")
+    return module

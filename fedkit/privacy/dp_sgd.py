@@ -1,0 +1,191 @@
+"""DP-SGD over Poisson lots (Abadi et al. 2016). The only place that imports Opacus, for per-sample gradients alone.
+
+Opacus' optimizer, loader and noise are not used: its noise is recoverable (a 32-bit seed), and it derives sample rate
+and lot size from the data. Here both are constants of the plan.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedkit.errors import TrainingError
+from fedkit.privacy.lattice import G, clipped_sum, integer_noise
+from fedkit.privacy.randomness import Source
+from fedkit.types import Int64, PrivacyPlan
+
+SampleLosses = Callable[[Tensor, Tensor], Tensor]
+"""(model outputs, targets) -> the SUM over rows of each row's own loss; a mean would let rows scale each other."""
+
+MAX_ROWS = 256
+"""Rows whose gradients are held at once."""
+_MAX_VALUES = 2**26
+
+
+def check_module(module: nn.Module) -> None:
+    """Refuse a module whose per-sample gradients would not bound what a record can do.
+
+    Raises:
+        TrainingError: normalisation over a batch, any floating-point buffer (a frozen BatchNorm still moves raw data
+            into its running mean), nothing to train, or parameters that are not float32.
+    """
+    from opacus.validators import ModuleValidator
+
+    problems = []
+    for name, child in module.named_modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            problems.append(f"{name or 'the model'} is {type(child).__name__}, which mixes the records of a batch")
+    if not problems:
+        for name, buffer in module.named_buffers():
+            if buffer.is_floating_point():
+                problems.append(f"buffer {name} is not covered by the noise")
+        was_training = module.training
+        module.train()  # the validator refuses a module in evaluation mode
+        problems += [" ".join(str(error).split()) for error in ModuleValidator.validate(module, strict=False)]
+        module.train(was_training)
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not trainable:
+        problems.append("nothing in the model is trainable")
+    problems += [f"parameter {name} is {p.dtype}, not float32" for name, p in trainable if p.dtype != torch.float32]
+    if problems:
+        raise TrainingError(
+            "the model cannot be trained with differential privacy: " + "; ".join(problems),
+            code="FK404",
+            remedy="replace BatchNorm by GroupNorm or LayerNorm, and make constants part of forward",
+        )
+
+
+class LotGradients:
+    """Per-sample gradients of one module, wrapped by Opacus once for a whole round; see :func:`lot_gradients`."""
+
+    def __init__(self, wrapped: Any, losses: SampleLosses) -> None:
+        self._wrapped, self._losses = wrapped, losses
+        self._parameters: list[Any] = [p for p in wrapped.parameters() if p.requires_grad]
+        self.d = sum(p.numel() for p in self._parameters)
+
+    def clipped_sum(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float) -> Tensor:
+        """The sum of the clipped gradients of the units of a lot, on the lattice.
+
+        Args:
+            x: float32 [rows, ...], y: targets [rows, ...]: all rows of the lot's units.
+            unit: the unit that owns each row, ascending; a unit's gradient is the mean over its rows.
+
+        Returns:
+            int64 [d]; multiply by C / G for the sum. The same whatever the number of units held at once, but for
+            the float32 rounding of a forward pass.
+        """
+        total = torch.zeros(self.d, dtype=torch.int64)
+        if not len(unit):
+            return total
+        starts = np.flatnonzero(np.r_[True, unit[1:] != unit[:-1]])
+        ends = np.r_[starts[1:], len(unit)]
+        most = max(1, min(MAX_ROWS, _MAX_VALUES // max(1, self.d)))
+        first = 0
+        while first < len(starts):
+            last = first + 1
+            while last < len(starts) and ends[last] - starts[first] <= most:
+                last += 1
+            gradients = self._unit_gradients(x, y, starts[first:last], ends[first:last], most)
+            total += clipped_sum(gradients, max_grad_norm)
+            first = last
+        return total
+
+    def _unit_gradients(self, x: Tensor, y: Tensor, starts: Int64, ends: Int64, most: int) -> list[Tensor]:
+        """Mean gradient of each unit's rows; one float32 [units, *shape] a parameter."""
+        begin, end, units = int(starts[0]), int(ends[-1]), len(starts)
+        if end - begin == units:
+            return self._row_gradients(x[begin:end], y[begin:end])
+        rows = torch.from_numpy(ends - starts)
+        owner = torch.repeat_interleave(torch.arange(units), rows)
+        sums = [torch.zeros((units, *p.shape)) for p in self._parameters]
+        # A unit with more rows than are held at once is summed in pieces: it is one clip all the same.
+        for at in range(begin, end, most):
+            piece = self._row_gradients(x[at : min(at + most, end)], y[at : min(at + most, end)])
+            for total, part in zip(sums, piece, strict=True):
+                total.index_add_(0, owner[at - begin : at - begin + len(part)], part)
+        return [total / rows.view(-1, *[1] * (total.dim() - 1)) for total in sums]
+
+    def _row_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        self._losses(self._wrapped(x), y).backward()  # type: ignore[no-untyped-call]
+        found = []
+        for p in self._parameters:
+            gradient: Tensor | None = p.grad_sample
+            found.append(torch.zeros((len(x), *p.shape)) if gradient is None else gradient)
+            p.grad_sample, p.grad = None, None
+        if any(len(gradient) != len(x) for gradient in found):
+            raise TrainingError("the model does not keep the batch as the first dimension", code="FK404")
+        return found
+
+
+@contextmanager
+def lot_gradients(module: nn.Module, losses: SampleLosses) -> Iterator[LotGradients]:
+    """Wrap a module for per-sample gradients; its hooks and attributes are taken off again at the end.
+
+    Raises:
+        TrainingError: a module that :func:`check_module` refuses.
+    """
+    from opacus import GradSampleModule
+
+    check_module(module)
+    was_training = module.training
+    module.train()
+    wrapped: Any = None
+    try:
+        wrapped = GradSampleModule(module, loss_reduction="sum", strict=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Full backward hook is firing")
+            yield LotGradients(wrapped, losses)
+    except NotImplementedError as error:
+        raise TrainingError(
+            "the model cannot be trained with differential privacy: " + " ".join(str(error).split()), code="FK404"
+        ) from error
+    finally:
+        if wrapped is not None:
+            wrapped.remove_hooks()
+        for child in module.modules():
+            for name in ("activations", "max_batch_len", "ft_compute_sample_grad", "autograd_grad_sample_hooks"):
+                child.__dict__.pop(name, None)
+        for p in module.parameters():
+            p.grad = None
+            for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
+                p.__dict__.pop(name, None)
+        module.train(was_training)
+
+
+def train_lots(
+    gradients: LotGradients,
+    x: Tensor,
+    y: Tensor,
+    unit: Int64,
+    plan: PrivacyPlan,
+    source: Source,
+    update: Callable[[Tensor], None],
+) -> None:
+    """One round of noisy steps at one site: lot, clipped sum, noise, division, update, ``plan.steps`` times.
+
+    Args:
+        x: float32 [rows, ...], y: targets [rows, ...]: the site's training rows; rows may be none.
+        unit: int64 [rows], the unit of each row, 0 .. units - 1.
+        update: changes the parameters given a noisy mean gradient, float32 [d]; it sees nothing else.
+
+    Guarantee: with a ``Secure`` source each step is a Poisson-sampled Gaussian mechanism with the plan's sample rate
+    and noise multiplier for one unit under add/remove adjacency; an empty lot releases noise like any other, a lot is
+    never truncated, and the divisor is the plan's constant.
+    """
+    order = np.argsort(unit, kind="stable")
+    if not np.array_equal(order, np.arange(len(unit))):
+        x, y, unit = x[torch.from_numpy(order)], y[torch.from_numpy(order)], unit[order]
+    units = int(unit[-1]) + 1 if len(unit) else 0
+    to_mean = plan.max_grad_norm / G / plan.lot_size
+    for _ in range(plan.steps):
+        rows = np.flatnonzero(source.poisson_mask(units, plan.sample_rate)[unit])
+        chosen = torch.from_numpy(rows)
+        total = gradients.clipped_sum(x[chosen], y[chosen], unit[rows], plan.max_grad_norm)
+        total += torch.from_numpy(integer_noise(source, gradients.d, plan.noise_multiplier))
+        update((total.double() * to_mean).float())

@@ -1,0 +1,109 @@
+"""Where lots and noise come from: the operating system (``Secure``) or a seed (``Seeded``, never private).
+
+torch's generator serves neither purpose: it keeps 32 bits of a seed, and its float32 normals end at 5.768 sigma.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+BoolMask = NDArray[np.bool_]
+
+
+class Source(Protocol):
+    """What a private step draws from."""
+
+    def poisson_mask(self, n: int, q: float) -> BoolMask:
+        """Which of n units join the lot, each with chance q, independently; bool [n]."""
+        ...
+
+    def gaussian(self, d: int) -> Float64:
+        """Independent standard normals, float64 [d]."""
+        ...
+
+
+def derive_seed(*material: str | int) -> int:
+    """128 bits from SHA-256 of the material, in which no two different sequences collide.
+
+    >>> derive_seed(1, "ab") == derive_seed(1, "ab"), derive_seed(1, "ab") == derive_seed("1a", "b")
+    (True, False)
+    """
+    encoded = json.dumps([*material], ensure_ascii=True, separators=(",", ":")).encode()
+    return int.from_bytes(hashlib.sha256(encoded).digest()[:16], "little")
+
+
+def generator(*material: str | int) -> np.random.Generator:
+    """A counter-based (Philox) generator that depends on the material alone: (seed, round, site, purpose)."""
+    seed = derive_seed(*material)
+    key = np.array([seed & (2**64 - 1), seed >> 64], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+class Seeded:
+    """Replayable randomness for simulations. Whatever it touches is NOT private: who knows the seed knows the noise.
+
+    Args:
+        material: (seed, round, site, purpose); all of it matters, else noise repeats and cancels across rounds.
+    """
+
+    def __init__(self, *material: str | int) -> None:
+        self._generator = generator(*material)
+
+    def poisson_mask(self, n: int, q: float) -> BoolMask:
+        """Which of n units join the lot; bool [n]."""
+        return self._generator.random(n) < q
+
+    def gaussian(self, d: int) -> Float64:
+        """Independent standard normals, float64 [d]."""
+        return self._generator.standard_normal(d)
+
+
+class Secure:
+    """AES-256-CTR under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated.
+
+    Guarantee: normals are Box-Muller on 53-bit uniforms; they differ from ideal ones in that they end at 8.65 sigma
+    (a tail of 5e-18 a coordinate).
+    """
+
+    def __init__(self) -> None:
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+        # Sensitive: the key lives in the cipher only; nothing keeps or returns it.
+        self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
+
+    def poisson_mask(self, n: int, q: float) -> BoolMask:
+        """Which of n units join the lot; bool [n]."""
+        return uniforms(self._bits(n)) < q
+
+    def gaussian(self, d: int) -> Float64:
+        """Independent standard normals, float64 [d]."""
+        return box_muller(self._bits(d + d % 2))[:d]
+
+    def _bits(self, n: int) -> NDArray[np.uint64]:
+        return np.frombuffer(self._stream.update(bytes(8 * n)), dtype=np.uint64)
+
+
+def uniforms(bits: NDArray[np.uint64]) -> Float64:
+    """Uniforms in [0, 1) from 53 of each 64 random bits; float64 [n]."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def box_muller(bits: NDArray[np.uint64]) -> Float64:
+    """An even number of standard normals from as many random words (Box and Muller 1958); float64 [n].
+
+    >>> float(abs(box_muller(np.zeros(2, dtype=np.uint64))).max().round(2))
+    8.65
+    """
+    half = len(bits) // 2
+    # Half a step up: never log(0), and a tail that ends at sqrt(2 * 54 * ln 2) = 8.65.
+    radius = np.sqrt(-2.0 * np.log(uniforms(bits[:half]) + 2.0**-54))
+    angle = uniforms(bits[half:]) * (2.0 * math.pi)
+    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])

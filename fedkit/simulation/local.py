@@ -1,0 +1,111 @@
+"""One federation in this process: the round loop over the in-process Grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from flwr.app import Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedkit.config.experiment import ExperimentConfig
+from fedkit.federation.rounds import Finish, OnRound, RoundLoop, Schedule, discover
+from fedkit.federation.site import SiteRuntime
+from fedkit.models.flat import pack, shapes
+from fedkit.privacy.plan import epsilon_after
+from fedkit.simulation.grid import InProcessGrid
+from fedkit.simulation.prepare import Prepared, strategy_for
+from fedkit.training.evaluate import predict
+from fedkit.types import Float32, Predictions
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: sums split over threads differ in their last bits, and small work is faster so."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def schedule_of(config: ExperimentConfig) -> Schedule:
+    """The schedule that a config asks for."""
+    federation = config.federation
+    return Schedule(
+        config.seed,
+        federation.num_rounds,
+        federation.fraction_train,
+        federation.min_sites,
+        federation.evaluate_every,
+        federation.timeout,
+    )
+
+
+def run_local(
+    prepared: Prepared,
+    on_round: OnRound,
+    *,
+    strategy: Strategy | None = None,
+    evaluate: bool = True,
+    order: Callable[[list[Message]], list[Message]] | None = None,
+) -> Finish:
+    """Run every round in this process.
+
+    Args:
+        strategy: the caller's own, else the one that the config names.
+        evaluate: measure the model at each site as the schedule says.
+        order: a permutation of the replies, for tests.
+    """
+    sites = {site.name: site for site in prepared.dataset.sites}
+    runtime = SiteRuntime(
+        prepared.model,
+        prepared.dataset.task,
+        prepared.config.seed,
+        sites,
+        prepared.local.sites,
+        frozenset(prepared.local.tested) if evaluate else frozenset(),
+    )
+    with one_thread():
+        loop = make_loop(prepared, InProcessGrid(runtime, order), strategy or strategy_for(prepared))
+        return loop.run(pack(prepared.model), on_round)
+
+
+def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
+    """The round loop over a Grid, once every site has said who it is.
+
+    Raises:
+        FederationError: a site did not join in time.
+    """
+    names = [site.name for site in prepared.dataset.sites]
+    roster = discover(grid, names, prepared.config.federation.timeout)
+    return RoundLoop(
+        grid,
+        strategy,
+        shapes(prepared.model),
+        schedule_of(prepared.config),
+        {site: node for site, (node, _) in roster.items()},
+        frozenset(site for site, (_, answer) in roster.items() if answer.trains),
+        frozenset(site for site, (_, answer) in roster.items() if answer.evaluates),
+        lambda rounds: epsilon_by_site(prepared, rounds),
+    )
+
+
+def epsilon_by_site(prepared: Prepared, rounds: int) -> dict[str, float]:
+    """Epsilon spent a site after some rounds; empty without privacy."""
+    if not rounds:
+        return {site: 0.0 for site, plan in prepared.local.sites.items() if plan.privacy}
+    return {site: epsilon_after(plan.privacy, rounds) for site, plan in prepared.local.sites.items() if plan.privacy}
+
+
+def predict_all(prepared: Prepared, parameters: Float32) -> dict[str, Predictions]:
+    """Scores of a model on the test rows of every site that has enough of them."""
+    with one_thread():
+        return {
+            site.name: predict(prepared.model, parameters, prepared.dataset.task, site.test)
+            for site in prepared.dataset.sites
+            if site.name in prepared.local.tested
+        }

@@ -1,0 +1,135 @@
+"""Everything that a run needs, made and checked before any training: data, model, plans, strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from fedkit.config.experiment import DataConfig, ExperimentConfig, ModelConfig, SourceConfig, StrategyConfig
+from fedkit.data.arrays import from_arrays
+from fedkit.data.load import load_dataset
+from fedkit.errors import ConfigError, TrainingError
+from fedkit.models import build as build_model
+from fedkit.models.catalogue import initialise
+from fedkit.strategies import build as build_strategy
+from fedkit.training.plan import LocalPlans, local_plans
+from fedkit.types import Dataset, Task
+
+ModelFactory = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start."""
+
+    config: ExperimentConfig
+    dataset: Dataset
+    model: nn.Module
+    local: LocalPlans
+    model_source: str
+    strategy_source: str
+
+
+def prepare(
+    config: ExperimentConfig,
+    *,
+    model: ModelFactory | None = None,
+    data: Mapping[str, Any] | None = None,
+    task: Task | None = None,
+    strategy: Strategy | None = None,
+) -> Prepared:
+    """Read the data, build the model and calibrate every site's plan.
+
+    Raises:
+        FedkitError: anything that would stop the run later.
+    """
+    private = config.privacy.mode != "none"
+    if data is None:
+        dataset = load_dataset(config.data, private=private)
+    else:
+        split = config.data.split
+        dataset = from_arrays(data, task, test_fraction=split.test_fraction, seed=split.seed)
+        config = replace(config, data=_arrays_config(config.data, dataset))
+    if config.federation.min_sites > len(dataset.sites):
+        raise ConfigError(
+            [
+                f"federation.min_sites={config.federation.min_sites}, but data {dataset.name} has"
+                f" {len(dataset.sites)} sites; lower federation.min_sites"
+            ],
+            code="FK110",
+        )
+    module = _model(config, dataset, model)
+    if model is not None:
+        config = replace(config, model=ModelConfig("python"))
+    if strategy is not None:
+        config = replace(config, strategy=StrategyConfig("python"))
+    return Prepared(
+        config,
+        dataset,
+        module,
+        local_plans(config, dataset),
+        "python" if model is not None else "config",
+        "python" if strategy is not None else "config",
+    )
+
+
+def strategy_for(prepared: Prepared) -> Strategy:
+    """A fresh strategy for one run of the loop (strategies carry momentum and must not be reused).
+
+    Raises:
+        FederationError: the strategy cannot be used here.
+    """
+    config = prepared.config
+    count = max(1, int(np.ceil(config.federation.fraction_train * len(prepared.local.sites))))
+    return build_strategy(config.strategy, num_sites=count, private=config.privacy.mode != "none")
+
+
+def _arrays_config(config: DataConfig, dataset: Dataset) -> DataConfig:
+    return replace(
+        config,
+        name=dataset.name,
+        description="arrays given in Python",
+        source=SourceConfig(kind="arrays"),
+        records={},
+        subgroups={},
+        site_column=None,
+        partition=None,
+    )
+
+
+def _model(config: ExperimentConfig, dataset: Dataset, factory: ModelFactory | None) -> nn.Module:
+    if factory is None:
+        module = build_model(config.model, dataset.input_shape, dataset.task.num_outputs, config.seed)
+    else:
+        module = initialise(factory, config.seed)
+    _check_output(module, dataset)
+    return module
+
+
+def _check_output(module: nn.Module, dataset: Dataset) -> None:
+    """Two zero examples through the model: wrong shapes are found before anything trains."""
+    example = torch.zeros((2, *dataset.input_shape))
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            output = module(example)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise TrainingError(
+            f"the model cannot take examples of shape {dataset.input_shape}: {str(error).splitlines()[0]}", code="FK411"
+        ) from None
+    finally:
+        module.train(was_training)
+    wanted = (2, dataset.task.num_outputs)
+    if tuple(output.shape) != wanted:
+        raise TrainingError(
+            f"the model maps 2 examples to shape {tuple(output.shape)}; task {dataset.task.kind} needs {wanted}",
+            code="FK412",
+            remedy=f"end the model in {dataset.task.num_outputs} outputs (logits, no sigmoid or softmax)",
+        )

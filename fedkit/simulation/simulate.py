@@ -1,0 +1,175 @@
+"""``fedkit simulate``: one experiment, from config to report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from fedkit.config.compose import compose
+from fedkit.config.experiment import ExperimentConfig
+from fedkit.errors import FedkitError, Interrupted
+from fedkit.federation.rounds import Finish
+from fedkit.models.flat import split
+from fedkit.reporting.report import write_report
+from fedkit.runs.directory import RunDirectory, create
+from fedkit.runs.manifest import describe
+from fedkit.simulation.baselines import baselines as run_baselines
+from fedkit.simulation.flower import run_flower
+from fedkit.simulation.local import predict_all, run_local
+from fedkit.simulation.prepare import Prepared, prepare, strategy_for
+from fedkit.simulation.result import build_result
+from fedkit.types import ClientUpdate, Float32, RoundReport, Task
+
+Progress = Callable[[RoundReport], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        result: what ``--json`` prints.
+        parameters: float32 [d], the final model, packed in the order of ``named_parameters``.
+    """
+
+    path: Path
+    result: Mapping[str, Any]
+    parameters: Float32
+
+
+@dataclass
+class _Journal:
+    """Writes each round as it ends, and remembers the last good model for an interruption."""
+
+    directory: RunDirectory
+    record_updates: bool
+    progress: Progress | None
+    rounds: int = 0
+    epsilon: Mapping[str, float] = field(default_factory=dict)
+    parameters: Float32 | None = None
+
+    def __call__(self, report: RoundReport, parameters: Float32, updates: Sequence[ClientUpdate]) -> None:
+        if self.record_updates and updates:
+            self.directory.write_updates(report.round, updates)
+        self.directory.append_round(report)
+        self.rounds, self.epsilon, self.parameters = report.round, report.epsilon, parameters
+        if self.progress:
+            self.progress(report)
+
+
+def simulate(
+    config: ExperimentConfig | str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    config_dir: Path | str | None = None,
+    model: Callable[[], nn.Module] | None = None,
+    data: Mapping[str, Any] | None = None,
+    task: Task | None = None,
+    strategy: Strategy | None = None,
+    baselines: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Train one model over many sites, in simulation.
+
+    Args:
+        config: a composed config, or the name of an experiment, or None for the defaults.
+        overrides: such as ``["privacy.epsilon=1"]``; only with a name or None.
+        config_dir: a folder with groups and experiments of your own.
+        model: a function without arguments that returns a module; it ends in logits.
+        data: site to ``(x, y)`` or to a mapping with ``x``, ``y`` and optional ``x_test``, ``y_test``, ``unit``.
+        task: what ``data`` predicts; inferred from integer labels where it is None.
+        strategy: any Flower ``Strategy`` that takes plain arrays.
+        baselines: also train the pooled and the local-only models.
+        progress: called after each round.
+
+    Returns:
+        The run; its folder holds config, manifest, metrics, model and report.
+
+    Raises:
+        FedkitError: bad input, named before any training; or a run that cannot go on.
+        Interrupted: Ctrl-C; the folder says so and holds the last round's model.
+
+    Guarantee: none with ``privacy.noise=seeded``. With ``secure``, the updates and the model of each site are
+    (epsilon, delta)-DP as its plan states; metrics are exact and exist in simulation only.
+    """
+    if not isinstance(config, ExperimentConfig):
+        config = compose(config, overrides, config_dir)
+    prepared = prepare(config, model=model, data=data, task=task, strategy=strategy)
+    if strategy is None:
+        strategy_for(prepared)
+    directory = create(Path(config.runs_dir), config.name)
+    return _run(prepared, directory, strategy, baselines, progress)
+
+
+def _run(
+    prepared: Prepared, directory: RunDirectory, strategy: Strategy | None, baselines: bool, progress: Progress | None
+) -> Run:
+    manifest = describe(
+        prepared.config,
+        prepared.dataset,
+        prepared.local.sites,
+        parameters=sum(p.numel() for p in prepared.model.parameters()),
+        model_source=prepared.model_source,
+        strategy_source=prepared.strategy_source,
+        notes=prepared.local.notes,
+    )
+    directory.write_config(prepared.config)
+    directory.write_manifest(manifest)
+    journal = _Journal(directory, prepared.config.privacy.noise == "secure", progress)
+    start = time.perf_counter()
+    try:
+        if prepared.config.federation.kind == "flower":
+            finish = run_flower(prepared, journal, directory.path)
+        else:
+            finish = run_local(prepared, journal, strategy=strategy)
+    except KeyboardInterrupt:
+        _close(prepared, directory, manifest, journal, "interrupted", ("stopped by the user",), start)
+        raise Interrupted(f"interrupted after round {journal.rounds}; {directory.path} holds what was done") from None
+    except FedkitError as error:
+        _close(prepared, directory, manifest, journal, "failed", (str(error),), start)
+        raise
+    outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
+    result = _close(prepared, directory, manifest, journal, outcome, finish.notes, start, finish, baselines)
+    return Run(directory.path, result, finish.parameters)
+
+
+def _close(
+    prepared: Prepared,
+    directory: RunDirectory,
+    manifest: dict[str, Any],
+    journal: _Journal,
+    outcome: str,
+    notes: Sequence[str],
+    start: float,
+    finish: Finish | None = None,
+    baselines: bool = False,
+) -> dict[str, Any]:
+    parameters = finish.parameters if finish else journal.parameters
+    manifest |= {
+        "outcome": outcome,
+        "notes": [*manifest["notes"], *notes],
+        "rounds_done": journal.rounds,
+        "seconds": round(time.perf_counter() - start, 3),
+        "epsilon": dict(journal.epsilon),
+    }
+    predictions = {} if parameters is None else predict_all(prepared, parameters)
+    if parameters is not None:
+        directory.write_model(
+            {name: tensor.numpy() for name, tensor in split(prepared.model, parameters).items()},
+            {"statement": manifest["statement"]},
+        )
+        directory.write_predictions(predictions)
+    result = build_result(prepared, manifest, predictions, str(directory.path))
+    if baselines:
+        result["baselines"] = run_baselines(prepared)
+    directory.write_manifest(manifest)
+    directory.write_result(result)
+    write_report(directory.path)
+    return result

@@ -1,0 +1,99 @@
+"""Strategies by name: Flower's own, with their own arguments, and the few that Flower lacks.
+
+Every value here takes plain arrays and is driven by ``federation.rounds`` through Flower's four methods. Flower's
+differential-privacy wrappers (their accounting covers neither records nor several runs) and its tree strategies are
+not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
+
+from fedkit.config.experiment import StrategyConfig
+from fedkit.errors import FederationError
+from fedkit.strategies.adaptive import FedAdamUncorrected, fed_adagrad
+
+STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
+    "fedavg": FedAvg,
+    "fedavgm": FedAvgM,
+    "fedprox": FedProx,
+    "fedadagrad": fed_adagrad,
+    "fedadam": FedAdam,
+    "fedadam_uncorrected": FedAdamUncorrected,
+    "fedyogi": FedYogi,
+    "fedmedian": FedMedian,
+    "fedtrimmedavg": FedTrimmedAvg,
+    "krum": Krum,
+    "multikrum": MultiKrum,
+    "bulyan": Bulyan,
+    "qfedavg": QFedAvg,
+}
+
+NEEDS_CLIENT_STATISTICS = frozenset({"qfedavg"})
+"""Strategies that read a statistic of each site's records, which a private run has not paid for."""
+
+# Smallest federation, by the number f of sites that may lie (Blanchard et al. 2017; El Mhamdi et al. 2018).
+_MIN_SITES: Mapping[str, Callable[[int], int]] = {
+    "krum": lambda f: 2 * f + 3,
+    "multikrum": lambda f: 2 * f + 3,
+    "bulyan": lambda f: 4 * f + 3,
+}
+
+# The loop decides who takes part; a strategy must never wait for more sites than it is handed.
+_NO_QUORUM: Mapping[str, Any] = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
+
+
+def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
+    """Make the strategy that a config names.
+
+    Args:
+        num_sites: how many sites take part in a round.
+        private: whether the run claims record-level privacy.
+
+    Raises:
+        FederationError: an argument is refused, the federation is too small for the strategy, or the strategy needs
+            a statistic of each site's records in a private run.
+
+    >>> build(StrategyConfig("fedprox", {"proximal_mu": 0.01}), num_sites=4, private=True).proximal_mu
+    0.01
+    """
+    if private and config.name in NEEDS_CLIENT_STATISTICS:
+        raise FederationError(
+            f"strategy {config.name} needs the training loss of each site, which a private run does not release",
+            code="FK501",
+            remedy="use strategy=fedavg, or privacy=none",
+        )
+    least = _MIN_SITES.get(config.name)
+    if least is not None:
+        liars = int(config.arguments.get("num_malicious_nodes", 0))
+        if num_sites < least(liars):
+            raise FederationError(
+                f"strategy {config.name} with num_malicious_nodes={liars} needs at least {least(liars)} sites a round;"
+                f" there are {num_sites}",
+                code="FK502",
+                remedy="lower strategy.num_malicious_nodes, raise federation.fraction_train or choose strategy=fedmedian",
+            )
+    try:
+        return STRATEGIES[config.name](**_NO_QUORUM, **config.arguments)
+    except (TypeError, ValueError) as error:
+        raise FederationError(
+            f"strategy {config.name} refuses its arguments: {error}",
+            code="FK503",
+            remedy=f"see `fedkit config show strategy={config.name}`",
+        ) from None

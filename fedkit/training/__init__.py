@@ -1,0 +1,1 @@
+"""Local training and evaluation as pure functions over a batch of sites."""

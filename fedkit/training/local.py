@@ -1,0 +1,164 @@
+"""One round at each of a batch of sites: the reference engine, site after site, one thread.
+
+FedAvg's local work (McMahan et al. 2017), or DP-SGD where a site's plan says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fedkit.errors import TrainingError
+from fedkit.models.flat import attach, pack, unpack
+from fedkit.privacy import dp_sgd
+from fedkit.privacy.randomness import Secure, Seeded, Source, derive_seed, generator
+from fedkit.training.gradients import batch_gradient
+from fedkit.training.losses import loss, targets
+from fedkit.training.updates import updater
+from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
+
+
+def train(
+    model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
+) -> tuple[list[ClientUpdate], dict[str, SiteState]]:
+    """Train the received model at each site for one round.
+
+    Args:
+        model: the architecture; its own parameters, buffers and mode are neither used nor changed.
+        sites: those to train, each with an entry in ``plan.sites``.
+        state: what each site kept from its last round; handed through, as nothing here needs any.
+
+    Returns:
+        Updates in the order of ``sites``, and the sites' next state.
+
+    Raises:
+        TrainingError: a model that cannot be used, a site without a plan, a result that is not finite.
+
+    Guarantee: same inputs, same bits, whatever the number of threads and whichever sites share the call (a plan with
+    ``noise="secure"`` draws fresh randomness each time). torch's global generator and thread count are left as found.
+    """
+    missing = [site.name for site in sites if site.name not in plan.sites]
+    if missing:
+        raise TrainingError(f"no local plan for {', '.join(missing)}", code="FK409")
+    with _as_found():
+        worker = _copy(model)
+        updates = [_train_site(worker, task, site, plan) for site in sites]
+    return updates, {site.name: state.get(site.name, {}) for site in sites}
+
+
+def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> ClientUpdate:
+    local = plan.sites[site.name]
+    unpack(worker, plan.parameters)
+    x = torch.tensor(site.train.x, dtype=torch.float32)
+    y = targets(task, site.train)
+    metrics: dict[str, float] = {}
+    if local.privacy is None:
+        metrics["train_loss"] = _mean_loss(worker, task, x, y)
+    worker.train()
+    flat = attach(worker)
+    _seed_torch(local, plan, site.name)
+    if local.privacy is None:
+        _plain(worker, task, x, y, flat, local, plan, site.name)
+    else:
+        _private(worker, task, x, y, flat, local, plan, site)
+    delta = pack(worker) - plan.parameters.astype(np.float32, copy=False)
+    if not np.isfinite(delta).all():
+        raise TrainingError(
+            f"training at {site.name} gave parameters that are not finite (learning rate {local.learning_rate:g})",
+            code="FK405",
+            remedy="lower training.learning_rate",
+        )
+    weight = float(len(site.train)) if local.weight is None else local.weight
+    return ClientUpdate(site=site.name, delta=delta, weight=weight, metrics=metrics)
+
+
+def _plain(
+    worker: nn.Module, task: Task, x: Tensor, y: Tensor, flat: Tensor, local: LocalPlan, plan: RoundPlan, name: str
+) -> None:
+    if not len(x):
+        raise TrainingError(f"{name} has no training rows", code="FK409", remedy="leave the site out")
+    gradient = batch_gradient(worker, task, flat)
+    update = updater(flat, local.optimizer, local.learning_rate, plan.proximal_mu)
+    order = generator(plan.seed, plan.round, name, "batches")
+    buffers = [buffer.clone() for buffer in worker.buffers()]
+    done = 0
+    with torch.no_grad():
+        while done < local.steps:
+            shuffled = torch.from_numpy(order.permutation(len(x)))
+            batches_x, batches_y = (
+                torch.split(x[shuffled], local.batch_size),
+                torch.split(y[shuffled], local.batch_size),
+            )
+            for batch_x, batch_y in list(zip(batches_x, batches_y, strict=True))[: local.steps - done]:
+                update(gradient(batch_x, batch_y))
+            done += len(batches_x)
+    moved = [n for (n, b), was in zip(worker.named_buffers(), buffers, strict=True) if not torch.equal(b, was)]
+    if moved:
+        raise TrainingError(
+            f"training moves the model's buffers ({', '.join(moved)}), and only parameters travel",
+            code="FK407",
+            remedy="replace BatchNorm by GroupNorm or LayerNorm",
+        )
+
+
+def _private(
+    worker: nn.Module, task: Task, x: Tensor, y: Tensor, flat: Tensor, local: LocalPlan, plan: RoundPlan, site: Site
+) -> None:
+    privacy = local.privacy
+    if privacy is None or privacy.steps != local.steps:
+        raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
+    source: Source
+    source = Secure() if privacy.noise == "secure" else Seeded(plan.seed, plan.round, site.name, "lots and noise")
+    update = updater(flat, local.optimizer, local.learning_rate, plan.proximal_mu)
+
+    def step(gradient: Tensor) -> None:
+        with torch.no_grad():
+            update(gradient)
+
+    def losses(outputs: Tensor, expected: Tensor) -> Tensor:
+        return loss(task, outputs, expected, "sum")
+
+    with dp_sgd.lot_gradients(worker, losses) as gradients:
+        dp_sgd.train_lots(gradients, x, y, site.train.unit, privacy, source, step)
+
+
+def _mean_loss(worker: nn.Module, task: Task, x: Tensor, y: Tensor) -> float:
+    """Loss of the received global model on the training rows, as QFedAvg asks for."""
+    worker.eval()
+    total = 0.0
+    with torch.no_grad():
+        for batch_x, batch_y in zip(torch.split(x, 4096), torch.split(y, 4096), strict=True):
+            total += float(loss(task, worker(batch_x), batch_y, "sum"))
+    return total / max(1, len(x))
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise TrainingError(f"the model cannot be copied: {error}", code="FK410") from error
+
+
+def _seed_torch(local: LocalPlan, plan: RoundPlan, name: str) -> None:
+    """Dropout draws from torch's generator: seeded for replay, from the operating system where noise is."""
+    secure = local.privacy is not None and local.privacy.noise == "secure"
+    seed = int.from_bytes(os.urandom(8)) if secure else derive_seed(plan.seed, plan.round, name, "dropout")
+    torch.default_generator.manual_seed(seed & (2**63 - 1))
+
+
+@contextmanager
+def _as_found() -> Iterator[None]:
+    """One thread and a generator of our own inside; both as they were afterwards."""
+    threads = torch.get_num_threads()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        if threads != 1:
+            torch.set_num_threads(1)
+            stack.callback(torch.set_num_threads, threads)
+        yield

@@ -1,0 +1,131 @@
+"""What each site will do in every round, and who is left out: settled before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from fedkit.config.experiment import ExperimentConfig, TrainingConfig
+from fedkit.errors import TrainingError
+from fedkit.privacy.plan import SiteFacts, declared_train_units, make_plans, whole_steps
+from fedkit.training.updates import UPDATES
+from fedkit.types import Dataset, LocalPlan, Site
+
+MIN_TRAIN_UNITS = 5
+MIN_TEST_ROWS = 5
+
+
+@dataclass(frozen=True)
+class LocalPlans:
+    """Plans of the sites that train, and what a reader should know of the others.
+
+    Attributes:
+        sites: site to plan, in the data set's order; sites too small to train are absent.
+        tested: sites with enough test rows to be evaluated.
+        notes: one sentence for each site that is left out of a part.
+    """
+
+    sites: Mapping[str, LocalPlan]
+    tested: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
+    """The plan of every site that is large enough.
+
+    In a private run every number, the decision to leave a site out of training included, follows from declared
+    constants.
+
+    Raises:
+        TrainingError: impossible training settings, or no site that can train.
+        PrivacyError: every problem of the privacy plans of all sites at once.
+    """
+    private = config.privacy.mode != "none"
+    _check_training(config.training)
+    trained, tested, notes = [], [], []
+    for site in dataset.sites:
+        units = declared_train_units(_facts(site, dataset)) if private else site.train.num_units
+        if units < MIN_TRAIN_UNITS:
+            shown = f"{units:.4g} {'declared ' if private else ''}training units, at least {MIN_TRAIN_UNITS} needed"
+            notes.append(f"site {site.name} left out of training: {shown}")
+        else:
+            trained.append(site)
+        if len(site.test) < MIN_TEST_ROWS:
+            notes.append(
+                f"site {site.name} left out of testing: {len(site.test)} test rows, at least {MIN_TEST_ROWS} needed"
+            )
+        else:
+            tested.append(site.name)
+    if not trained:
+        raise TrainingError(
+            f"no site of {dataset.name} has the {MIN_TRAIN_UNITS} training units that are needed",
+            code="FK409",
+            remedy="pool sites, or lower data.split.test_fraction",
+        )
+    plans = _private(config, dataset, trained) if private else {s.name: _plain(config, s) for s in trained}
+    return LocalPlans(sites=plans, tested=tuple(tested), notes=tuple(notes))
+
+
+def _private(config: ExperimentConfig, dataset: Dataset, sites: list[Site]) -> dict[str, LocalPlan]:
+    facts = [_facts(site, dataset) for site in sites]
+    plans = make_plans(facts, config.privacy, config.training, config.federation.num_rounds)
+    return {
+        fact.site: LocalPlan(
+            steps=plans[fact.site].steps,
+            batch_size=max(1, round(plans[fact.site].lot_size)),
+            learning_rate=config.training.learning_rate,
+            optimizer=_optimizer(config.training),
+            privacy=plans[fact.site],
+            weight=float(max(1, round(declared_train_units(fact)))),
+        )
+        for fact in facts
+    }
+
+
+def _plain(config: ExperimentConfig, site: Site) -> LocalPlan:
+    training, rows = config.training, len(site.train)
+    if training.batch_size is not None:
+        batch = min(training.batch_size, rows)
+    else:
+        batch = min(max(1, round((config.privacy.sample_rate or 1.0) * rows)), rows)
+    if training.local_steps is not None:
+        steps = training.local_steps
+    else:
+        steps = whole_steps((training.local_epochs or 1.0) * math.ceil(rows / batch))
+    return LocalPlan(
+        steps=steps,
+        batch_size=batch,
+        learning_rate=training.learning_rate,
+        optimizer=_optimizer(training),
+        privacy=None,
+    )
+
+
+def _facts(site: Site, dataset: Dataset) -> SiteFacts:
+    return SiteFacts(site.name, site.records, site.records_declared, dataset.unit, dataset.test_fraction)
+
+
+def _optimizer(training: TrainingConfig) -> Literal["sgd", "adam"]:
+    return "adam" if training.optimizer == "adam" else "sgd"
+
+
+def _check_training(training: TrainingConfig) -> None:
+    problems = []
+    rate = training.learning_rate
+    if not (math.isfinite(rate) and rate > 0):
+        problems.append(f"training.learning_rate {rate:g} is not above 0, set training.learning_rate=0.1")
+    if training.optimizer not in UPDATES:
+        problems.append(f"training.optimizer {training.optimizer} is not one of {', '.join(UPDATES)}")
+    if (training.local_epochs is None) == (training.local_steps is None):
+        problems.append("exactly one of training.local_epochs and training.local_steps must be set")
+    for name, value in (
+        ("local_epochs", training.local_epochs),
+        ("local_steps", training.local_steps),
+        ("batch_size", training.batch_size),
+    ):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            problems.append(f"training.{name} {value:g} is not above 0")
+    if problems:
+        raise TrainingError("; ".join(problems), code="FK408")

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedkit.data.arrays import from_arrays
+from fedkit.errors import DataError
+from fedkit.types import Task
+
+
+def arrays(data, task=None):
+    return from_arrays(data, task, test_fraction=0.25, seed=3)
+
+
+def images(count=40):
+    generator = np.random.default_rng(0)
+    return generator.random((count, 1, 4, 4)), np.arange(count) % 2
+
+
+def test_images_keep_their_shape_and_sites_their_order():
+    dataset = arrays({"south": images(), "north": images(20)})
+    assert dataset.input_shape == (1, 4, 4)
+    assert dataset.feature_names == ()
+    assert [site.name for site in dataset.sites] == ["south", "north"]
+    assert (dataset.split, dataset.unit, dataset.task.kind) == ("keyed_hash", "record", "binary")
+    site = dataset.sites[0]
+    assert len(site.train) + len(site.test) == 40 == site.records
+    assert not site.records_declared
+    assert site.train.x.dtype == np.float32
+    assert site.train.y.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    ("y", "kind", "outputs"),
+    [([0, 1], "binary", 1), ([True, False], "binary", 1), ([0, 2], "multiclass", 3), (np.uint8([1, 0]), "binary", 1)],
+)
+def test_task_follows_from_whole_numbers(y, kind, outputs):
+    task = arrays({"a": (np.ones((2, 3)), y)}).task
+    assert (task.kind, task.num_outputs) == (kind, outputs)
+
+
+def test_regression_is_scaled_by_its_range():
+    (site,) = arrays({"a": (np.ones((3, 1)), [0.0, 30, 99])}, Task("regression", range=(0, 60))).sites
+    y = np.concatenate([site.train.y, site.test.y])
+    assert y.dtype == np.float32
+    assert sorted(y.tolist()) == [0, 0.5, 1]
+
+
+def test_torch_tensors_are_taken_as_numpys():
+    x, y = images()
+    tensors = {"a": (torch.tensor(x, requires_grad=True), torch.tensor(y)[:, None])}
+    assert arrays(tensors).fingerprints == arrays({"a": (x, y)}).fingerprints
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.integers(0, 3))
+def test_adding_a_row_moves_no_other(values, added):
+    def placed(rows):
+        x = np.array(rows, dtype=float)[:, None]
+        (site,) = from_arrays({"a": (x, [0, 1, *[0] * (len(rows) - 2)])}, None, test_fraction=0.5, seed=1).sites
+        return [
+            (part, float(v), int(y))
+            for part in ("train", "test")
+            for v, y in zip(getattr(site, part).x[:, 0], getattr(site, part).y, strict=True)
+        ]
+
+    before, after = placed(values), placed([*values, added])
+    for record in before:
+        after.remove(record)
+    assert len(after) == 1
+
+
+def test_units_and_subgroups_follow_their_rows():
+    owners = np.repeat(np.arange(20), 2)
+    x = np.arange(40.0)[:, None]
+    groups = {"sex": np.where(owners % 2 == 0, "f", "m")}
+    dataset = arrays({"a": {"x": x, "y": owners % 2, "unit": owners, "subgroups": groups}})
+    (site,) = dataset.sites
+    assert dataset.unit == "patient"
+    assert site.records == 20 == site.train.num_units + site.test.num_units
+    assert not set((site.train.x // 2).ravel()) & set((site.test.x // 2).ravel())
+    assert site.test.subgroups["sex"].tolist() == ["f" if value // 2 % 2 == 0 else "m" for value in site.test.x.ravel()]
+
+
+def test_given_test_set_is_used_as_it_is():
+    x, y = images()
+    dataset = arrays({"a": {"x": x[:30], "y": y[:30], "x_test": x[30:], "y_test": y[30:]}})
+    (site,) = dataset.sites
+    assert (len(site.train), len(site.test), site.records, dataset.split) == (30, 10, 40, "given")
+
+
+GOOD = (np.ones((2, 3)), [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({}, "no mapping with at least one site"),
+        ([GOOD], "no mapping"),
+        ({"a": np.ones((2, 3))[0]}, "neither"),
+        ({"a": {"x": GOOD[0]}}, "a: there is no y"),
+        ({"a": {"x": GOOD[0], "y": GOOD[1], "z": 1}}, "key z is not known"),
+        ({"a": {"x": GOOD[0], "y": GOOD[1], "x_test": GOOD[0]}}, "only one of x_test and y_test"),
+        ({"a": (np.ones((3, 3)), [0, 1])}, "a: y has 2 entries and x 3 rows"),
+        ({"a": (np.ones(2), [0, 1])}, "must be \\[rows, features"),
+        ({"a": (np.ones((2, 3)), [[0, 1], [1, 0]])}, "y has shape"),
+        ({"a": (np.array([[np.nan], [1]]), [0, 1])}, "NaN or infinity in 1 rows, first in row 0"),
+        ({"a": (np.array([[1], [1e300]]), [0, 1])}, "NaN or infinity in 1 rows, first in row 1"),
+        ({"a": (np.array([["x"], ["y"]]), [0, 1])}, "not numbers"),
+        ({"a": ([[1], [1, 2]], [0, 1])}, "x is no array"),
+        ({"a": (np.ones((2, 3)), [0.0, 1.0])}, "y of floats"),
+        ({"a": (np.ones((2, 3)), [-1, 1])}, "label -1"),
+        ({"a": (np.ones((2, 3)), [0, 10**6])}, "no class index"),
+        ({"a": (np.ones((2, 3)), [1, 1])}, "one class everywhere"),
+        ({"a": GOOD, "b": (np.ones((2, 4)), [0, 1])}, "different shapes"),
+        ({"a": GOOD, "a ": GOOD}, "names a site twice"),
+        ({"a": (np.ones((0, 3)), np.zeros(0, dtype=int))}, "no rows"),
+        ({"a": {"x": GOOD[0], "y": GOOD[1], "unit": [1]}}, "unit has 1 entries"),
+        ({"a": {"x": GOOD[0], "y": GOOD[1], "subgroups": {"sex": ["f"]}}}, "1 entries"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(data, told):
+    with pytest.raises(DataError, match=told) as caught:
+        arrays(data)
+    assert caught.value.code == "FK217"
+
+
+@pytest.mark.parametrize(
+    ("y", "task", "told"),
+    [
+        ([0, 2], Task("binary", ("n", "p")), "not 0 .. 1"),
+        ([0.5, 1], Task("binary", ("n", "p")), "not 0 .. 1"),
+        ([0, 1], Task("regression"), "without a range"),
+        ([0, np.nan], Task("regression", range=(0, 1)), "NaN"),
+    ],
+)
+def test_labels_that_do_not_fit_the_task_are_refused(y, task, told):
+    with pytest.raises(DataError, match=told):
+        arrays({"a": (np.ones((2, 3)), y)}, task)
+
+
+def test_unit_in_both_parts_is_refused():
+    parts = {"x": GOOD[0], "y": GOOD[1], "unit": [1, 2], "x_test": GOOD[0], "y_test": GOOD[1], "unit_test": [2, 3]}
+    with pytest.raises(DataError, match="1 units are in both"):
+        arrays({"a": parts})

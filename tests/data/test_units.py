@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fedkit.data.units import Units, in_order_of_appearance, uniforms, units_of
+from fedkit.errors import DataError
+
+COLUMNS = {
+    "region": ["n", "n", "s", "s"],
+    "age": ["1", "1.0", "1", "2"],
+    "rate": ["20", "20", "20", "20"],
+    "gender": ["Male"] * 4,
+    "died": ["1"] * 4,
+    "person": ["7", "8", "7.0", "007"],
+}
+
+
+def test_equal_rows_of_a_site_are_numbered_and_the_site_is_no_part_of_an_id(icu, table):
+    ids = units_of(icu, table(COLUMNS)).ids
+    assert len({ids[0], ids[1], ids[3]}) == 3
+    assert ids[2] == ids[0]
+
+
+def test_rows_of_one_id_are_one_unit(icu, table):
+    units = units_of(replace(icu, unit_column="person"), table(COLUMNS))
+    assert units.ids == ("7", "8", "007")
+    assert units.of_row.tolist() == [0, 1, 0, 2]
+
+
+def test_row_without_an_id_is_refused(icu, table):
+    config = replace(icu, unit_column="person")
+    with pytest.raises(DataError, match=r"empty in 2 rows \(first in row 2\)") as caught:
+        units_of(config, table({**COLUMNS, "person": ["7", " ", None, "8"]}))
+    assert caught.value.code == "FK214"
+
+
+def test_taken_rows_keep_their_owners():
+    units = Units(("a", "b", "c"), np.array([0, 1, 2, 0]))
+    taken = units.take(np.array([3, 2]))
+    assert taken.ids == ("a", "c")
+    assert taken.of_row.tolist() == [0, 1]
+    assert units.largest(np.array([1, 5, 2, 9])).tolist() == [9, 5, 2]
+
+
+def test_uniforms_are_uniform_and_independent_by_purpose():
+    ids = [str(index) for index in range(4000)]
+    split, parted = uniforms(ids, "split", 1), uniforms(ids, "partition", 1)
+    assert ((split >= 0) & (split < 1)).all()
+    assert np.allclose(np.histogram(split, 10, (0, 1))[0], 400, atol=100)
+    assert abs(np.corrcoef(split, parted)[0, 1]) < 0.07
+
+
+def test_order_of_appearance_of_nothing_is_nothing():
+    distinct, index = in_order_of_appearance(np.zeros(0, dtype=np.int64))
+    assert len(distinct) == len(index) == 0

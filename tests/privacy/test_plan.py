@@ -1,0 +1,100 @@
+import dataclasses
+import math
+
+import pytest
+
+from fedkit.config.experiment import PrivacyConfig, TrainingConfig
+from fedkit.errors import PrivacyError
+from fedkit.privacy.accounting import epsilon
+from fedkit.privacy.plan import SiteFacts, epsilon_after, epsilon_by_round, make_plan, make_plans
+
+FACTS = SiteFacts("north", 303, True, "record", 0.25)
+PRIVACY = PrivacyConfig("record_dp", noise_multiplier=1.2, delta=1e-5, max_grad_norm=1.0, sample_rate=1 / 19)
+TRAINING = TrainingConfig(0.1, local_epochs=1)
+
+
+def test_epsilon_is_composed_over_all_rounds_never_reset_each_round():
+    # A new engine each round reports 1.36, one step a round 2.59; the truth over 100 rounds of 19 steps is 12.17.
+    plan = make_plan(FACTS, PRIVACY, TRAINING, 100)
+    assert plan.steps == 19
+    assert plan.epsilon == pytest.approx(12.1696, abs=0.01)
+    assert epsilon_after(plan, 1) < 1.5 < epsilon_after(plan, 50) < plan.epsilon
+    assert epsilon_after(plan, 100) == plan.epsilon
+    assert epsilon_after(plan, 0) == 0.0
+
+
+def test_sites_are_not_pooled_in_the_sampling_rate():
+    privacy = dataclasses.replace(PRIVACY, sample_rate=None)
+    training = dataclasses.replace(TRAINING, batch_size=16)
+    sites = [dataclasses.replace(FACTS, site=name, records=n) for name, n in (("a", 303), ("b", 123))]
+    plans = make_plans(sites, privacy, training, 10)
+    assert plans["a"].sample_rate == 16 / 303
+    assert plans["b"].sample_rate == 16 / 123
+    assert plans["b"].epsilon > plans["a"].epsilon
+    assert plans["a"].steps == math.ceil(303 / 16)
+
+
+def test_calibration_covers_the_whole_run():
+    privacy = dataclasses.replace(PRIVACY, noise_multiplier=None, epsilon=3.0)
+    plan = make_plan(FACTS, privacy, TRAINING, 100)
+    assert plan.noise_multiplier == pytest.approx(3.301, rel=3e-3)
+    assert 2.99 < plan.epsilon <= 3.0
+
+
+def test_lot_size_is_a_declared_constant_of_training_units_and_at_least_one():
+    plan = make_plan(FACTS, PRIVACY, TRAINING, 1)
+    assert plan.lot_size == pytest.approx(303 * 0.75 / 19)
+    tiny = make_plan(dataclasses.replace(FACTS, records=10), PRIVACY, TRAINING, 1)
+    assert tiny.lot_size == 1.0
+
+
+def test_fractional_epochs_round_steps_up():
+    assert make_plan(FACTS, PRIVACY, dataclasses.replace(TRAINING, local_epochs=0.5), 1).steps == 10
+    assert make_plan(FACTS, PRIVACY, TrainingConfig(0.1, local_steps=7), 1).steps == 7
+
+
+def test_epsilon_by_round_ends_on_the_plans_epsilon():
+    plan = make_plan(FACTS, PRIVACY, TRAINING, 10)
+    curve = epsilon_by_round(plan)
+    assert len(curve) == 11 and curve == sorted(curve)
+    assert curve[-1] == plan.epsilon == epsilon(1 / 19, 1.2, 190, 1e-5)
+
+
+def test_delta_at_or_above_one_over_records_is_refused_with_value_and_bound():
+    with pytest.raises(PrivacyError, match=r"0\.005.*1/303 = 0\.0033.*north") as caught:
+        make_plan(FACTS, dataclasses.replace(PRIVACY, delta=0.005), TRAINING, 1)
+    assert caught.value.code == "FK302"
+
+
+def test_all_problems_of_all_sites_come_at_once():
+    sites = [dataclasses.replace(FACTS, site="a", records=0), dataclasses.replace(FACTS, site="b", records=10**6)]
+    with pytest.raises(PrivacyError) as caught:
+        make_plans(sites, PRIVACY, TRAINING, 1)
+    assert "a declares 0 records" in str(caught.value)
+    assert "1/1000000" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "training", "rounds", "words"),
+    [
+        ({"epsilon": 3.0}, {}, 1, ["privacy.epsilon=3", "privacy.noise_multiplier=1.2"]),
+        ({"noise_multiplier": None}, {}, 1, ["neither privacy.epsilon nor privacy.noise_multiplier"]),
+        ({}, {"batch_size": 16}, 1, ["privacy.sample_rate", "training.batch_size=16"]),
+        ({"sample_rate": None}, {}, 1, ["neither privacy.sample_rate nor training.batch_size"]),
+        ({}, {"local_steps": 3}, 1, ["training.local_steps=3", "training.local_epochs=1"]),
+        ({"noise_multiplier": None, "epsilon": -1.0}, {}, 1, ["privacy.epsilon -1 is not above 0"]),
+        ({"noise_multiplier": None, "epsilon": math.nan}, {}, 1, ["privacy.epsilon nan"]),
+        ({"noise_multiplier": 0.0}, {}, 1, ["privacy.noise_multiplier 0 is not above 0"]),
+        ({"sample_rate": 1.5}, {}, 1, ["privacy.sample_rate 1.5 is above 1"]),
+        ({"delta": None}, {}, 1, ["privacy.delta is missing"]),
+        ({"delta": 1.0, "max_grad_norm": 0.0}, {}, 0, ["privacy.delta", "max_grad_norm", "num_rounds 0"]),
+        ({"sample_rate": None}, {"batch_size": 400}, 1, ["batch_size 400 is above the 303 records of north"]),
+        ({"noise": "none"}, {}, 1, ["privacy.noise none"]),
+        ({"mode": "none"}, {}, 1, ["privacy.mode none"]),
+    ],
+)
+def test_bad_settings_are_refused_by_name(privacy, training, rounds, words):
+    with pytest.raises(PrivacyError) as caught:
+        make_plan(FACTS, dataclasses.replace(PRIVACY, **privacy), dataclasses.replace(TRAINING, **training), rounds)
+    for word in words:
+        assert word in str(caught.value)

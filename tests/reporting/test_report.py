@@ -1,0 +1,207 @@
+"""The page: whole for every kind of run, closed to the outside, honest about privacy and about the undefined."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from fedkit.errors import RunError
+from fedkit.reporting.report import write_report
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes, ids and visible text of a page; refuses tags that do not close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.ids, self.words = [], [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, k, v or "") for k, v in attrs]
+        self.ids += [v for k, v in attrs if k == "id"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def html(any_run):
+    return write_report(any_run).read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed_closed_and_small(html):
+    page = Page(html)
+    assert len(page.ids) == len(set(page.ids))
+    assert not {"script", "iframe", "object", "embed", "link", "img", "form", "base"} & set(page.tags)
+    assert not [a for a in page.attributes if a[1].startswith("on")]
+    for _, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "action", "srcset"):
+            assert value.startswith("#")
+            assert value[1:] in page.ids
+    assert "http://" not in html
+    assert "https://" not in html
+    assert "@import" not in html
+    assert all(target.lstrip("#") in page.ids for target in re.findall(r"url\(([^)]*)\)", html))
+    assert "default-src 'none'" in html
+    assert ("html", "lang", "en") in page.attributes
+    assert len(html.encode()) < 400_000
+
+
+def test_tables_and_figures_have_names(html):
+    page = Page(html)
+    assert page.tags.count("caption") == page.tags.count("table")
+    pictures = [a for a in page.attributes if a[:2] == ("svg", "role")]
+    assert len(pictures) == page.tags.count("title") - 1
+    assert all(a[:2] == ("th", "scope") or a[1] != "scope" for a in page.attributes)
+
+
+def test_equal_directories_give_equal_bytes(make_run, tmp_path):
+    first = write_report(make_run("seeded", tmp_path / "a")).read_bytes()
+    second = write_report(make_run("seeded", tmp_path / "b")).read_bytes()
+    assert first == second
+    assert write_report(make_run("seeded", tmp_path / "c", seed=7)).read_bytes() != first
+
+
+def test_report_ignores_the_users_matplotlib_settings(make_run, tmp_path):
+    import matplotlib
+
+    plain = write_report(make_run("seeded", tmp_path / "a")).read_bytes()
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "path"}):
+        before = dict(matplotlib.rcParams)
+        assert write_report(make_run("seeded", tmp_path / "b")).read_bytes() == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_hostile_names_are_shown_but_never_run(make_run):
+    html = write_report(make_run("hostile")).read_text(encoding="utf-8")
+    page = Page(html)
+    assert "script" not in page.tags
+    assert "img" not in page.tags
+    assert '<script>alert("s")</script>' in page.text
+    assert "$x_{$ & \"quotes\" 'single'" in page.text
+    assert "<img src=x onerror=alert(1)>" in page.text
+
+
+def test_undefined_is_spelled_out_and_explained(make_run):
+    html = write_report(make_run("seeded")).read_text(encoding="utf-8")
+    row = re.search(r'<th scope="row">.*?switzerland</th>(.*?)</tr>', html, re.S)[1]
+    cells = [" ".join(re.sub(r"<[^>]+>", "", c).split()) for c in re.findall(r"<td.*?</td>", row, re.S)]
+    assert cells[:2] == ["30", "16"]
+    assert cells[3:5] == ["– undefined", "– undefined"]
+    assert 'title="undefined: it needs test rows of more than one class"' in row
+    assert "Undefined at switzerland" in html
+    assert "nan" not in Page(html).text.lower()
+
+
+def test_seeded_noise_is_called_not_private(make_run):
+    text = Page(write_report(make_run("seeded")).read_text()).text
+    sentence = "Noise was seeded for replay: this model is NOT private; with real noise the same plan would cost"
+    assert f"{sentence} epsilon 2.98 at delta 1e-5 for one record, add or remove adjacency" in text
+    assert "differentially private" not in text
+
+
+def test_only_secure_noise_is_called_private(make_run):
+    text = Page(write_report(make_run("secure")).read_text()).text
+    assert "Private: differential privacy with real noise" in text
+    assert "NOT private" not in text
+    assert "epsilon 2.98 at delta 1e-5 for one record, add or remove adjacency" in text
+
+
+def test_without_a_mechanism_nothing_looks_private(make_run):
+    text = Page(write_report(make_run("open")).read_text()).text
+    assert "Not private: no mechanism was used" in text
+    assert "differentially private" not in text
+    assert "Privacy plan of each site" not in text
+
+
+def test_secure_noise_that_the_manifest_does_not_call_private_is_not(make_run):
+    import json
+
+    path = make_run("secure")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "private": False}))
+    assert "Private: differential" not in Page(write_report(path).read_text()).text
+
+
+def test_largest_epsilon_is_named_never_a_mean(make_run):
+    import json
+
+    path = make_run("secure")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["plan"]["va"]["epsilon"] = 4.5
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert "epsilon 4.50 at delta 1e-5" in Page(write_report(path).read_text()).text
+
+
+def test_suppressed_cell_shows_no_number(make_run):
+    html = write_report(make_run("seeded")).read_text()
+    row = re.search(r">over 70</th>(.*?)</tr>", html, re.S)[1]
+    assert re.sub(r"<[^>]+>", "", row).strip() == "suppressed (n &lt; 10)"
+
+
+def test_baselines_stand_beside_the_federation(make_run):
+    with_baselines = Page(write_report(make_run("seeded")).read_text()).text
+    assert "federated pooled local only federated pooled local only" in with_baselines
+    assert "Beside the baselines" not in Page(write_report(make_run("secure")).read_text()).text
+
+
+def test_interrupted_run_says_how_far_it_came_and_what_it_cost(make_run):
+    text = Page(write_report(make_run("interrupted")).read_text()).text
+    assert "interrupted" in text
+    assert "Only 2 rounds of 15 ran, which would have cost up to epsilon 0.89" in text
+
+
+def test_site_that_was_not_tested_counts_in_no_total(make_run):
+    html = write_report(make_run("seeded", untested=("va",))).read_text()
+    assert "not tested" in re.search(r"</svg>va</th>(.*?)</tr>", html, re.S)[1]
+    overall = re.search(r'<tr class="overall">(.*?)</tr>', html, re.S)[1]
+    assert "<td>486</td><td>209</td>" in overall
+
+
+def test_notes_and_failures_are_shown(make_run):
+    assert "0 of 4 sites answered" in Page(write_report(make_run("failed")).read_text()).text
+    assert "site switzerland left out of training" in Page(write_report(make_run("degraded")).read_text()).text
+
+
+def test_password_in_a_url_never_reaches_the_page(make_run):
+    path = make_run("seeded")
+    with (path / "config.yaml").open("a") as file:
+        file.write("url: postgresql://ana:s3cret@db.hospital/icu\n")
+    html = write_report(path).read_text()
+    assert "s3cret" not in html
+    assert "postgresql://ana:***@db.hospital/icu" in html
+
+
+def test_replay_command_is_quoted_for_a_shell(make_run):
+    text = Page(write_report(make_run("hostile")).read_text()).text
+    assert "fedkit replay 'runs/20261122-165900-<script>alert('\"'\"'n'\"'\"')<_script>'" in text
+
+
+def test_unwritable_folder_is_named(make_run):
+    path = make_run("failed")
+    (path / "report.html").mkdir()
+    with pytest.raises(RunError, match="cannot be written") as caught:
+        write_report(path)
+    assert caught.value.code == "FK614"

@@ -1,0 +1,62 @@
+"""The terminal: complete, honest, and safe from names that look like markup."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from fedkit.reporting.compare import compare
+from fedkit.reporting.reader import read_run
+from fedkit.reporting.terminal import closing_table, comparison_table, sweep_table
+
+
+def printed(renderable, width=140):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(renderable)
+    return console.file.getvalue()
+
+
+def test_every_run_has_a_closing_table(any_run):
+    view = read_run(any_run)
+    text = printed(closing_table(view, view.path / "report.html"), width=200)
+    assert view.outcome in text
+    assert ("rivate" in text) and "Report: " in text
+    assert all(site in text for site in view.sites[:5])
+
+
+def test_closing_table_spells_out_undefined_and_overall(make_run):
+    text = printed(closing_table(read_run(make_run("seeded"))))
+    row = next(line for line in text.splitlines() if line.strip().startswith("switzerland"))
+    assert row.split().count("undefined") == 4
+    assert any(line.strip().startswith("overall") for line in text.splitlines())
+    assert "NOT private" in text
+
+
+def test_narrow_terminal_drops_columns_before_it_breaks_words(make_run):
+    text = printed(closing_table(read_run(make_run("seeded"))), width=80)
+    assert "…" not in text
+    assert "switzerland" in text
+    assert "local only" in text
+    assert "Log loss" not in text
+
+
+def test_comparison_shows_what_differs(make_run, tmp_path):
+    runs = [make_run("seeded", tmp_path / "a"), make_run("secure", tmp_path / "b")]
+    text = printed(comparison_table(compare(runs)))
+    assert "privacy.noise" in text
+    assert "if noise were real" in text
+    assert "training.learning_rate" not in text
+
+
+def test_sweep_table_shows_failures_in_words():
+    result = {"overall": {"accuracy": 0.7, "auroc": None}, "sites": {"a": {"epsilon": 0.5}}, "noise": "seeded"}
+    cells = [
+        {"overrides": {"privacy.epsilon": "0.5"}, "result": result, "error": None, "status": "ran"},
+        {"overrides": {"privacy.epsilon": "[1]"}, "result": None, "error": "FK301: [x] is bad", "status": "failed"},
+    ]
+    text = printed(sweep_table(cells))
+    assert "0.700" in text
+    assert "undefined" in text
+    assert "FK301: [x] is bad" in text
+    assert "not private" in text

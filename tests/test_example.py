@@ -1,0 +1,27 @@
+"""The README's example of a model and data of your own, run as it stands."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+import fedkit
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "docs" / "own_model.py"
+
+
+@pytest.mark.slow
+def test_the_example_is_short_learns_and_replays(tmp_path, monkeypatch, capsys):
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 33
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["own_model.py", "federation.num_rounds=3"])
+    names = runpy.run_path(str(EXAMPLE), run_name="__main__")
+    run = names["run"]
+    assert run.path.parent.resolve() == tmp_path / "runs"
+    assert f"accuracy {run.result['overall']['accuracy']:.3f}" in capsys.readouterr().out
+    # Ten digits: guessing gives .1.
+    assert run.result["overall"]["accuracy"] > 0.3
+    assert all(0 < site["epsilon"] <= 8 for site in run.result["sites"].values())
+    assert fedkit.replay(run.path, model=names["model"], data=names["data"]()).identical
