@@ -5,7 +5,7 @@ A block is a fence right after a comment, and each kind has one source of truth:
     <!-- output: COMMAND -->   what COMMAND prints on stdout, run in one scratch folder from top to bottom. In it RUN
                                stands for the newest run folder, RUN1, RUN2, ... for the first, the second, ...
     <!-- file: PATH -->        a file for the commands below: written into the scratch folder as the README has it
-    <!-- source: PATH -->      a file of the repository, copied into the README
+    <!-- source: PATH -->      a file of the repository, copied into the README and the scratch folder
 
 The first run's report becomes docs/report.png where a browser is found. ``--check`` runs only the commands that take
 no time (help texts and config lists), writes nothing, and says what differs.
@@ -34,7 +34,7 @@ MARKER = re.compile(r"^<!-- (?:output|file|source): ", re.MULTILINE)
 CHEAP = re.compile(r"fedkit( \w+)* --help|fedkit config (list|show)[^|;&>]*")
 VOLATILE = (
     (re.compile(r"\d{8}-\d{6}"), "TIME"),
-    (re.compile(r"\d+(\.\d+)? s\b"), "SECONDS"),
+    (re.compile(r"(\d+ min )?\d+(\.\d+)? s\b"), "SECONDS"),
     (re.compile(r'("seconds": )[\d.]+'), r"\1SECONDS"),
 )
 
@@ -110,7 +110,9 @@ def fresh(text: str, scratch: Path, *, cheap: bool = False) -> Iterator[tuple[Bl
     """
     for block in blocks(text):
         if block.kind == "source":
-            yield block, (ROOT / block.what).read_text(encoding="utf-8")
+            body = (ROOT / block.what).read_text(encoding="utf-8")
+            (scratch / Path(block.what).name).write_text(body, encoding="utf-8")
+            yield block, body
         elif block.kind == "file":
             path = scratch / block.what
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,8 @@ import runpy
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from torch.nn.utils import parameters_to_vector
 
 import fedkit
 
@@ -24,4 +26,7 @@ def test_the_example_is_short_learns_and_replays(tmp_path, monkeypatch, capsys):
     # Ten digits: guessing gives .1.
     assert run.result["overall"]["accuracy"] > 0.3
     assert all(0 < site["epsilon"] <= 8 for site in run.result["sites"].values())
+    net = names["model"]()
+    net.load_state_dict(load_file(run.path / "model.safetensors"))
+    assert parameters_to_vector(net.parameters()).detach().numpy().tobytes() == run.parameters.tobytes()
     assert fedkit.replay(run.path, model=names["model"], data=names["data"]()).identical

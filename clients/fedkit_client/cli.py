@@ -12,6 +12,8 @@ Usage: fedkit client [--help]
 
 This version has no commands of its own for a deployed site. Its Flower app,
 fedkit_client.app, runs in `fedkit simulate NAME federation=flower`.
+
+Example: fedkit client --help
 """
 
 

@@ -1,19 +1,24 @@
 """The published FLamby heart disease table, run again: ``python experiments/flamby_heart/table.py [--write]``.
 
-Every row is the experiment ``flamby_heart`` with the overrides that it states. A row and a seed give exactly the
-model that ``fedkit simulate flamby_heart seed=... OVERRIDES`` gives, without a run directory each.
+A federated row and a seed give exactly the model that ``fedkit simulate flamby_heart seed=... OVERRIDES`` gives, only
+without a run directory each. Baselines train on the same rows through the same library.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
+
+import yaml
 
 from fedkit.config.compose import compose
 from fedkit.data.pool import pooled
@@ -24,7 +29,7 @@ from fedkit.simulation.prepare import Prepared, prepare
 from fedkit.training.evaluate import predict
 from fedkit.training.metrics import metrics
 from fedkit.training.plan import local_plans
-from fedkit.types import Dataset, Float32
+from fedkit.types import Dataset, Float32, Site
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
@@ -32,148 +37,61 @@ READMES = (HERE / "README.md", HERE.parents[1] / "README.md")
 BEGIN, END = "<!-- flamby:begin -->", "<!-- flamby:end -->"
 
 EXPERIMENT = "flamby_heart"
-FIRST_SEED = 42
-PUBLISHED_SEEDS = 5
-SEEDS = 40
-
-_ALONE = (
-    "training.optimizer=adam",
-    "training.learning_rate=1e-3",
-    "training.local_steps=null",
-    "training.local_epochs=50",
-    "federation.num_rounds=1",
-    "federation.min_sites=1",
-)
-"""FLamby's single-centre training: 50 epochs of Adam in one go, no rounds."""
+SITES = {"cleveland": "Cleveland", "hungary": "Hungary", "switzerland": "Switzerland", "va": "VA Long Beach"}
+FIRST_SEED, PUBLISHED_SEEDS, SEEDS = 42, 5, 40
+PARTS = ("published_seeds", "all_seeds")
 
 
 @dataclass(frozen=True)
 class Published:
-    """What FLamby's result files say, means of seeds 42 to 46; None where they are silent.
+    """FLamby's own figures, means over seeds 42 to 46; empty where there are none.
 
     Attributes:
-        average: accuracy, mean over the four sites' test sets.
-        spread: standard deviation of ``average`` over the seeds.
-        sites: site to accuracy.
-        pooled_test: accuracy on all test rows together.
+        average: accuracy, mean over the four sites' test sets, and its standard deviation over the seeds.
+        sites: accuracy by site, in the order of ``SITES``.
+        pooled_test: accuracy on all test rows together, and its standard deviation.
     """
 
-    average: float | None = None
-    spread: float | None = None
-    sites: Mapping[str, float] = field(default_factory=dict)
-    pooled_test: tuple[float, float] | None = None
+    average: tuple[float, ...] = ()
+    sites: tuple[float, ...] = ()
+    pooled_test: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: its overrides of the experiment, and the figures that it is compared with.
-
-    Attributes:
-        trains: ``federation``, ``pooled`` (one model on everyone's rows) or ``local_only`` (each site its own).
-    """
+    """One method, as ``rows.yaml`` states it; what its fields may say is explained there."""
 
     name: str
     settings: str
-    overrides: tuple[str, ...]
-    published: Published
+    overrides: tuple[str, ...] = ()
     trains: str = "federation"
+    tests: str = "own"
+    published: Published = Published()
 
 
-def _by_site(*accuracies: float) -> dict[str, float]:
-    return dict(zip(("cleveland", "hungary", "switzerland", "va"), accuracies, strict=True))
+def _row(name: str, settings: str, overrides: Sequence[str] = (), **more: Any) -> Row:
+    return Row(name, settings, tuple(overrides), **{**more, "published": Published(**more.get("published", {}))})
 
-
-_FEDAVG = Published(0.685, 0.028, _by_site(0.731, 0.719, 0.650, 0.640))
-_ADAPTIVE = Published(0.731, None, _by_site(0.760, 0.753, 0.738, 0.676))
 
 ROWS: Mapping[str, Row] = {
-    "pooled": Row(
-        "pooled",
-        "Adam 1e-3, 50 epochs, pooled z-scores",
-        ("data.scaling=pooled_zscore", *_ALONE),
-        Published(0.735, None, _by_site(0.783, 0.764, 0.750, 0.644), (0.795, 0.003)),
-        "pooled",
-    ),
-    "local_only": Row(
-        "local only",
-        "each site's own model on its own test; Adam 1e-3, 50 epochs",
-        _ALONE,
-        Published(None, None, _by_site(0.722, 0.629, 0.567, 0.637)),
-        "local_only",
-    ),
-    "fedavg": Row("FedAvg", "client lr 1e-3", (), _FEDAVG),
-    "fedprox": Row(
-        "FedProx", "client lr 1e-3, mu .01", ("strategy=fedprox", "strategy.proximal_mu=0.01"), _FEDAVG
-    ),
-    "fedadam": Row(
-        "FedAdam, bias-corrected (Flower's `fedadam`)",
-        "client lr .01, eta .01, beta_1 .9, beta_2 .999, tau 1e-8",
-        (
-            "strategy=fedadam",
-            "training.learning_rate=0.01",
-            "strategy.eta=0.01",
-            "strategy.beta_1=0.9",
-            "strategy.beta_2=0.999",
-            "strategy.tau=1e-8",
-        ),
-        Published(),
-    ),
-    "fedadam_uncorrected": Row(
-        "FedAdam (`fedadam_uncorrected`)",
-        "client lr .01, eta .01, beta_1 .9, beta_2 .999, tau 1e-8",
-        (
-            "strategy=fedadam_uncorrected",
-            "training.learning_rate=0.01",
-            "strategy.eta=0.01",
-            "strategy.beta_1=0.9",
-            "strategy.beta_2=0.999",
-            "strategy.tau=1e-8",
-        ),
-        Published(0.726, 0.014, _by_site(0.752, 0.746, 0.738, 0.667)),
-    ),
-    "fedyogi": Row(
-        "FedYogi",
-        "client lr .003162, eta .01, beta_1 .9, beta_2 .999, tau 1e-8",
-        (
-            "strategy=fedyogi",
-            "training.learning_rate=0.003162",
-            "strategy.eta=0.01",
-            "strategy.beta_1=0.9",
-            "strategy.beta_2=0.999",
-            "strategy.tau=1e-8",
-        ),
-        _ADAPTIVE,
-    ),
-    "fedadagrad": Row(
-        "FedAdagrad",
-        "client lr .003162, eta .316228, beta_1 .9, no beta_2, tau 1e-8",
-        (
-            "strategy=fedadagrad",
-            "training.learning_rate=0.003162",
-            "strategy.eta=0.316228",
-            "strategy.beta_1=0.9",
-            "strategy.tau=1e-8",
-        ),
-        _ADAPTIVE,
-    ),
+    key: _row(**stated) for key, stated in yaml.safe_load((HERE / "rows.yaml").read_text(encoding="utf-8")).items()
 }
 
 
-def accuracies(row: Row, seeds: Iterable[int]) -> Iterator[dict[str, float]]:
-    """Train a row once a seed.
+@cache
+def _prepared(overrides: tuple[str, ...]) -> Prepared:
+    return prepare(compose(EXPERIMENT, overrides))
 
-    Yields:
-        site to accuracy on its test set, and ``pooled_test`` to accuracy on all test rows together.
-    """
-    prepared = prepare(compose(EXPERIMENT, row.overrides))
-    dataset = prepared.dataset
-    for seed in seeds:
-        if row.trains == "local_only":
-            models = {site.name: _fit(prepared, replace(dataset, sites=(site,)), seed) for site in dataset.sites}
-        else:
-            together = pooled(dataset) if row.trains == "pooled" else dataset
-            models = dict.fromkeys((site.name for site in dataset.sites), _fit(prepared, together, seed))
-        yield _measured(prepared, models)
+
+@cache
+def _models(trains: str, overrides: tuple[str, ...], seed: int) -> Mapping[str, Float32]:
+    """The model that each site's test rows are put to, float32 [14]."""
+    prepared = _prepared(overrides)
+    sites = prepared.dataset.sites
+    if trains == "local_only":
+        return {site.name: _fit(prepared, replace(prepared.dataset, sites=(site,)), seed) for site in sites}
+    dataset = pooled(prepared.dataset) if trains == "pooled" else prepared.dataset
+    return dict.fromkeys((site.name for site in sites), _fit(prepared, dataset, seed))
 
 
 def _fit(prepared: Prepared, dataset: Dataset, seed: int) -> Float32:
@@ -183,26 +101,37 @@ def _fit(prepared: Prepared, dataset: Dataset, seed: int) -> Float32:
     return run_local(run, lambda *_: None, evaluate=False).parameters
 
 
-def _measured(prepared: Prepared, models: Mapping[str, Float32]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def accuracies(row: Row, seed: int) -> dict[str, float]:
+    """Train a row's models under one seed and test them.
+
+    Returns:
+        site to accuracy; for the pooled row also ``pooled_test``, the accuracy on all test rows together.
+    """
+    models = _models(row.trains, row.overrides, seed)
+    prepared = _prepared(() if row.tests == "site_scales" else row.overrides)
+    sites = prepared.dataset.sites
+
+    def accuracy(model: Float32, site: Site) -> float:
+        task = prepared.dataset.task
+        return float(metrics(task, predict(prepared.model, model, task, site.test))["accuracy"] or 0.0)
+
     with one_thread():
-        for site in prepared.dataset.sites:
-            task = prepared.dataset.task
-            scored = metrics(task, predict(prepared.model, models[site.name], task, site.test))
-            found[site.name] = float(scored["accuracy"] or 0.0)
-    rows = {site.name: len(site.test) for site in prepared.dataset.sites}
-    correct = sum(found[name] * count for name, count in rows.items())
-    return {**found, "pooled_test": correct / sum(rows.values())}
+        if row.tests == "everywhere":
+            return {name: fmean(accuracy(model, site) for site in sites) for name, model in models.items()}
+        found = {site.name: accuracy(models[site.name], site) for site in sites}
+        if row.trains == "pooled" and row.tests == "own":
+            found["pooled_test"] = accuracy(models[sites[0].name], pooled(prepared.dataset).sites[0])
+        return found
 
 
 def run(seeds: Sequence[int], rows: Iterable[str] = tuple(ROWS)) -> dict[str, Any]:
     """Run some rows over some seeds.
 
     Returns:
-        What ``results.json`` holds: versions, seeds, split sizes, and by row each seed's accuracies and their
-        summaries over the five published seeds and over all.
+        What ``results.json`` holds: versions, seeds, split sizes, and by row the accuracies of each seed with their
+        means and spreads over the published seeds and over all.
     """
-    sites = prepare(compose(EXPERIMENT)).dataset.sites
+    sites = _prepared(()).dataset.sites
     results: dict[str, Any] = {
         "command": "python experiments/flamby_heart/table.py --write",
         "versions": installed_versions(),
@@ -210,112 +139,94 @@ def run(seeds: Sequence[int], rows: Iterable[str] = tuple(ROWS)) -> dict[str, An
         "sites": {site.name: {"train": len(site.train), "test": len(site.test)} for site in sites},
         "rows": {},
     }
-    for number, key in enumerate(rows, start=1):
-        each = []
-        for found in accuracies(ROWS[key], seeds):
-            each.append(found)
-            sys.stderr.write(f"\r{number} {key}: {len(each)} of {len(seeds)} seeds \033[K")
-            sys.stderr.flush()
-        sys.stderr.write("\n")
+    for key in rows:
+        start = time.perf_counter()
+        each = [accuracies(ROWS[key], seed) for seed in seeds]
         by_seed = {name: [round(found[name], 8) for found in each] for name in each[0]}
         results["rows"][key] = {"overrides": list(ROWS[key].overrides), **summary(by_seed), "accuracy": by_seed}
+        print(f"{key}: {len(seeds)} seeds, {time.perf_counter() - start:.1f} s", file=sys.stderr)
     return results
 
 
 def summary(by_seed: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Means and sample standard deviations, over the published seeds and over all.
+    """Means and sample standard deviations over the published seeds and over all.
 
     Args:
         by_seed: site, or ``pooled_test``, to accuracy a seed.
+
+    >>> summary({site: [0.5, 0.7] for site in SITES})["all_seeds"]["average"]
+    {'mean': 0.6, 'std': 0.141421}
     """
-    series = {name: list(values) for name, values in by_seed.items()}
-    series["average"] = averages(by_seed)
-    parts = {"published_seeds": slice(PUBLISHED_SEEDS), "all_seeds": slice(None)}
-    return {part: {name: _mean_and_spread(values[which]) for name, values in series.items()} for part, which in parts.items()}
-
-
-def averages(by_seed: Mapping[str, Sequence[float]]) -> list[float]:
-    """Mean over the four sites' test sets, a seed."""
-    return [fmean(found) for found in zip(*(v for k, v in by_seed.items() if k != "pooled_test"), strict=True)]
-
-
-def _mean_and_spread(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": round(fmean(values), 6), "std": round(stdev(values), 6) if len(values) > 1 else 0.0}
+    series = {**by_seed, "average": [fmean(found) for found in zip(*(by_seed[site] for site in SITES), strict=True)]}
+    spans = dict(zip(PARTS, (slice(PUBLISHED_SEEDS), slice(None)), strict=True))
+    return {
+        part: {name: {"mean": round(fmean(v[span]), 6), "std": round(stdev(v[span]), 6)} for name, v in series.items()}
+        for part, span in spans.items()
+    }
 
 
 def markdown(results: Mapping[str, Any]) -> str:
     """Two tables beside the published figures: the average of the sites, and each site."""
-    seeds, sites = results["seeds"], list(results["sites"])
-    five = f"seeds {seeds[0]} to {seeds[min(PUBLISHED_SEEDS, len(seeds)) - 1]}"
-    all_of_them = f"{len(seeds)} seeds, {seeds[0]} to {seeds[-1]}"
+    seeds = results["seeds"]
+    headings = f"published | here, {PUBLISHED_SEEDS} seeds | here, {len(seeds)} seeds"
+    sizes = [f"{SITES[site]} ({n['train']} / {n['test']})" for site, n in results["sites"].items()]
+    averages, sites = [], []
+    for key, found in results["rows"].items():
+        row, parts = ROWS[key], [found[part] for part in PARTS]
+        averages.append([row.name, row.settings, _cell(*row.published.average), *_here(parts, "average")])
+        if row.published.pooled_test:
+            name = f"{row.name}, on the pooled test"
+            averages.append([name, "", _cell(*row.published.pooled_test), *_here(parts, "pooled_test")])
+        said: list[tuple[float, ...]] = [(was,) for was in row.published.sites] or [()] * len(SITES)
+        here = [[_cell(part[site]["mean"]) for part in parts] for site in SITES]
+        sites.append([row.name, *(" · ".join([_cell(*was), *now]) for was, now in zip(said, here, strict=True))])
     lines = [
-        "Accuracy on each site's test set, mean over the four sites; mean ± standard deviation over seeds.",
+        f"Accuracy, average over the four sites' test sets: mean ± standard deviation over the published seeds"
+        f" {FIRST_SEED} to {FIRST_SEED + PUBLISHED_SEEDS - 1} and over {len(seeds)} seeds, {seeds[0]} to {seeds[-1]}.",
         "",
-        f"| method | settings | published ({five}) | here ({five}) | here ({all_of_them}) |",
-        "|---|---|---|---|---|",
+        *_table(["method", "settings", *headings.split(" | ")], averages),
+        "",
+        f"By site (rows to train / to test), each cell {headings.replace(' | ', ' · ')}; of the models tested at all"
+        " four, the column is the site that trained:",
+        "",
+        *_table(["method", *sizes], sites),
+        "",
+        "SCAFFOLD (published .684) is not offered yet.",
     ]
-    for key, row in results["rows"].items():
-        said, parts = ROWS[key], (row["published_seeds"], row["all_seeds"])
-        cells = [_published(said.published.average, said.published.spread), *(_cell(part["average"]) for part in parts)]
-        lines.append(f"| {said.name} | {said.settings} | {' | '.join(cells)} |")
-        if said.published.pooled_test:
-            cells = [_published(*said.published.pooled_test), *(_cell(part["pooled_test"]) for part in parts)]
-            lines.append(f"| {said.name}, on the pooled test | | {' | '.join(cells)} |")
-    names = [f"{_title(site)} ({results['sites'][site]['train']} / {results['sites'][site]['test']})" for site in sites]
-    lines += [
-        "",
-        f"By site (rows to train / to test): published · here, {five} · here, {all_of_them}.",
-        "",
-        f"| method | {' | '.join(names)} |",
-        f"|---|{'---|' * len(sites)}",
-    ]
-    for key, row in results["rows"].items():
-        cells = [
-            " · ".join(
-                [_published(ROWS[key].published.sites.get(site)), *(_short(row[part][site]["mean"]) for part in _PARTS)]
-            )
-            for site in sites
-        ]
-        lines.append(f"| {ROWS[key].name} | {' | '.join(cells)} |")
-    lines += ["", "SCAFFOLD (published: .684) is not offered yet."]
     return "\n".join(lines)
 
 
-_PARTS = ("published_seeds", "all_seeds")
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
-def _short(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0")
+def _here(parts: Sequence[Mapping[str, Mapping[str, float]]], name: str) -> list[str]:
+    return [_cell(part[name]["mean"], part[name]["std"]) for part in parts]
 
 
-def _cell(figures: Mapping[str, float]) -> str:
-    return f"{_short(figures['mean'])} ± {_short(figures['std'])}"
-
-
-def _published(mean: float | None, spread: float | None = None) -> str:
-    if mean is None:
-        return "–"
-    return _short(mean) + ("" if spread is None else f" ± {_short(spread)}")
-
-
-def _title(site: str) -> str:
-    return "VA Long Beach" if site == "va" else site.capitalize()
+def _cell(*figures: float) -> str:
+    """Mean, or mean and spread."""
+    return " ± ".join(f"{value:.3f}".removeprefix("0") for value in figures) or "–"
 
 
 def with_table(text: str, table: str) -> str:
-    """A README's text with the part between its markers replaced; as it is where it has none.
+    r"""A README's text with what lies between its markers replaced; unchanged where it has none.
 
-    >>> with_table(f"a\\n{BEGIN}\\nold\\n{END}\\nb", "new").split()
-    ['a', '<!--', 'flamby:begin', '-->', 'new', '<!--', 'flamby:end', '-->', 'b']
+    >>> with_table(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
+    True
     """
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}" if begin and end else text
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}" if begin and end else text
 
 
 def write(results: Mapping[str, Any]) -> None:
     """Record the results and put their table into the READMEs that have its markers."""
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    # One line for each innermost list or mapping: a change shows as the lines that changed.
+    text = re.sub(
+        r"[\[{][^\[\]{}]*[\]}]", lambda found: json.dumps(json.loads(found[0])), json.dumps(results, indent=1)
+    )
+    RESULTS.write_text(text + "\n", encoding="utf-8")
     for path in READMES:
         if path.exists():
             path.write_text(with_table(path.read_text(encoding="utf-8"), markdown(results)), encoding="utf-8")
@@ -325,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run every row and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from {FIRST_SEED} on (default {SEEDS})")
-    parser.add_argument("--write", action="store_true", help="update results.json and the READMEs' table")
+    parser.add_argument("--write", action="store_true", help="update results.json and the table in the READMEs")
     parser.add_argument("--json", action="store_true", help="print the results as JSON instead of the table")
     given = parser.parse_args(arguments)
     if given.seeds < PUBLISHED_SEEDS:
@@ -335,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = run(range(FIRST_SEED, FIRST_SEED + given.seeds))
     if given.write:
         write(results)
-    print(json.dumps(results, indent=1) if given.json else markdown(results))
+    print(json.dumps(results) if given.json else markdown(results))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ def from_arrays(
     has_units = any(parts.get("unit") is not None for parts in given.values())
     unit: Literal["record", "patient"] = "patient" if has_units else "record"
     has_test = all(parts.get("x_test") is not None for parts in given.values())
+    if has_test:
+        # The caller's own split says what share is held out; the lot's divisor must not assume another.
+        test_fraction = sum(s.test.num_units for s in sites) / sum(s.train.num_units + s.test.num_units for s in sites)
     return Dataset(
         name=name,
         task=task,

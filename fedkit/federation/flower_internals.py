@@ -76,11 +76,12 @@ def submit_run(address: str, *, server_app: str, client_app: str, settings: Mapp
     from flwr.supercore.fab import Fab
 
     content = thin_bundle(server_app, client_app, settings)
-    client = ControlHttpClient.from_server_address(address, insecure=True, root_certificates=None, interceptors=[])
     fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-    reply = client.StartRun(
-        StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(settings)))
-    )
+    request = StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(dict(settings)))
+    with ControlHttpClient.from_server_address(
+        address, insecure=True, root_certificates=None, interceptors=[]
+    ) as client:
+        reply = client.StartRun(request)
     return int(reply.run_id)
 
 

@@ -152,7 +152,8 @@ def _updates(view: RunView) -> Protection:
     what = "Model updates of each site, each round"
     if not view.private_mode:
         return Protection(what, "bad", "exact, not protected", "Local minus received parameters leave a site as is.")
-    mechanism = "Clipped per record, Poisson-sampled, Gaussian noise; composed over all rounds, see the plans below."
+    unit = str(view.data.get("unit", "record"))
+    mechanism = f"Clipped per {unit}, Poisson-sampled, Gaussian noise; composed over all rounds, see the plans below."
     if view.manifest.get("private"):
         return Protection(what, "good", "differentially private", mechanism)
     return Protection(what, "warn", "noised, seed known", f"{mechanism} Whoever has the seed can take the noise away.")
@@ -184,6 +185,9 @@ def _scaling(view: RunView) -> Protection:
     if str(view.data.get("scaling", "declared")) == "declared":
         detail = "Ranges and levels are public constants of the declaration; no record has a part in them."
         return Protection("Scaling and encoding of features", "good", "no data used", detail)
+    if view.data["scaling"] == "given":
+        detail = "The arrays came as they are: whatever scaled them before is not covered."
+        return Protection("Scaling and encoding of features", "warn", "outside the run", detail)
     detail = f"Scaled by {view.data['scaling']}: means and deviations come from the records."
     return Protection("Scaling and encoding of features", "bad", "exact, not protected", detail)
 
@@ -193,5 +197,8 @@ def _split(view: RunView) -> Protection:
     if str(view.data.get("split", "keyed_hash")) == "keyed_hash":
         detail = f"By a keyed hash of the {unit}: adding one {unit} moves no other."
         return Protection("Split into train and test", "good", f"independent for each {unit}", detail)
+    if view.data["split"] == "given":
+        detail = "The caller parted train and test: how is not covered."
+        return Protection("Split into train and test", "warn", "outside the run", detail)
     detail = f"A {view.data['split']} split: adding one {unit} moves others between the parts."
     return Protection("Split into train and test", "bad", "depends on the data", detail)

@@ -6,6 +6,7 @@ without authentication. Every message starts a process that imports torch, so a 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -41,9 +42,7 @@ def run_flower(prepared: Prepared, on_round: OnRound, run_dir: Path) -> Finish:
     """
     if "python" in (prepared.model_source, prepared.strategy_source) or prepared.config.data.source.kind == "arrays":
         raise ConfigError(
-            [
-                "federation=flower runs in other processes, which cannot see objects given in Python; use federation=local"
-            ],
+            ["federation=flower runs in other processes; objects given in Python need federation=local"],
             code="FK530",
         )
     logs = run_dir / "logs"
@@ -132,11 +131,17 @@ def _process(command: list[str], home: Path, log: Path) -> Iterator[subprocess.P
             env=_environment(home),
             cwd=home,
             start_new_session=True,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
         try:
             yield process
         finally:
             _end(process)
+
+
+def _end_with_parent() -> None:
+    # A killed command (kill -9) cannot clean up: the kernel ends its children (prctl PR_SET_PDEATHSIG).
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -87,7 +87,7 @@ def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
                 f"strategy {config.name} with num_malicious_nodes={liars} needs at least {least(liars)} sites a round;"
                 f" there are {num_sites}",
                 code="FK502",
-                remedy="lower strategy.num_malicious_nodes, raise federation.fraction_train or choose strategy=fedmedian",
+                remedy="lower strategy.num_malicious_nodes or choose strategy=fedmedian",
             )
     try:
         return STRATEGIES[config.name](**_NO_QUORUM, **config.arguments)

@@ -12,6 +12,8 @@ Usage: fedkit server [--help]
 
 This version has no commands of its own for a deployed coordinator. Its Flower app,
 fedkit_server.app, runs in `fedkit simulate NAME federation=flower`.
+
+Example: fedkit server --help
 """
 
 

@@ -43,6 +43,8 @@ def test_the_arguments_are_flowers_own_with_flowers_own_defaults(name):
         own["client_learning_rate"] = None  # stands for training.learning_rate
     if name == "fedadagrad":
         own["beta_1"] = 0.0  # ours; 0 is what Flower does
+    if name == "fedprox":
+        own["proximal_mu"] = 0.01  # Flower's 0 would be FedAvg under another name
     assert own == {key: argument.default for key, argument in STRATEGY_ARGUMENTS[name].items()}
 
 

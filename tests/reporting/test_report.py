@@ -158,7 +158,7 @@ def test_largest_epsilon_is_named_never_a_mean(make_run):
 def test_suppressed_cell_shows_no_number(make_run):
     html = write_report(make_run("seeded")).read_text()
     row = re.search(r">over 70</th>(.*?)</tr>", html, re.S)[1]
-    assert re.sub(r"<[^>]+>", "", row).strip() == "suppressed (n &lt; 10)"
+    assert re.sub(r"<[^>]+>", "", row).strip() == "suppressed (small cell)"
 
 
 def test_baselines_stand_beside_the_federation(make_run):

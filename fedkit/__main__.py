@@ -1,0 +1,5 @@
+"""``python -m fedkit``."""
+
+from fedkit.cli.main import main
+
+main()
