@@ -58,7 +58,7 @@ def simulate(
 
 
 def sweep(words: Words = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
-    """Run an experiment over a grid of overrides; finished cells are kept.
+    """Run a grid of overrides; finished cells are kept.
 
     Example: fedkit sweep heart_disease privacy.epsilon=0.5,1,3,8 strategy=fedavg,fedadam
     """
@@ -131,7 +131,7 @@ def replay(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
     if json_:
         _print_json(found.to_dict())
     else:
-        how = {"retrained": "trained again", "refolded": "recorded updates folded again"}[found.how]
+        how = {"retrained": "trained again", "refolded": "folded again from recorded updates"}[found.how]
         verdict = (
             "every round's model is identical"
             if found.identical

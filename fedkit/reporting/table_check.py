@@ -18,7 +18,8 @@ def table_report(report: Mapping[str, Any]) -> RenderableType:
     """
     parts: list[RenderableType] = [
         Text(
-            f"{report['name']}: {report['rows']} rows, {len(report['sites'])} sites, {report['repeated']} rows that repeat an earlier row or unit"
+            f"{report['name']}: {report['rows']} rows, {len(report['sites'])} sites,"
+            f" {report['repeated']} rows that repeat an earlier row or unit"
         )
     ]
     sites = _table("site", "rows", "units", "declared", "train", "test", "classes")

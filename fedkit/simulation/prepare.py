@@ -11,7 +11,15 @@ import torch
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
-from fedkit.config.experiment import DataConfig, ExperimentConfig, ModelConfig, SourceConfig, StrategyConfig
+from fedkit.config.experiment import (
+    DataConfig,
+    ExperimentConfig,
+    FeaturesConfig,
+    ModelConfig,
+    SourceConfig,
+    StrategyConfig,
+    TargetConfig,
+)
 from fedkit.data.arrays import from_arrays
 from fedkit.data.load import load_dataset
 from fedkit.errors import ConfigError, TrainingError
@@ -55,7 +63,8 @@ def prepare(
     else:
         split = config.data.split
         dataset = from_arrays(data, task, test_fraction=split.test_fraction, seed=split.seed)
-        config = replace(config, data=_arrays_config(config.data, dataset))
+        dataset = _declared(config, dataset)
+        config = _arrays_config(config, dataset)
     if config.federation.min_sites > len(dataset.sites):
         raise ConfigError(
             [
@@ -90,22 +99,46 @@ def strategy_for(prepared: Prepared) -> Strategy:
     return build_strategy(config.strategy, num_sites=count, private=config.privacy.mode != "none")
 
 
-def _arrays_config(config: DataConfig, dataset: Dataset) -> DataConfig:
-    return replace(
-        config,
+def _declared(config: ExperimentConfig, dataset: Dataset) -> Dataset:
+    """Arrays with the counts that ``data.records`` declares for their sites; other entries are another table's."""
+    names = [site.name for site in dataset.sites]
+    declared = {name: config.data.records[name] for name in names if name in config.data.records}
+    if not declared:
+        return dataset
+    if len(declared) < len(names):
+        missing = ", ".join(name for name in names if name not in declared)
+        raise ConfigError([f"data.records declares no count of {missing}; declare all sites or none"], code="FK111")
+    sites = (replace(site, records=declared[site.name], records_declared=True) for site in dataset.sites)
+    return replace(dataset, sites=tuple(sites))
+
+
+def _arrays_config(config: ExperimentConfig, dataset: Dataset) -> ExperimentConfig:
+    """The config without the declaration of a table that was not read."""
+    task = dataset.task
+    positive = (1,) if task.kind == "binary" else ()
+    classes = task.classes if task.kind == "multiclass" else ()
+    data = DataConfig(
         name=dataset.name,
         description="arrays given in Python",
         source=SourceConfig(kind="arrays"),
-        records={},
-        subgroups={},
-        site_column=None,
-        partition=None,
+        target=TargetConfig("y", task.kind, positive, classes, task.range),
+        features=FeaturesConfig(),
+        split=config.data.split,
+        records={site.name: site.records for site in dataset.sites if site.records_declared},
     )
+    name = dataset.name if config.name == config.data.name else config.name
+    return replace(config, name=name, data=data)
 
 
 def _model(config: ExperimentConfig, dataset: Dataset, factory: ModelFactory | None) -> nn.Module:
     if factory is None:
         module = build_model(config.model, dataset.input_shape, dataset.task.num_outputs, config.seed)
+    elif isinstance(factory, nn.Module):
+        raise TrainingError(
+            f"model is a {type(factory).__name__}, not a function",
+            code="FK410",
+            remedy="pass a function that returns the module, so that the seed decides its first weights",
+        )
     else:
         module = initialise(factory, config.seed)
     _check_output(module, dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from fedkit.config.compose import compose
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import FedkitError, Interrupted
 from fedkit.federation.rounds import Finish
-from fedkit.models.flat import split
+from fedkit.models.flat import split, unpack
 from fedkit.reporting.report import write_report
 from fedkit.runs.directory import RunDirectory, create
 from fedkit.runs.manifest import describe
@@ -37,11 +38,13 @@ class Run:
         path: its folder.
         result: what ``--json`` prints.
         parameters: float32 [d], the final model, packed in the order of ``named_parameters``.
+        model: the trained module, in evaluation mode; it ends in logits.
     """
 
     path: Path
     result: Mapping[str, Any]
     parameters: Float32
+    model: nn.Module
 
 
 @dataclass
@@ -104,7 +107,7 @@ def simulate(
     prepared = prepare(config, model=model, data=data, task=task, strategy=strategy)
     if strategy is None:
         strategy_for(prepared)
-    directory = create(Path(config.runs_dir), config.name)
+    directory = create(Path(config.runs_dir), prepared.config.name)
     return _run(prepared, directory, strategy, baselines, progress)
 
 
@@ -137,7 +140,9 @@ def _run(
         raise
     outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
     result = _close(prepared, directory, manifest, journal, outcome, finish.notes, start, finish, baselines)
-    return Run(directory.path, result, finish.parameters)
+    trained = copy.deepcopy(prepared.model)
+    unpack(trained, finish.parameters)
+    return Run(directory.path, result, finish.parameters, trained.eval())
 
 
 def _close(

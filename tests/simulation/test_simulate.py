@@ -289,3 +289,35 @@ def test_a_signal_leaves_an_interrupted_run_and_status_130(here, kind):
     assert "Traceback" not in errors
     (path,) = (here / "runs").iterdir()
     assert read_json(path / "manifest.json")["outcome"] == "interrupted"
+
+
+def test_counts_declared_for_arrays_stand_in_the_plan(here):
+    private = [*SMALL, "privacy.delta=0.001"]
+    run = fedkit.simulate(
+        None, overrides=[*private, "data.records.a=90", "data.records.b=80"], model=_convnet, data=_images()
+    )
+    plans = read_json(run.path / "manifest.json")["plan"]
+    assert {site: (plan["records"], plan["records_declared"]) for site, plan in plans.items()} == {
+        "a": (90, True),
+        "b": (80, True),
+    }
+    with pytest.raises(ConfigError, match="declares no count of b"):
+        fedkit.simulate(None, overrides=[*private, "data.records.a=90"], model=_convnet, data=_images())
+
+
+def test_a_run_on_arrays_is_not_named_after_the_table_it_did_not_read(here):
+    run = fedkit.simulate(None, overrides=PLAIN, model=_convnet, data=_images())
+    assert "heart_disease" not in (run.path / "config.yaml").read_text()
+    assert run.path.name.endswith("-arrays")
+
+
+def test_the_trained_module_comes_back(here):
+    run = fedkit.simulate(None, overrides=PLAIN, model=_convnet, data=_images())
+    packed = torch.cat([p.detach().reshape(-1) for p in run.model.parameters()]).numpy()
+    assert packed.tobytes() == run.parameters.tobytes()
+    assert not run.model.training
+
+
+def test_a_module_in_place_of_a_function_is_refused(here):
+    with pytest.raises(TrainingError, match="not a function"):
+        fedkit.simulate(None, overrides=PLAIN, model=_convnet(), data=_images())
