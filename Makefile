@@ -43,6 +43,7 @@ bench: $(VENV)/.dev  ## ratios against named peers, measured in one run
 	$(BIN)/python experiments/benchmarks/bench_step.py
 
 results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
+	$(BIN)/python experiments/heart_disease/table.py --write
 	$(BIN)/python experiments/flamby_heart/table.py --write
 
 docs: $(VENV)/.dev  ## regenerate the README's command output and picture (the picture needs chromium)

@@ -17,28 +17,12 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
+from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError, FedkitError
 from fedkit.federation import wire
 from fedkit.federation.chosen import ChosenSites
 from fedkit.federation.flower_internals import local_identity, seeded_sampling
 from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a run proceeds.
-
-    Attributes:
-        min_sites: a round with fewer usable replies is not aggregated and ends the run.
-        timeout: seconds a phase waits for replies.
-    """
-
-    seed: int
-    num_rounds: int
-    fraction_train: float = 1.0
-    min_sites: int = 1
-    evaluate_every: int = 1
-    timeout: float = 600.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +44,7 @@ class RoundLoop:
 
     Attributes:
         shapes: parameter name to shape, in the order in which a model is packed.
+        config: rounds, participation, quorum and deadline.
         sites: site to Flower node id, in the order in which replies are folded (so the sum is reproducible).
         epsilon_after: rounds done to epsilon spent a site.
     """
@@ -67,7 +52,8 @@ class RoundLoop:
     grid: Grid
     strategy: Strategy
     shapes: Mapping[str, tuple[int, ...]]
-    schedule: Schedule
+    seed: int
+    config: FederationConfig
     sites: Mapping[str, int]
     trains: frozenset[str]
     evaluates: frozenset[str]
@@ -83,25 +69,25 @@ class RoundLoop:
         Raises:
             FederationError: nobody can train.
         """
-        schedule, notes, degraded = self.schedule, [], False
+        config, notes, degraded = self.config, [], False
         if not self.trains:
             raise FederationError("no site has enough records to train", code="FK520")
         start = time.perf_counter()
         with local_identity():
             measured, silent = self._evaluate(0, parameters)
             on_round(self._report(0, (), silent, measured, parameters, start), parameters, ())
-            for number in range(1, schedule.num_rounds + 1):
+            for number in range(1, config.num_rounds + 1):
                 start = time.perf_counter()
                 updates, failed, aggregated = self._train(number, parameters)
                 if aggregated is None:
                     reasons = "; ".join(f"{site}: {why}" for site, why in failed.items())
                     notes.append(
                         f"round {number} stopped the run: {len(updates)} usable updates, at least"
-                        f" {schedule.min_sites} needed ({reasons or 'the strategy returned no model'})"
+                        f" {config.min_sites} needed ({reasons or 'the strategy returned no model'})"
                     )
                     return Finish(parameters, "failed", number - 1, tuple(notes))
                 parameters, measured = aggregated, {}
-                if number % schedule.evaluate_every == 0 or number == schedule.num_rounds:
+                if number % config.evaluate_every == 0 or number == config.num_rounds:
                     measured, silent = self._evaluate(number, parameters)
                     failed = {**failed, **silent}
                 if failed:
@@ -113,7 +99,7 @@ class RoundLoop:
                     )
                 trained = tuple(update.site for update in updates)
                 on_round(self._report(number, trained, failed, measured, parameters, start), parameters, updates)
-        return Finish(parameters, "degraded" if degraded else "complete", schedule.num_rounds, tuple(notes))
+        return Finish(parameters, "degraded" if degraded else "complete", config.num_rounds, tuple(notes))
 
     def sample(self, number: int) -> list[str]:
         """The sites that train in a round, a pure function of (seed, round).
@@ -121,14 +107,14 @@ class RoundLoop:
         Guarantee: none is claimed from it; a plan is calibrated as if every site were called every round.
         """
         names = [site for site in self.sites if site in self.trains]
-        count = max(math.ceil(self.schedule.fraction_train * len(names)), min(self.schedule.min_sites, len(names)))
-        chosen = np.random.default_rng([self.schedule.seed, number]).permutation(len(names))[:count]
+        count = max(math.ceil(self.config.fraction_train * len(names)), min(self.config.min_sites, len(names)))
+        chosen = np.random.default_rng([self.seed, number]).permutation(len(names))[:count]
         return [names[i] for i in sorted(chosen)]
 
     def _train(self, number: int, parameters: Float32) -> tuple[list[ClientUpdate], dict[str, str], Float32 | None]:
         arrays = wire.to_record(parameters, self.shapes)
         grid = ChosenSites(self.grid, [self.sites[site] for site in self.sample(number)])
-        with seeded_sampling(self.schedule.seed * 1_000_003 + number):
+        with seeded_sampling(self.seed * 1_000_003 + number):
             requests = list(self.strategy.configure_train(number, arrays, ConfigRecord(), grid))
         mu = _proximal_mu(requests)
         answers, failed = self._ask(requests, wire.pack_model(parameters, number, mu))
@@ -143,7 +129,7 @@ class RoundLoop:
             updates.append(update)
             reply.content = self._as_flower(parameters, update)
             replies.append(reply)
-        if len(updates) < self.schedule.min_sites:
+        if len(updates) < self.config.min_sites:
             return updates, failed, None
         aggregated, _ = self.strategy.aggregate_train(number, replies)
         if aggregated is None:
@@ -166,7 +152,7 @@ class RoundLoop:
         if not nodes:
             return {}, {}
         arrays = wire.to_record(parameters, self.shapes)
-        with seeded_sampling(self.schedule.seed * 1_000_003 + number):
+        with seeded_sampling(self.seed * 1_000_003 + number):
             requests = list(
                 self.strategy.configure_evaluate(number, arrays, ConfigRecord(), ChosenSites(self.grid, nodes))
             )
@@ -200,14 +186,14 @@ class RoundLoop:
         names = {node: site for site, node in self.sites.items()}
         messages = [
             self.grid.create_message(
-                content, r.metadata.message_type, r.metadata.dst_node_id, "", ttl=self.schedule.timeout
+                content, r.metadata.message_type, r.metadata.dst_node_id, "", ttl=self.config.timeout
             )
             for r in requests
         ]
         addressed = {names[message.metadata.dst_node_id] for message in messages}
         answers: dict[str, Message] = {}
         failed: dict[str, str] = {}
-        for reply in self.grid.send_and_receive(messages, timeout=self.schedule.timeout):
+        for reply in self.grid.send_and_receive(messages, timeout=self.config.timeout):
             site = names.get(reply.metadata.src_node_id, "")
             if site not in addressed or site in answers:
                 continue
@@ -216,7 +202,7 @@ class RoundLoop:
             else:
                 answers[site] = reply
         for site in addressed - set(answers) - set(failed):
-            failed[site] = f"no reply within {self.schedule.timeout:g} s"
+            failed[site] = f"no reply within {self.config.timeout:g} s"
         return [(s, answers[s]) for s in self.sites if s in answers], {s: failed[s] for s in self.sites if s in failed}
 
     def _report(

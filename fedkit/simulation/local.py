@@ -10,8 +10,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedkit.config.experiment import ExperimentConfig
-from fedkit.federation.rounds import Finish, OnRound, RoundLoop, Schedule, discover
+from fedkit.federation.rounds import Finish, OnRound, RoundLoop, discover
 from fedkit.federation.site import SiteRuntime
 from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_after
@@ -30,19 +29,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def schedule_of(config: ExperimentConfig) -> Schedule:
-    """The schedule that a config asks for."""
-    federation = config.federation
-    return Schedule(
-        config.seed,
-        federation.num_rounds,
-        federation.fraction_train,
-        federation.min_sites,
-        federation.evaluate_every,
-        federation.timeout,
-    )
 
 
 def run_local(
@@ -86,7 +72,8 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
         grid,
         strategy,
         shapes(prepared.model),
-        schedule_of(prepared.config),
+        prepared.config.seed,
+        prepared.config.federation,
         {site: node for site, (node, _) in roster.items()},
         frozenset(site for site, (_, answer) in roster.items() if answer.trains),
         frozenset(site for site, (_, answer) in roster.items() if answer.evaluates),

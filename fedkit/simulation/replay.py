@@ -23,7 +23,7 @@ from fedkit.models.catalogue import initialise
 from fedkit.models.flat import pack, shapes
 from fedkit.runs.directory import CONFIG, MANIFEST, RunDirectory, read_digests, read_json
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.simulation.local import one_thread, run_local, schedule_of
+from fedkit.simulation.local import one_thread, run_local
 from fedkit.simulation.prepare import prepare
 from fedkit.simulation.recorded import RecordedSites
 from fedkit.strategies import build as build_strategy
@@ -131,7 +131,8 @@ def _refold(
             grid,
             folded,
             shapes(module),
-            schedule_of(config),
+            config.seed,
+            config.federation,
             {site: node for site, (node, _) in roster.items()},
             trains,
             frozenset(),

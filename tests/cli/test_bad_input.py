@@ -5,24 +5,7 @@ import sys
 
 import pytest
 
-from fedkit.cli.main import main
 from tests.simulation.conftest import write_table
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status = 0
-        try:
-            main(list(words))
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -1,27 +1,6 @@
 import json
 
-import pytest
-
-from fedkit.cli.main import main
-
 SMALL = ["federation.num_rounds=1", "training.local_steps=2"]
-
-
-@pytest.fixture
-def cli(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        status = 0
-        try:
-            main(list(words))
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return status, out, err
-
-    return run
 
 
 def test_simulate_report_replay_and_compare_follow_on(cli):

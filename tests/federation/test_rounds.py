@@ -10,9 +10,10 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError
 from fedkit.federation import wire
-from fedkit.federation.rounds import RoundLoop, Schedule, digest, discover
+from fedkit.federation.rounds import RoundLoop, digest, discover
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.types import ClientUpdate
 
@@ -45,16 +46,17 @@ class FakeSites:
         return wire.pack_metrics(10, {"accuracy": float(parameters[0]), "auroc": None if name == "b" else 0.5})
 
 
-def _run(fake, *, strategy=None, order=None, on_round=None, **schedule):
+def _run(fake, *, strategy=None, order=None, on_round=None, seed=0, num_rounds=2, **federation):
     grid = InProcessGrid(fake, order)
     roster = discover(grid, list(fake.sites), 1.0)
     names = frozenset(fake.sites)
-    settings_ = Schedule(**{"seed": 0, "num_rounds": 2, **schedule})
+    config = FederationConfig("local", num_rounds, **federation)
     loop = RoundLoop(
         grid,
         strategy or FedAvg(1.0, 1.0, 1, 1, 1),
         SHAPES,
-        settings_,
+        seed,
+        config,
         {s: n for s, (n, _) in roster.items()},
         names,
         names,
