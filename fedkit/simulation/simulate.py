@@ -19,7 +19,7 @@ from fedkit.federation.rounds import Finish
 from fedkit.models.flat import split, unpack
 from fedkit.reporting.report import write_report
 from fedkit.runs.directory import RunDirectory, create
-from fedkit.runs.manifest import describe
+from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
 from fedkit.simulation.local import predict_all, run_local
@@ -125,7 +125,7 @@ def _run(
     )
     directory.write_config(prepared.config)
     directory.write_manifest(manifest)
-    journal = _Journal(directory, prepared.config.privacy.noise == "secure", progress)
+    journal = _Journal(directory, is_private(prepared.config), progress)
     start = time.perf_counter()
     try:
         if prepared.config.federation.kind == "flower":
