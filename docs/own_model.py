@@ -26,6 +26,7 @@ def data() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {f"site{i}": (images[rows], digits[rows]) for i, rows in enumerate(quarters, 1)}
 
 
+task = fedkit.Task("multiclass", tuple("0123456789"))
 settings = ["name=digits", "privacy.epsilon=8", "federation.num_rounds=20", "training.learning_rate=1"]
-run = fedkit.simulate(overrides=[*settings, *sys.argv[1:]], model=model, data=data())
+run = fedkit.simulate(overrides=[*settings, *sys.argv[1:]], model=model, data=data(), task=task)
 print(f"{run.path}: accuracy {run.result['overall']['accuracy']:.3f}")

@@ -5,7 +5,7 @@
     FedkitError                 FK0xx  base: a stable code, one message, exit status 2
     ├── ConfigError             FK1xx  what an experiment says (collects every problem, not the first)
     ├── DataError               FK2xx  a table, its declaration, its sites
-    ├── PrivacyError            FK3xx  a plan that cannot be honoured
+    ├── PrivacyError            FK3xx  a plan or a budget that cannot be honoured
     ├── TrainingError           FK4xx  a model or an update that cannot be used
     ├── FederationError         FK5xx  rounds, quorum, grid
     └── RunError                FK6xx  run directories, replay, reports

@@ -29,4 +29,4 @@ def test_the_example_is_short_learns_and_replays(tmp_path, monkeypatch, capsys):
     net = names["model"]()
     net.load_state_dict(load_file(run.path / "model.safetensors"))
     assert parameters_to_vector(net.parameters()).detach().numpy().tobytes() == run.parameters.tobytes()
-    assert fedkit.replay(run.path, model=names["model"], data=names["data"]()).identical
+    assert fedkit.replay(run.path, model=names["model"], data=names["data"](), task=names["task"]).identical

@@ -1,4 +1,8 @@
-"""The ClientApp of a site in ``federation=flower``: the resolved config comes with the run, the site with the node."""
+"""The ClientApp of a site in ``federation=flower``: the resolved config comes with the run, the site with the node.
+
+In this version the config that arrives decides which file or query is read at the site and how much noise is added:
+whoever starts a run decides what it releases. ``federation=flower`` therefore runs on loopback only.
+"""
 
 from __future__ import annotations
 

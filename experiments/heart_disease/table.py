@@ -1,4 +1,4 @@
-"""What does privacy cost on four hospitals, and what does federating buy? ``python experiments/heart_disease/table.py``.
+"""What privacy costs on four hospitals, and what federating buys: ``python experiments/heart_disease/table.py``.
 
 The experiment at several epsilons, beside the pooled and the local-only model, over several seeds. ``--write`` puts
 the table into the README beside this file.

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fedkit.cli.run_commands import ConfigDir, Json
+from fedkit.cli.words import name_and_overrides
 
 data_app = typer.Typer(
     help="Look at a declared table before training.\n\nExample: fedkit data check heart_disease", no_args_is_help=True
@@ -22,7 +23,9 @@ def data() -> None:
 
 @data_app.command()
 def check(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="An option of the data group.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="NAME [KEY=VALUE]...", help="An option of the data group, and overrides.")
+    ],
     config_dir: ConfigDir = None,
     json_: Json = False,
 ) -> None:
@@ -35,7 +38,9 @@ def check(
     from fedkit.config.compose import compose
     from fedkit.data.check import check_table
 
-    config = compose(None, [f"data={name}"], config_dir)
+    name, overrides = name_and_overrides(words)
+    # Non-private, so that a table whose declaration only a reproduction may use can be looked at, too.
+    config = compose(None, [*([f"data={name}"] if name else []), "privacy=none", *overrides], config_dir)
     report = check_table(config.data)
     if json_:
         sys.stdout.write(json.dumps(report.to_dict(), allow_nan=False) + "\n")

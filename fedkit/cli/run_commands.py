@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fedkit.cli.words import name_and_overrides
+from fedkit.errors import Interrupted
 
 Words = Annotated[
     list[str] | None,
@@ -44,15 +45,18 @@ def simulate(
 
     with round_progress(config.federation.num_rounds, enabled=not json_) as progress:
         done = run(config, baselines=baselines, progress=progress)
-    if json_:
-        _print_json(done.result)
-    else:
-        from rich.console import Console
+    try:
+        if json_:
+            _print_json(done.result)
+        else:
+            from rich.console import Console
 
-        from fedkit.reporting.reader import read_run
-        from fedkit.reporting.terminal import closing_table
+            from fedkit.reporting.reader import read_run
+            from fedkit.reporting.terminal import closing_table
 
-        Console().print(closing_table(read_run(done.path), done.path / "report.html"))
+            Console().print(closing_table(read_run(done.path), done.path / "report.html"))
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted after the run had ended; {done.path} holds all of it") from None
     if done.result["outcome"] == "failed":
         raise typer.Exit(1)
 
@@ -74,7 +78,10 @@ def sweep(words: Words = None, config_dir: ConfigDir = None, json_: Json = False
         label = " ".join(f"{key}={value}" for key, value in cell["overrides"].items())
         console.print(f"[{index + 1}/{total}] {label}: {cell['status']}", markup=False, highlight=False)
 
-    done = run(name, overrides, config_dir=config_dir, on_cell=None if json_ else on_cell)
+    try:
+        done = run(name, overrides, config_dir=config_dir, on_cell=None if json_ else on_cell)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; cells that finished are kept: the same command goes on from them") from None
     if json_:
         _print_json({"sweep_dir": str(done.path), "cells": list(done.cells)})
     else:
@@ -132,11 +139,12 @@ def replay(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
         _print_json(found.to_dict())
     else:
         how = {"retrained": "trained again", "refolded": "folded again from recorded updates"}[found.how]
-        verdict = (
-            "every round's model is identical"
-            if found.identical
-            else f"the models differ, first in round {found.first_difference}"
-        )
+        if found.first_difference is not None:
+            verdict = f"the models differ, first in round {found.first_difference}"
+        else:
+            verdict = "every round's model is identical"
+        if found.model_identical is False:
+            verdict += "; model.safetensors is not the last round's model"
         sys.stdout.write(f"{found.run_dir}: {found.rounds} rounds {how}; {verdict}\n")
         for note in found.notes:
             sys.stdout.write(f"  {note}\n")

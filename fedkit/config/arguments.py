@@ -72,7 +72,7 @@ _MALICIOUS = {"num_malicious_nodes": Argument(0, "count", at_least=0)}
 
 MODEL_ARGUMENTS: Mapping[str, Mapping[str, Argument]] = {
     "logistic": {},
-    "mlp": {"hidden": Argument((32,), "counts", at_least=1)},
+    "mlp": {"hidden": Argument((32,), "counts", at_least=1, below=100_001)},
 }
 
 STRATEGY_ARGUMENTS: Mapping[str, Mapping[str, Argument]] = {

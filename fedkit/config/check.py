@@ -15,6 +15,11 @@ from fedkit.config.locate import NAME
 from fedkit.config.wording import holds_credentials, suggestion
 
 _SEED_LIMIT = 2**63
+# What the accountants can compute in seconds (fedkit.privacy.accounting holds the same bounds).
+_LEAST = {"epsilon": 1e-4, "noise_multiplier": 0.01, "delta": 1e-12, "max_grad_norm": 1e-9}
+_MOST = {"epsilon": 100.0, "noise_multiplier": 1e6, "max_grad_norm": 1e9}
+_LEAST_RATE = 1e-6
+_MOST_COUNTS = {"num_rounds": 100_000, "local_steps": 1_000_000, "local_epochs": 100_000.0}
 
 
 def check(config: ExperimentConfig, *, python: bool = False) -> list[str]:
@@ -84,10 +89,16 @@ def _privacy(privacy: PrivacyConfig) -> Iterator[str]:
         value = getattr(privacy, name)
         if value <= 0:
             yield f"privacy.{name} is {value}; it must be above 0{_example(name)}"
+        elif value < _LEAST[name]:
+            yield f"privacy.{name} is {value}; it must be at least {_LEAST[name]:g}{_example(name)}"
+        elif value > _MOST.get(name, value):
+            yield f"privacy.{name} is {value}; it must be at most {_MOST[name]:g}{_example(name)}"
     if privacy.delta is not None and privacy.delta >= 1:
         yield f"privacy.delta is {privacy.delta}; it must be below 1 (and below 1 / records): set privacy.delta=1e-5"
     if privacy.sample_rate is not None and not 0 < privacy.sample_rate <= 1:
         yield f"privacy.sample_rate is {privacy.sample_rate}; it must be above 0 and at most 1"
+    elif privacy.sample_rate is not None and privacy.sample_rate < _LEAST_RATE:
+        yield f"privacy.sample_rate is {privacy.sample_rate}; it must be at least {_LEAST_RATE:g}"
 
 
 def _example(name: str) -> str:
@@ -139,6 +150,10 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
         value = getattr(training, name)
         if value is not None and value < 1:
             yield f"training.{name} is {value}; it must be at least 1"
+    for name in ("local_steps", "local_epochs"):
+        value = getattr(training, name)
+        if value is not None and value > _MOST_COUNTS[name]:
+            yield f"training.{name} is {value}; it must be at most {_MOST_COUNTS[name]}"
     if training.batch_size is not None and config.data.records:
         site, records = min(config.data.records.items(), key=lambda item: item[1])
         if training.batch_size > records > 0:
@@ -152,6 +167,8 @@ def _federation(config: ExperimentConfig) -> Iterator[str]:
         value = getattr(federation, name)
         if value < 1:
             yield f"federation.{name} is {value}; it must be at least 1"
+    if federation.num_rounds > _MOST_COUNTS["num_rounds"]:
+        yield f"federation.num_rounds is {federation.num_rounds}; it must be at most {_MOST_COUNTS['num_rounds']}"
     if not 0 < federation.fraction_train <= 1:
         yield f"federation.fraction_train is {federation.fraction_train}; it must be above 0 and at most 1"
     if federation.timeout <= 0:

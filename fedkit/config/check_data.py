@@ -9,7 +9,7 @@ from typing import Any
 
 from fedkit.config.experiment import DataConfig, PartitionConfig, SourceConfig, TargetConfig
 from fedkit.config.locate import NAME
-from fedkit.config.wording import shown, suggestion
+from fedkit.config.wording import names_a_secret, shown, suggestion
 
 _WANTED = {"builtin": ("path",), "csv": ("path",), "parquet": ("path",), "sql": ("query",)}
 _SOURCE_KEYS = ("path", "query", "url", "url_env", "url_file")
@@ -70,12 +70,25 @@ def _source(source: SourceConfig) -> Iterator[str]:
         yield "data.source.url_file must be the path of a file, not its content"
     if source.url is not None and "://" not in source.url:
         yield "data.source.url is no URL; write dialect://host/database"
+    elif source.url is not None and _may_hide_a_credential(source.url):
+        # Any user or option may be a key; the only list that cannot lag behind the drivers is an empty one.
+        yield (
+            "data.source.url may name driver, host, port and database only, because a config is printed; a URL with a"
+            " user or options goes to data.source.url_env=VARIABLE or url_file=FILE, with data.source.url=null"
+        )
+    if source.query is not None and names_a_secret(source.query):
+        yield "data.source.query holds a password; make the connection a view of the database, and query that"
     if len(source.delimiter) != 1:
         yield f"data.source.delimiter is {source.delimiter!r}; one character is needed"
     try:
         codecs.lookup(source.encoding)
     except (LookupError, ValueError):
         yield f"data.source.encoding is {source.encoding!r}, which is unknown; try utf-8 or latin-1"
+
+
+def _may_hide_a_credential(url: str) -> bool:
+    rest = url.partition("://")[2]
+    return "?" in rest or "#" in rest or "@" in rest or ";" in rest
 
 
 def _target(target: TargetConfig) -> Iterator[str]:
@@ -139,6 +152,7 @@ def _columns(data: DataConfig) -> Iterator[str]:
 def _missing(data: DataConfig) -> Iterator[str]:
     yield from _kind("data.missing.numeric", data.missing.numeric, ("midpoint", "drop_row"))
     declared = {data.target.column, *data.features.numeric, *data.features.categorical}
+    declared |= {data.unit_column} if data.unit_column else set()
     for column in data.missing.codes:
         if column not in declared and len(declared) > 1:
             yield f"data.missing.codes names {column!r}, which is no declared column; {suggestion(column, declared)}"

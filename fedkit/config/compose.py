@@ -28,6 +28,7 @@ from fedkit.config.overrides import Overrides, read_overrides
 from fedkit.config.overrides import expand_sweep as expand_sweep
 from fedkit.config.schema import register
 from fedkit.config.wording import redacted
+from fedkit.config.yaml_shape import shape_problem
 from fedkit.errors import ConfigError
 
 _LOCK = threading.Lock()  # Hydra keeps the current composition in a global
@@ -90,6 +91,9 @@ def _experiment(name: str, given: Overrides, folder: Path | None, found: Finding
         found.problems.insert(0, unknown_experiment(name, folder))
         _refuse(found)
     before = len(found.problems)
+    if problem := shape_problem(files[name]):
+        found.problems.append(problem)
+        _refuse(found)
     says = _loaded(files[name], found)
     if len(found.problems) > before:
         _refuse(found)
@@ -136,6 +140,9 @@ def _merged(
     lines.append(f"hydra.searchpath=[{quoted}]")
     files = _user_files(folder)
     for path in files:
+        if problem := shape_problem(path):
+            found.problems.append(problem)
+            _refuse(found)
         if "${" in str(_loaded(path, Findings()).get("defaults", "")):
             found.problems.append(f"{path} holds ${{...}} in its defaults, which is not evaluated; write the option")
             _refuse(found)

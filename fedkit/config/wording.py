@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 # User and password before a host. Greedy up to the last @, since passwords hold @ and / too.
 _USERINFO = re.compile(r"://[^\s'\"]*:[^\s'\"]*@")
-_NAMED_SECRET = re.compile(r"(?i)\b(password|passwd|passphrase|pwd|secret|token|api_?key)(=|%3d)[^\s'\"&;]*")
+_NAMED_SECRET = re.compile(
+    r"(?i)([a-z0-9_]*(?:password|passwd|passphrase|pwd|secret|token|api_?key))(=|%3d)[^\s'\"&;]*"
+)
 
 
 def holds_credentials(text: str) -> bool:
@@ -19,6 +21,15 @@ def holds_credentials(text: str) -> bool:
     """
     connects = "://" in text or "odbc" in text.lower()  # a query may well have a column called token
     return bool(_USERINFO.search(text) or (connects and _NAMED_SECRET.search(text)))
+
+
+def names_a_secret(text: str) -> bool:
+    """Say whether a text holds ``password=...`` or the like, connection string or not.
+
+    >>> names_a_secret("select * from dblink('host=db password=hunter2')"), names_a_secret("select pwd from t")
+    (True, False)
+    """
+    return bool(_NAMED_SECRET.search(text))
 
 
 def redacted(text: str) -> str:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from fedkit.config.experiment import SplitConfig
 from fedkit.data.assemble import Rows, fingerprint
+from fedkit.data.declared import is_usable_range
+from fedkit.data.names import require_site_names
 from fedkit.data.split import held_out
 from fedkit.data.table import name_text
-from fedkit.data.units import Units, in_order_of_appearance, rows_as_units
+from fedkit.data.units import Units, in_order_of_appearance, is_no_id, rows_as_units, shared_units
 from fedkit.errors import DataError
 from fedkit.types import Dataset, Examples, Float32, Site, Task
 
@@ -21,25 +23,35 @@ _KEYS = ("x", "y", "x_test", "y_test", "unit", "unit_test", "subgroups", "subgro
 
 
 def from_arrays(
-    data: Mapping[str, Any], task: Task | None, *, test_fraction: float, seed: int, name: str = "arrays"
+    data: Mapping[str, Any],
+    task: Task | None,
+    *,
+    test_fraction: float,
+    seed: int,
+    name: str = "arrays",
+    private: bool = False,
 ) -> Dataset:
     """Make a data set of arrays, or of anything that NumPy takes for one (lists, torch tensors).
 
     Args:
-        data: site to ``(x, y)``, or to a mapping with ``x`` and ``y`` and optionally ``unit`` (what owns each row),
-            ``subgroups`` (column to labels) and a test set ``x_test``, ``y_test``, ``unit_test``, ``subgroups_test``.
-            x is [n, *shape], the same shape at every site; y is [n].
+        data: site to ``(x, y)``, or to a mapping with ``x`` and ``y`` and optionally ``unit`` (the id of what owns
+            each row; at every site or at none), ``subgroups`` (column to labels) and a test set ``x_test``,
+            ``y_test``, ``unit_test``, ``subgroups_test``. x is [n, *shape], the same shape at every site; y is [n].
         task: what y is; None infers it from whole numbers: 0 and 1 binary, 0 .. k - 1 multiclass. Regression must be
-            said, with its range.
-        test_fraction: share of units held out where no test set is given.
+            said, with its range, and in a private run every task must.
+        test_fraction: share of units held out where no test set is given. Where one is, the split is the caller's,
+            but this share (``data.split.test_fraction``, a public constant) is still what sizes the lots: a share
+            counted from the data would tell of it.
         seed: key of that split.
+        private: refuse to infer the task, since one record with a label of its own would change the model.
 
     Returns:
         Sites in the mapping's order; ``split`` is keyed_hash, or given if every test set is; ``scaling`` is given:
         what was done to the numbers before is the caller's to answer for.
 
     Raises:
-        DataError: FK217, with the site's name, for lengths, shapes, labels or numbers that do not fit.
+        DataError: FK217, with the site's name, for lengths, shapes, labels or numbers that do not fit; FK213 for a
+            name that no site can have; FK214 for missing unit ids.
 
     Guarantee: where fedkit splits, each unit's part follows from its id, or from its row's bytes, and the seed alone.
 
@@ -51,22 +63,26 @@ def from_arrays(
     """
     if not isinstance(data, Mapping) or not data:
         raise _wrong("data", "is no mapping with at least one site", "pass {'north': (x, y), 'south': (x, y)}")
+    require_site_names(data)
     given = {name_text(site): _mapping(str(site), value) for site, value in data.items()}
     if len(given) < len(data):
         raise _wrong("data", "names a site twice", "give each site a name of its own")
     labels = {(site, key): _labels(site, key, parts[key]) for site, parts in given.items() for key in _present(parts)}
+    has_units = _same_units(given)
+    if task is None and private:
+        raise _wrong(
+            "data",
+            "has classes to be counted from its labels, and one record could change the count",
+            "pass task=fedkit.Task('binary', ('no', 'yes')) or Task('multiclass', names)",
+        )
     if task is None:
         task = _infer(list(labels.values()))
     split = SplitConfig("keyed_hash", test_fraction, seed)
     sites = tuple(_site(site, parts, task, split, labels) for site, parts in given.items())
     shape = _one_shape(sites)
     _refuse_one_class(task, sites)
-    has_units = any(parts.get("unit") is not None for parts in given.values())
     unit: Literal["record", "patient"] = "patient" if has_units else "record"
     has_test = all(parts.get("x_test") is not None for parts in given.values())
-    if has_test:
-        # The caller's own split says what share is held out; the lot's divisor must not assume another.
-        test_fraction = sum(s.test.num_units for s in sites) / sum(s.train.num_units + s.test.num_units for s in sites)
     return Dataset(
         name=name,
         task=task,
@@ -78,6 +94,7 @@ def from_arrays(
         split="given" if has_test else "keyed_hash",
         scaling="given",
         fingerprints={site.name: fingerprint(site) for site in sites},
+        warnings=shared_units(map(_owners, given.values())),
     )
 
 
@@ -101,6 +118,23 @@ def _mapping(site: str, value: Any) -> Mapping[str, Any]:
     if (parts.get("x_test") is None) != (parts.get("y_test") is None):
         raise _wrong(site, "only one of x_test and y_test is given", "pass both or none")
     return parts
+
+
+def _same_units(given: Mapping[str, Mapping[str, Any]]) -> bool:
+    named = [site for site, parts in given.items() if parts.get("unit") is not None]
+    if named and len(named) < len(given):
+        others = ", ".join(site for site in given if site not in named)
+        raise _wrong(
+            "data",
+            f"has a unit at {', '.join(named)} and none at {others}; a guarantee is for patients everywhere or nowhere",
+            "pass unit at every site, or leave it out (a row is then a unit)",
+        )
+    return bool(named)
+
+
+def _owners(parts: Mapping[str, Any]) -> list[Any]:
+    given = [parts[key] for key in ("unit", "unit_test") if parts.get(key) is not None]
+    return [value for owners in given for value in np.asarray(owners).tolist()]
 
 
 def _present(parts: Mapping[str, Any]) -> list[str]:
@@ -168,8 +202,10 @@ def _infer(labels: list[NDArray[Any]]) -> Task:
 
 def _target(site: str, key: str, labels: NDArray[Any], task: Task) -> NDArray[Any]:
     if task.kind == "regression":
-        if task.range is None or not task.range[0] < task.range[1]:
-            raise _wrong("data", "has a regression task without a range", "pass Task('regression', range=(low, high))")
+        if task.range is None or not is_usable_range(*task.range):
+            raise _wrong(
+                "data", "has a regression task without a usable range", "pass Task('regression', range=(low, high))"
+            )
         low, high = task.range
         return ((np.clip(labels.astype(np.float64), low, high) - low) / (high - low)).astype(np.float32)
     count = 2 if task.kind == "binary" else len(task.classes)
@@ -212,8 +248,15 @@ def _rows(
     if owners is None:
         units = rows_as_units(_contents(x, y), [""] * len(x))
     else:
-        named = [name_text(value) for value in np.asarray(owners).tolist()]
-        _same_length(site, f"unit{part}", named, x)
+        values = np.asarray(owners).tolist()
+        _same_length(site, f"unit{part}", values, x)
+        if absent := sum(map(is_no_id, values)):
+            raise DataError(
+                f"{site}: unit{part} is empty or missing in {absent} rows",
+                code="FK214",
+                remedy="give each row the id of its unit, or leave unit out everywhere (a row is then a unit)",
+            )
+        named = [name_text(value) for value in values]
         ids = np.unique(np.array(named, dtype=object).astype(str), return_inverse=True)
         kept, of_row = in_order_of_appearance(ids[1].reshape(-1).astype(np.int64))
         units = Units(tuple(str(ids[0][index]) for index in kept), of_row)

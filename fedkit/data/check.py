@@ -16,6 +16,7 @@ from fedkit.data.encode import MISSING, UNDECLARED, class_codes, level_codes, re
 from fedkit.data.load import dataset_of
 from fedkit.data.source import read_table
 from fedkit.data.table import Column, Table, canonical, name_text
+from fedkit.data.units import without_id
 from fedkit.errors import DataError
 from fedkit.types import Dataset
 
@@ -148,6 +149,8 @@ def _column(config: DataConfig, table: Table, name: str, sites: list[str], index
     elif role == "categorical" or role == "target":
         codes = level_codes(config, column, name) if role == "categorical" else _target_codes(config, column)
         missing, undeclared = codes == MISSING, codes == UNDECLARED
+    elif role == "unit":
+        missing = without_id(config, table)
     else:
         absent = missing_texts(config, name)
         missing = column.map(lambda text: canonical(text) in absent, np.bool_)

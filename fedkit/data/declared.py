@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+import numpy as np
+
 from fedkit.config.experiment import DataConfig
 from fedkit.data.table import canonical, text_of
 from fedkit.errors import DataError
@@ -53,6 +55,18 @@ def task_of(config: DataConfig) -> Task:
         )
     low, high = target.range
     return Task("regression", range=(float(low), float(high)))
+
+
+def is_usable_range(low: float, high: float) -> bool:
+    """Whether a range can be scaled: half its width a normal float32 above 0, its middle apart from both ends.
+
+    >>> is_usable_range(0, 120), is_usable_range(0, 5e-324), is_usable_range(3, 3), is_usable_range(0, float("inf"))
+    (True, False, False, False)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = np.float32((np.float64(high) - np.float64(low)) / 2)
+        middle = (np.float64(low) + np.float64(high)) / 2
+    return bool(low < middle < high and np.isfinite(half) and half >= np.finfo(np.float32).tiny)
 
 
 def missing_texts(config: DataConfig, column: str) -> frozenset[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.config.experiment import DataConfig
-from fedkit.data.declared import feature_names, has_indicators, missing_texts
+from fedkit.data.declared import feature_names, has_indicators, is_usable_range, missing_texts
 from fedkit.data.table import Column, Table, canonical, number, text_of
 from fedkit.errors import DataError
 from fedkit.types import Float32, Int64, Task
@@ -94,6 +94,13 @@ def _middle(name: str, low: float, high: float) -> tuple[float, float]:
             code="FK218",
             remedy=f"set features.numeric.{name}: [low, high]",
         )
+    if not is_usable_range(low, high):
+        raise DataError(
+            f"the range of {name} is [{low}, {high}]; half its width is no normal 32-bit number, or is too small "
+            "beside its bounds",
+            code="FK218",
+            remedy="declare the column in a unit of a common size, such as mg in place of kg",
+        )
     return (low + high) / 2, (high - low) / 2
 
 
@@ -101,7 +108,8 @@ def parse_numbers(config: DataConfig, table: Table, names: tuple[str, ...]) -> d
     """Columns as numbers: float64 [n], NaN where a value is missing.
 
     Raises:
-        DataError: FK210, which names for each column how many cells are no number, NaN or infinite, and the first.
+        DataError: FK210, which names for each column how many cells are no number, NaN or infinite, and the first; with
+            them the columns that are missing everywhere.
     """
     numbers: dict[str, Float64] = {}
     problems: list[str] = []
@@ -115,6 +123,7 @@ def parse_numbers(config: DataConfig, table: Table, names: tuple[str, ...]) -> d
                 f"(first in {table.where(bad)})"
             )
     if problems:
+        problems += [f"{name} is missing in every row" for name, values in numbers.items() if np.isnan(values).all()]
         raise DataError(
             "; ".join(problems),
             code="FK210",
@@ -245,6 +254,14 @@ def cut_points(config: DataConfig, name: str) -> tuple[float, ...]:
     if len(numbers) < len(declared) or not all(low < value < high for value in numbers):
         return ()
     return tuple(float(value) for value in sorted(numbers))
+
+
+def subgroup_names(config: DataConfig, name: str) -> list[str]:
+    """A subgroup column's labels in the order of its declaration; none for a column that is not declared."""
+    if name not in config.subgroups:
+        return []
+    cuts = cut_points(config, name)
+    return _interval_names(cuts) if cuts else [str(text_of(level)) for level in config.subgroups[name]]
 
 
 def _interval_names(cuts: tuple[float, ...]) -> list[str]:

@@ -13,11 +13,12 @@ from fedkit.config.experiment import DataConfig
 from fedkit.data.assemble import Rows, fingerprint, make_site, z_scores
 from fedkit.data.declared import feature_names, task_of
 from fedkit.data.encode import encode_features, encode_subgroups, encode_target
+from fedkit.data.names import require_site_names
 from fedkit.data.partition import partition_units, site_names
 from fedkit.data.source import read_table
 from fedkit.data.split import held_out, require_private
 from fedkit.data.table import Table, name_text
-from fedkit.data.units import Units, units_of
+from fedkit.data.units import Units, shared_units, units_of
 from fedkit.errors import DataError
 from fedkit.types import Dataset, Int64, Site, Task
 
@@ -87,6 +88,7 @@ def load_site(config: DataConfig, site: str, *, private: bool) -> Site:
     declared = replace(config, records={site: config.records[site]} if site in config.records else {})
     encoded = _encode(declared, task, table, units_of(declared, table), whole=False)
     if config.site_column is None:
+        require_site_names([site])
         encoded = replace(encoded, sites=(site,))
     return _sites(declared, task, encoded)[0][0]
 
@@ -147,6 +149,8 @@ def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, whole
             mine = site == index
             absent = [column for column, mask in features.missing.items() if mine.any() and mask[chosen][mine].all()]
             warnings += [f"{name}: {column} is missing in every row" for column in absent]
+        if config.unit_column is not None:
+            warnings += shared_units(rows.units.take(np.flatnonzero(site == index)).ids for index in range(len(names)))
     return _Encoded(rows, names, site, tuple(warnings))
 
 
@@ -173,6 +177,7 @@ def _refuse_one_class(config: DataConfig, task: Task, y: NDArray[np.number]) -> 
 
 def _site_of_rows(config: DataConfig, table: Table) -> tuple[tuple[str, ...], Int64]:
     """Names of the sites in their order, and each row's index into them."""
+    require_site_names(config.records)
     if config.site_column is None:
         declared = tuple(map(name_text, config.records))
         return declared if len(declared) == 1 else ("site_1",), np.zeros(len(table), dtype=np.int64)
@@ -185,6 +190,7 @@ def _site_of_rows(config: DataConfig, table: Table) -> tuple[tuple[str, ...], In
             remedy="give each row its site",
         )
     present = {name_text(column.values[code]) for code in np.unique(column.codes)}
+    require_site_names(sorted(present))
     names = _ordered(config, present)
     index = {name: position for position, name in enumerate(names)}
     # Texts of rows that were taken out stay in `values` and may name other sites.
@@ -233,10 +239,18 @@ def _sites(config: DataConfig, task: Task, encoded: _Encoded) -> tuple[list[Site
         declared = counts.get(name)
         sites.append(make_site(name, rows, tested, declared))
         if not len(rows):
-            warnings.append(f"{name} has no rows")
+            warnings.append(_without_rows(config, name))
         elif declared is not None and abs(len(rows.units) - declared) > _DEVIATION * declared:
             warnings.append(f"{name} has {len(rows.units)} units; records declares {declared}, more than 20% off")
     return sites, tuple(warnings)
+
+
+def _without_rows(config: DataConfig, name: str) -> str:
+    if config.partition is None:
+        return f"{name} has no rows"
+    # Units choose their sites one by one, so that none moves another; a small share may then get none at all.
+    also = "" if config.partition.kind == "iid" else " or raise data.partition.alpha"
+    return f"{name} got no unit; lower data.partition.sites{also}"
 
 
 def _pooled_z_scores(

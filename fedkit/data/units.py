@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.config.experiment import DataConfig
-from fedkit.data.declared import declared_columns
+from fedkit.data.declared import declared_columns, missing_texts
 from fedkit.data.table import Table, canonical, name_text
 from fedkit.errors import DataError
 from fedkit.types import Int64
 
 _SEPARATOR = "\x1f"
+# What databases, NumPy and pandas write for "no value"; as an id it would make strangers one person.
+_NO_ID = frozenset({"", "nan", "none", "null", "nat", "<na>"})
 
 
 @dataclass(frozen=True)
@@ -78,16 +82,15 @@ def units_of(config: DataConfig, table: Table) -> Units:
     are all equal; the site's name is no part of an id, so that a hospital splits its own table as the simulation did.
     """
     if config.unit_column is not None:
-        names = table.columns[config.unit_column].map(name_text, object)
-        absent = names == ""
+        absent = without_id(config, table)
         if absent.any():
             raise DataError(
-                f"unit_column {config.unit_column} is empty in {int(absent.sum())} rows (first in "
+                f"unit_column {config.unit_column} is empty or missing in {int(absent.sum())} rows (first in "
                 f"{table.where(absent)})",
                 code="FK214",
                 remedy="give each row the id of its unit, or leave unit_column out (a row is then a unit)",
             )
-        return _by_name(names.tolist())
+        return _by_name(table.columns[config.unit_column].map(name_text, object).tolist())
     skipped = {config.site_column}
     columns = [name for name in sorted(declared_columns(config)) if name not in skipped]
     cells = [table.columns[name].map(canonical, object).tolist() for name in columns]
@@ -96,6 +99,46 @@ def units_of(config: DataConfig, table: Table) -> Units:
     else:
         scopes = table.columns[config.site_column].map(name_text, object).tolist()
     return rows_as_units((_SEPARATOR.join(row) for row in zip(*cells, strict=True)), scopes)
+
+
+def without_id(config: DataConfig, table: Table) -> NDArray[np.bool_]:
+    """Rows whose ``unit_column`` is missing, as declared or as any source writes it: bool [n]."""
+    if config.unit_column is None:
+        return np.zeros(len(table), dtype=np.bool_)
+    absent = missing_texts(config, config.unit_column)
+    return table.columns[config.unit_column].map(lambda text: is_no_id(text) or canonical(text) in absent, np.bool_)
+
+
+def is_no_id(value: Any) -> bool:
+    """Whether a value means that there is no id.
+
+    >>> [is_no_id(value) for value in (None, float("nan"), " NULL ", 0, "007")]
+    [True, True, True, False, False]
+    """
+    return name_text(value).lower() in _NO_ID
+
+
+def shared_units(sites: Iterable[Iterable[Any]]) -> tuple[str, ...]:
+    """Warn of ids that occur at several sites: a budget is kept by each site, and a person may be at many.
+
+    Args:
+        sites: each site's ids, in any spelling and any number of times.
+
+    Returns:
+        One warning, or none.
+
+    >>> shared_units([["7", "8"], [7.0]])[0][:50]
+    '1 patient has records at more than one site; epsil'
+    """
+    counts = Counter(unit for ids in sites for unit in set(map(canonical, ids)))
+    shared = sum(count > 1 for count in counts.values())
+    if not shared:
+        return ()
+    who = "1 patient has" if shared == 1 else f"{shared} patients have"
+    return (
+        f"{who} records at more than one site; epsilon holds at each site, and what such a patient spends is the sum "
+        "over their sites",
+    )
 
 
 def rows_as_units(contents: Iterable[str], scopes: Sequence[str]) -> Units:

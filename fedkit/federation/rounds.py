@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,8 +20,11 @@ from flwr.serverapp.strategy import Strategy
 from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError, FedkitError
 from fedkit.federation import wire
+from fedkit.federation.admission import check_update
 from fedkit.federation.chosen import ChosenSites
 from fedkit.federation.flower_internals import local_identity, seeded_sampling
+from fedkit.federation.strategy_guard import check_patience, strategy_errors
+from fedkit.strategies import needs_statistics
 from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
 
 
@@ -47,6 +50,7 @@ class RoundLoop:
         config: rounds, participation, quorum and deadline.
         sites: site to Flower node id, in the order in which replies are folded (so the sum is reproducible).
         epsilon_after: rounds done to epsilon spent a site.
+        weights: site to the weight that its plan declares, which a reply must repeat; None leaves weights unchecked.
     """
 
     grid: Grid
@@ -58,6 +62,7 @@ class RoundLoop:
     trains: frozenset[str]
     evaluates: frozenset[str]
     epsilon_after: Callable[[int], Mapping[str, float]] = field(default=lambda _: {})
+    weights: Mapping[str, float] | None = None
 
     def run(self, parameters: Float32, on_round: OnRound) -> Finish:
         """Run every round.
@@ -67,11 +72,12 @@ class RoundLoop:
             on_round: called after each round and once for the untrained model (round 0).
 
         Raises:
-            FederationError: nobody can train.
+            FederationError: nobody can train, or the strategy raises, waits for ever or returns no finite model.
         """
         config, notes, degraded = self.config, [], False
         if not self.trains:
             raise FederationError("no site has enough records to train", code="FK520")
+        check_patience(self.strategy, train=len(self.sample(1)), evaluate=len(self.evaluates & self.sites.keys()))
         start = time.perf_counter()
         with local_identity():
             measured, silent = self._evaluate(0, parameters)
@@ -114,27 +120,33 @@ class RoundLoop:
     def _train(self, number: int, parameters: Float32) -> tuple[list[ClientUpdate], dict[str, str], Float32 | None]:
         arrays = wire.to_record(parameters, self.shapes)
         grid = ChosenSites(self.grid, [self.sites[site] for site in self.sample(number)])
-        with seeded_sampling(self.seed * 1_000_003 + number):
+        with seeded_sampling(self.seed * 1_000_003 + number), strategy_errors("configure_train"):
             requests = list(self.strategy.configure_train(number, arrays, ConfigRecord(), grid))
         mu = _proximal_mu(requests)
         answers, failed = self._ask(requests, wire.pack_model(parameters, number, mu))
         updates: list[ClientUpdate] = []
         replies: list[Message] = []
+        planned, needs_loss = self.weights or {}, needs_statistics(self.strategy)
         for site, reply in answers:
             try:
                 update = wire.unpack_update(reply.content, site, len(parameters))
+                check_update(update, parameters, weight=planned.get(site), needs_loss=needs_loss)
             except FedkitError as error:
                 failed[site] = str(error)
                 continue
             updates.append(update)
-            reply.content = self._as_flower(parameters, update)
             replies.append(reply)
         if len(updates) < self.config.min_sites:
             return updates, failed, None
-        aggregated, _ = self.strategy.aggregate_train(number, replies)
-        if aggregated is None:
-            return updates, failed, None
-        after = wire.from_record(aggregated, self.shapes)
+        # Flower refuses replies whose keys differ; a metric that one site leaves out is left out for all.
+        shared = set.intersection(*(set(update.metrics) for update in updates)) if updates else set()
+        for update, reply in zip(updates, replies, strict=True):
+            reply.content = self._as_flower(parameters, update, shared)
+        with strategy_errors("aggregate_train"):
+            aggregated, _ = self.strategy.aggregate_train(number, replies)
+            if aggregated is None:
+                return updates, failed, None
+            after = wire.from_record(aggregated, self.shapes)
         if not np.isfinite(after).all():
             raise FederationError(
                 f"the model of round {number} holds NaN or infinity",
@@ -143,41 +155,43 @@ class RoundLoop:
             )
         return updates, failed, after
 
-    def _as_flower(self, parameters: Float32, update: ClientUpdate) -> RecordDict:
+    def _as_flower(self, parameters: Float32, update: ClientUpdate, shared: Set[str]) -> RecordDict:
         full = wire.to_record(parameters + update.delta, self.shapes)
-        return RecordDict({"arrays": full, "metrics": MetricRecord({wire.WEIGHT_KEY: update.weight, **update.metrics})})
+        numbers = {key: update.metrics[key] for key in sorted(shared)}
+        return RecordDict({"arrays": full, "metrics": MetricRecord({wire.WEIGHT_KEY: update.weight, **numbers})})
 
     def _evaluate(self, number: int, parameters: Float32) -> tuple[dict[str, Metrics], dict[str, str]]:
         nodes = [node for site, node in self.sites.items() if site in self.evaluates]
         if not nodes:
             return {}, {}
         arrays = wire.to_record(parameters, self.shapes)
-        with seeded_sampling(self.seed * 1_000_003 + number):
+        with seeded_sampling(self.seed * 1_000_003 + number), strategy_errors("configure_evaluate"):
             requests = list(
                 self.strategy.configure_evaluate(number, arrays, ConfigRecord(), ChosenSites(self.grid, nodes))
             )
         answers, failed = self._ask(requests, wire.pack_model(parameters, number, 0.0))
         measured: dict[str, Metrics] = {}
+        heard: list[tuple[Message, float, Metrics]] = []
         for site, reply in answers:
             try:
-                measured[site] = wire.unpack_metrics(reply.content)
+                rows, measured[site] = wire.unpack_metrics(reply.content)
             except FedkitError as error:
                 failed[site] = str(error)
-        self._tell_strategy(number, [(site, reply) for site, reply in answers if site in measured], measured)
+                continue
+            heard.append((reply, rows, measured[site]))
+        self._tell_strategy(number, heard)
         return measured, failed
 
-    def _tell_strategy(
-        self, number: int, answers: Sequence[tuple[str, Message]], measured: Mapping[str, Metrics]
-    ) -> None:
+    def _tell_strategy(self, number: int, heard: Sequence[tuple[Message, float, Metrics]]) -> None:
         # Flower refuses replies whose keys differ; a metric that one site cannot define is left out for all.
-        if not answers:
+        if not heard:
             return
-        shared = set.intersection(*({k for k, v in measured[site].items() if v is not None} for site, _ in answers))
-        for site, reply in answers:
-            numbers = {key: float(measured[site][key] or 0.0) for key in sorted(shared)}
-            weight = next(iter(reply.content.metric_records.values()))[wire.WEIGHT_KEY]
-            reply.content = RecordDict({"metrics": MetricRecord({wire.WEIGHT_KEY: weight, **numbers})})
-        self.strategy.aggregate_evaluate(number, [reply for _, reply in answers])
+        shared = set.intersection(*({k for k, v in metrics.items() if v is not None} for _, _, metrics in heard))
+        for reply, rows, metrics in heard:
+            numbers = {key: float(metrics[key] or 0.0) for key in sorted(shared)}
+            reply.content = RecordDict({"metrics": MetricRecord({wire.WEIGHT_KEY: rows, **numbers})})
+        with strategy_errors("aggregate_evaluate"):
+            self.strategy.aggregate_evaluate(number, [reply for reply, _, _ in heard])
 
     def _ask(
         self, requests: Iterable[Message], content: RecordDict
@@ -235,6 +249,7 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
     deadline = time.monotonic() + timeout
     found: dict[str, tuple[int, wire.Roster]] = {}
     asked: set[int] = set()
+    unread: list[str] = []
     with local_identity():
         while True:
             fresh = [node for node in grid.get_node_ids() if node not in asked]
@@ -244,7 +259,13 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
                 if reply.has_error():
                     continue
                 asked.add(reply.metadata.src_node_id)
-                roster = wire.unpack_roster(reply.content)
+                try:
+                    roster = wire.unpack_roster(reply.content)
+                except FedkitError as error:
+                    unread.append(f"; node {reply.metadata.src_node_id} gave no usable answer ({error})")
+                    continue
+                if roster.site not in expected:
+                    continue
                 if roster.site in found:
                     raise FederationError(f"two nodes claim to be site {roster.site}", code="FK522")
                 found[roster.site] = (reply.metadata.src_node_id, roster)
@@ -253,7 +274,8 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
                 return {site: found[site] for site in expected}
             if time.monotonic() > deadline:
                 raise FederationError(
-                    f"{len(missing)} of {len(expected)} sites did not join within {timeout:g} s: {', '.join(missing)}",
+                    f"{len(missing)} of {len(expected)} sites did not join within {timeout:g} s: {', '.join(missing)}"
+                    + "".join(unread),
                     code="FK523",
                     remedy="start the missing sites or raise federation.timeout",
                 )

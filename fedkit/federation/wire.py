@@ -13,7 +13,10 @@ Several small tensors would cost two HTTP objects each; a model therefore travel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import io
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +28,35 @@ from fedkit.types import ClientUpdate, Float32, Metrics
 WIRE_VERSION = 1
 WEIGHT_KEY = "num-examples"
 _ARRAY = "parameters"
+
+_LARGEST = sys.float_info.max
+_ROUNDING = 1e-6
+
+TRAIN_METRICS: Mapping[str, tuple[float, float]] = {"train_loss": (0.0, 1e30)}
+"""Metrics of a train reply that a strategy may see, with the least and the largest value; others are dropped."""
+
+EVALUATE_METRICS: Mapping[str, tuple[float, float]] = {
+    "accuracy": (0.0, 1.0),
+    "auroc": (0.0, 1.0),
+    "average_precision": (0.0, 1.0),
+    "log_loss": (0.0, _LARGEST),
+    "brier": (0.0, 2.0),
+    "rmse": (0.0, _LARGEST),
+    "mae": (0.0, _LARGEST),
+    "r2": (-_LARGEST, 1.0),
+}
+"""Every metric that a task has, with the least and the largest value; a reply with any other is refused."""
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    # A reply is foreign input: whatever it makes a parser raise is that site's failure, never the run's.
+    try:
+        yield
+    except FederationError:
+        raise
+    except Exception as error:
+        raise FederationError(f"the reply cannot be read ({type(error).__name__})", code="FK516") from None
 
 
 @dataclass(frozen=True)
@@ -64,22 +96,22 @@ def pack_update(update: ClientUpdate) -> RecordDict:
     return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(update.delta)}), "metrics": metrics})
 
 
+@_readable()
 def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
     """A site's update, checked: a reply that could poison the sum raises here instead.
 
     Raises:
-        FederationError: wrong shape or type, a NaN or infinite entry, a weight that is not positive and finite.
+        FederationError: bytes that are no array, wrong shape or type, a NaN or infinite entry, a weight that is not
+            positive and finite, a metric that is no number in its range.
     """
     delta = _flat(content, "arrays")
     if delta.shape != (size,):
         raise FederationError(f"the update has {delta.size} parameters, the model {size}", code="FK511")
     if not np.isfinite(delta).all():
         raise FederationError("the update holds NaN or infinity", code="FK512", remedy="lower training.learning_rate")
-    numbers = dict(_metrics(content))
-    weight = numbers.pop(WEIGHT_KEY, None)
-    if weight is None or not np.isfinite(weight) or weight <= 0:
-        raise FederationError(f"the weight {weight} is not a positive number", code="FK513")
-    return ClientUpdate(site, delta, weight, numbers)
+    record = _metrics(content)
+    known = {key: _number(key, record[key], bounds) for key, bounds in TRAIN_METRICS.items() if key in record}
+    return ClientUpdate(site, delta, _weight(record), known)
 
 
 def pack_metrics(rows: int, metrics: Metrics) -> RecordDict:
@@ -89,13 +121,20 @@ def pack_metrics(rows: int, metrics: Metrics) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({WEIGHT_KEY: float(rows), **defined}), "config": undefined})
 
 
-def unpack_metrics(content: RecordDict) -> Metrics:
-    """A site's metrics, undefined ones as None."""
-    metrics: dict[str, float | None] = {k: v for k, v in _metrics(content).items() if k != WEIGHT_KEY}
-    config = content.get("config")
-    if isinstance(config, ConfigRecord):
-        metrics.update(dict.fromkeys(map(str, config.get("undefined", [])), None))  # type: ignore[arg-type]
-    return metrics
+@_readable()
+def unpack_metrics(content: RecordDict) -> tuple[float, Metrics]:
+    """A site's test rows and metrics, undefined ones as None.
+
+    Raises:
+        FederationError: a metric that no task has, a value out of its range, a number of rows that is not positive.
+    """
+    record, config = _metrics(content), content.get("config")
+    undefined = config.get("undefined", []) if isinstance(config, ConfigRecord) else []
+    names = [key for key in record if key != WEIGHT_KEY]
+    if not isinstance(undefined, list) or not {*names, *undefined} <= EVALUATE_METRICS.keys():
+        raise FederationError("the reply names a metric that no task has", code="FK517")
+    metrics: dict[str, float | None] = {key: _number(key, record[key], EVALUATE_METRICS[key]) for key in names}
+    return _weight(record), {**metrics, **dict.fromkeys(map(str, undefined), None)}
 
 
 def pack_roster(roster: Roster) -> RecordDict:
@@ -104,10 +143,21 @@ def pack_roster(roster: Roster) -> RecordDict:
     return RecordDict({"config": ConfigRecord(entries)})  # type: ignore[arg-type]
 
 
+@_readable()
 def unpack_roster(content: RecordDict) -> Roster:
-    """A site's answer to a query."""
-    config = content["config"]
-    return Roster(str(config["site"]), bool(config["trains"]), bool(config["evaluates"]))
+    """A site's answer to a query.
+
+    Raises:
+        FederationError: another wire version, or an entry that is missing or of another type.
+    """
+    config = content.get("config")
+    entries = dict(config) if isinstance(config, ConfigRecord) else {}
+    if entries.get("wire") != WIRE_VERSION:
+        raise FederationError("the answer speaks another wire version", code="FK510", remedy="update fedkit")
+    site, trains, evaluates = (entries.get(key) for key in ("site", "trains", "evaluates"))
+    if not (isinstance(site, str) and isinstance(trains, bool) and isinstance(evaluates, bool)):
+        raise FederationError("the answer does not say site, trains and evaluates", code="FK518")
+    return Roster(site, trains, evaluates)
 
 
 def to_record(flat: Float32, shapes: Mapping[str, tuple[int, ...]]) -> ArrayRecord:
@@ -135,16 +185,43 @@ def _flat(content: RecordDict, key: str) -> Float32:
     record = content.get(key)
     if not isinstance(record, ArrayRecord) or list(record) != [_ARRAY]:
         raise FederationError("the message does not carry one packed array", code="FK515")
-    array: Float32 = record[_ARRAY].numpy()
-    if array.dtype != np.float32 or array.ndim != 1:
-        raise FederationError(
-            f"the packed array is {array.dtype} of {array.ndim} dimensions, not flat float32", code="FK516"
-        )
-    return array
+    array = record[_ARRAY]
+    if array.stype != "numpy.ndarray" or array.dtype != "float32" or len(array.shape) != 1:
+        raise FederationError("the packed array is not a flat float32 array of numpy", code="FK516")
+    return _entries(array)
 
 
-def _metrics(content: RecordDict) -> dict[str, float]:
+@_readable()
+def _entries(array: Array) -> Float32:
+    # numpy.load would allocate whatever size the header claims, so header and length are compared before any copy.
+    data, size = array.data, array.shape[0]
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError
+    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if shape != (size,) or dtype != np.float32 or len(data) != file.tell() + 4 * size:
+        raise ValueError
+    return np.frombuffer(data, np.float32, size, file.tell()).copy()
+
+
+def _metrics(content: RecordDict) -> MetricRecord:
     record = content.get("metrics")
     if not isinstance(record, MetricRecord):
         raise FederationError("the message carries no metrics", code="FK517")
-    return {key: float(value) for key, value in record.items()}  # type: ignore[arg-type]
+    return record
+
+
+def _weight(record: MetricRecord) -> float:
+    weight = record.get(WEIGHT_KEY)
+    if not isinstance(weight, (int, float)) or not 0 < weight <= _LARGEST:
+        raise FederationError("the weight is not a positive number", code="FK513")
+    return float(weight)
+
+
+def _number(key: str, value: object, bounds: tuple[float, float]) -> float:
+    low, high = bounds
+    if not isinstance(value, (int, float)):
+        raise FederationError(f"{key} is not a number", code="FK517")
+    if not low - _ROUNDING <= value <= high + _ROUNDING:
+        raise FederationError(f"{key} {float(value):g} is not between {low:g} and {high:g}", code="FK517")
+    return float(value)

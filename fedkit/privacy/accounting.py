@@ -9,18 +9,28 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from fedkit.errors import PrivacyError
+from fedkit.privacy.pld import FINE, composed, interval_of, one_step
 
 ACCOUNTANT = "pld"
 ADJACENCY = "add_remove"
-FINE = 1e-4
-"""Discretisation of the figures that are reported; the search for sigma and curves use ten times as much."""
 _MAX_SIGMA = 1e6
+MIN_SIGMA = 0.01
+"""Below it the privacy loss of one step overflows what the accountants can hold."""
+MIN_EPSILON, MAX_EPSILON = 1e-4, 100.0
+"""Targets for calibration: below is noise alone, above protects nobody."""
+MIN_DELTA = 1e-12
+"""Below it the mass that a PLD leaves out of its tails is no longer negligible."""
+MIN_RATE = 1e-6
+MAX_STEPS = 10**8
+_PLD_STEPS = 10**6
+_CURVE = 100
 # Orders below 2 do not converge for small sigma and only matter for an epsilon that protects nobody.
 _RDP_ORDERS = tuple([2 + x / 10 for x in range(90)] + list(range(11, 64)) + [128, 256, 512, 1024])
 
@@ -44,7 +54,8 @@ def epsilon(sample_rate: float, noise_multiplier: float, steps: int, delta: floa
     """The epsilon of ``steps`` Poisson-sampled Gaussian steps at ``delta``, by PLD; cached.
 
     Returns:
-        An upper bound, within .01 of the exact value for the runs that people make (epsilon below 20).
+        An upper bound, within .01 of the exact value for the runs that people make (epsilon below 20). The looser
+        Renyi bound where a PLD would lose its precision: beyond 1e6 steps, or beyond ``delta * 1e16``.
 
     Raises:
         PrivacyError: a value out of its range, NaN included.
@@ -71,7 +82,7 @@ def epsilon_of(events: Sequence[GaussianEvent], delta: float) -> float:
         key = (float(event.sample_rate), float(event.noise_multiplier))
         counts[key] = counts.get(key, 0) + int(event.steps)
     merged = tuple(sorted((q, sigma, steps) for (q, sigma), steps in counts.items() if steps))
-    return _pld_epsilon(merged, float(delta), FINE)
+    return _epsilon(merged, float(delta), FINE)
 
 
 def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[int], delta: float) -> list[float]:
@@ -88,20 +99,34 @@ def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[i
     if not counts:
         return []
     last = epsilon(sample_rate, noise_multiplier, counts[-1], delta)
-    interval = _interval(((sample_rate, noise_multiplier, counts[-1]),), delta, 10 * FINE)
-    single = _pld(sample_rate, noise_multiplier, interval)
+    shown = sorted(set(counts))
+    # A long curve is computed at some of its counts, the last among them; those between take the next one's.
+    shown = shown[:: -max(1, len(shown) // _CURVE)][::-1]
+    values = _curve(float(sample_rate), float(noise_multiplier), shown, float(delta))
+    curve = [min(values[bisect_left(shown, count)], last) if count else 0.0 for count in counts]
+    curve[-1] = last
+    return curve
+
+
+def _curve(q: float, sigma: float, counts: Sequence[int], delta: float) -> list[float]:
+    whole = ((q, sigma, counts[-1]),)
+    if not counts[-1] or not _holds(whole, delta):
+        return [_without_pld(((q, sigma, count),), delta) if count else 0.0 for count in counts]
+    single = one_step(q, sigma, interval_of(whole, _rdp(whole, delta), 10 * FINE))
     powers: dict[int, Any] = {}
     done, total, curve = 0, None, []
     for count in counts:
         more = count - done
         if more:
             if more not in powers:
-                powers[more] = single.self_compose(more) if more > 1 else single
+                powers[more] = composed(single, more)
             total = powers[more] if total is None else total.compose(powers[more])
             done = count
-        value = 0.0 if total is None else float(total.get_epsilon_for_delta(delta))
-        curve.append(min(value, last))
-    curve[-1] = last
+        try:
+            value = 0.0 if total is None else float(total.get_epsilon_for_delta(delta))
+        except OverflowError:
+            value = math.inf
+        curve.append(value if math.isfinite(value) else _without_pld(((q, sigma, count),), delta))
     return curve
 
 
@@ -118,28 +143,42 @@ def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps
     Guarantee: ``epsilon(sample_rate, result, steps, delta) <= target``.
     """
     target = float(epsilon)
-    if not (math.isfinite(target) and target > 0):
-        raise PrivacyError(f"epsilon {target:g} is not above 0", code="FK301", remedy="set privacy.epsilon=3")
+    if not MIN_EPSILON <= target <= MAX_EPSILON:
+        message = f"epsilon {target:g} is not between {MIN_EPSILON:g} and {MAX_EPSILON:g}"
+        raise PrivacyError(message, code="FK301", remedy="set privacy.epsilon=3")
     _check_delta(delta)
     _check_event(GaussianEvent(sample_rate, 1.0, steps))
     if steps < 1:
         raise PrivacyError(f"steps {steps} is below 1: there is nothing to calibrate", code="FK305")
+    q, count = float(sample_rate), int(steps)
 
-    def excess(log_sigma: float, fineness: float = 10 * FINE) -> float:
-        found = _pld_epsilon(((float(sample_rate), math.exp(log_sigma), int(steps)),), float(delta), fineness)
+    def excess(log_sigma: float) -> float:
+        found = _epsilon(((q, math.exp(log_sigma), count),), float(delta), 10 * FINE)
         return math.log(max(found, 1e-12) / target)
 
-    low, high = _bracket(excess, target)
-    slope = (excess(high) - excess(low)) / (high - low)
+    if _fine_epsilon(q, MIN_SIGMA, count, delta) <= target:
+        return MIN_SIGMA
+    low = high = _enough_by_rdp(target, float(delta), q, count)
+    while low > math.log(MIN_SIGMA) and excess(low) <= 0:
+        low, high = max(low - math.log(1.4), math.log(MIN_SIGMA)), low
+    if low == high:
+        low -= math.log(1.1)
     from scipy.optimize import brentq
 
-    coarse = float(brentq(excess, low, high, xtol=2e-5, rtol=1e-9))
+    coarse = high
+    if excess(high) < 0 < excess(low):
+        coarse = float(brentq(excess, low, high, xtol=2e-5, rtol=1e-9))
     # The search's own pessimism is taken back with one Newton step at the fine discretisation, then confirmed.
-    refined = coarse - excess(coarse, FINE) / slope
-    step, sigma = 1e-4, _round_up(math.exp(refined))
-    while _fine_epsilon(sample_rate, sigma, steps, delta) > target:
+    slope = (excess(high) - excess(low)) / (high - low)
+    fine = math.log(max(_fine_epsilon(q, math.exp(coarse), count, delta), 1e-12) / target)
+    refined = min(max(coarse - fine / slope, low), high) if slope < 0 else coarse
+    sigma = _round_up(math.exp(refined))
+    step = max(1e-4, sigma * 1e-4)
+    while sigma <= _MAX_SIGMA:
+        if _fine_epsilon(q, sigma, count, delta) <= target:
+            return sigma
         sigma, step = _round_up(sigma + step), 2 * step
-    return sigma
+    raise _out_of_reach(target)
 
 
 # The parameter of noise_multiplier_for shadows the function of that name.
@@ -152,32 +191,38 @@ def rdp_epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
     An independent upper bound, looser than PLD; what a ledger enforces composes in this way.
     """
     import dp_accounting
+    from absl import logging
     from dp_accounting import rdp
 
-    accountant = rdp.RdpAccountant(_RDP_ORDERS)
-    for event in events:
-        gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
-        accountant.compose(dp_accounting.PoissonSampledDpEvent(event.sample_rate, gaussian), event.steps)
-    return float(accountant.get_epsilon(delta))
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        accountant = rdp.RdpAccountant(_RDP_ORDERS)
+        for event in events:
+            gaussian = dp_accounting.GaussianDpEvent(event.noise_multiplier)
+            accountant.compose(dp_accounting.PoissonSampledDpEvent(event.sample_rate, gaussian), event.steps)
+        return float(accountant.get_epsilon(delta))
+    finally:
+        logging.set_verbosity(verbosity)
 
 
-def _bracket(excess: Any, target: float) -> tuple[float, float]:
-    high = math.log(1.0)
-    if excess(high) > 0:
-        low = high
-        while excess(high) > 0:
-            low, high = high, high + math.log(3.0)
-            if high > math.log(_MAX_SIGMA):
-                raise PrivacyError(
-                    f"epsilon {target:g} cannot be reached with a noise multiplier below {_MAX_SIGMA:g}",
-                    code="FK309",
-                    remedy="raise privacy.epsilon, or lower federation.num_rounds or privacy.sample_rate",
-                )
-        return low, high
-    low = high
-    while excess(low) <= 0 and low > math.log(0.05):
-        low, high = low - math.log(1.5), low
-    return low, high
+def _enough_by_rdp(target: float, delta: float, q: float, steps: int) -> float:
+    """Log of a sigma at which the Renyi bound, hence the PLD, meets the target; within 1 % of the least such."""
+    low, high = math.log(MIN_SIGMA), math.log(_MAX_SIGMA)
+    if _rdp(((q, math.exp(high), steps),), delta) > target:
+        raise _out_of_reach(target)
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (low, middle) if _rdp(((q, math.exp(middle), steps),), delta) <= target else (middle, high)
+    return high
+
+
+def _out_of_reach(target: float) -> PrivacyError:
+    return PrivacyError(
+        f"epsilon {target:g} cannot be reached with a noise multiplier below {_MAX_SIGMA:g}",
+        code="FK309",
+        remedy="raise privacy.epsilon or privacy.delta, or lower federation.num_rounds or privacy.sample_rate",
+    )
 
 
 def _round_up(sigma: float) -> float:
@@ -185,56 +230,71 @@ def _round_up(sigma: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _pld_epsilon(merged: tuple[tuple[float, float, int], ...], delta: float, fineness: float) -> float:
+def _epsilon(merged: tuple[tuple[float, float, int], ...], delta: float, fineness: float) -> float:
     if not merged:
         return 0.0
-    interval = _interval(merged, delta, fineness)
+    if not _holds(merged, delta):
+        return _without_pld(merged, delta)
+    interval = interval_of(merged, _rdp(merged, delta), fineness)
     total: Any = None
-    for q, sigma, steps in merged:
-        part = _pld(q, sigma, interval)
-        part = part.self_compose(steps) if steps > 1 else part
-        total = part if total is None else total.compose(part)
-    return float(total.get_epsilon_for_delta(delta))
+    try:
+        for q, sigma, steps in merged:
+            part = composed(one_step(q, sigma, interval), steps)
+            total = part if total is None else total.compose(part)
+        found = float(total.get_epsilon_for_delta(delta))
+    except (OverflowError, ValueError):  # a loss of several hundred has no exponential
+        found = math.inf
+    return found if math.isfinite(found) else _without_pld(merged, delta)
 
 
-@lru_cache(maxsize=512)
-def _interval(merged: tuple[tuple[float, float, int], ...], delta: float, fineness: float) -> float:
-    """The discretisation: finer where one step's loss is tiny, coarser where epsilon is absurdly large.
-
-    Either way the result stays an upper bound; only its tightness and the memory it takes are at stake.
-    """
-    spread = min(q * math.sqrt(math.expm1(min(1 / sigma**2, 50.0))) for q, sigma, _ in merged)
-    interval = min(fineness, spread * fineness / FINE / 20)
-    if any(steps > 1 for _, _, steps in merged) or merged[0][1] < 1:
-        rough = rdp_epsilon([GaussianEvent(*event) for event in merged], delta)
-        interval = max(interval, rough * 5e-6 * fineness / FINE)
-    return interval
+def _without_pld(merged: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    found = _rdp(merged, delta)
+    if found > 0:
+        return found
+    # Zero is what the library answers where its sums cancel; without sampling, all steps are one Gaussian.
+    sigma = 1 / math.sqrt(sum(steps / sigma**2 for _, sigma, steps in merged))
+    return _epsilon(((1.0, sigma, 1),), delta, FINE)
 
 
-@lru_cache(maxsize=32)
-def _pld(sample_rate: float, noise_multiplier: float, interval: float) -> Any:
-    from dp_accounting.pld import privacy_loss_distribution as pld
+def _holds(merged: tuple[tuple[float, float, int], ...], delta: float) -> bool:
+    """Whether a PLD keeps its precision: the FFT's rounding errors grow with the steps, and delta must dwarf them."""
+    return sum(steps for _, _, steps in merged) <= min(_PLD_STEPS, delta * 1e16)
 
-    return pld.from_gaussian_mechanism(
-        noise_multiplier,
-        sampling_prob=sample_rate,
-        value_discretization_interval=interval,
-        pessimistic_estimate=True,
-    )
+
+@lru_cache(maxsize=4096)
+def _rdp(merged: tuple[tuple[float, float, int], ...], delta: float) -> float:
+    return rdp_epsilon([GaussianEvent(*event) for event in merged], delta)
 
 
 def _check_delta(delta: float) -> None:
     if not (isinstance(delta, int | float) and 0 < delta < 1):
         raise PrivacyError(f"delta {delta} is not between 0 and 1", code="FK302", remedy="set privacy.delta=1e-5")
+    if delta < MIN_DELTA:
+        message = f"delta {delta:g} is below {MIN_DELTA:g}, the least that can be computed"
+        raise PrivacyError(message, code="FK302", remedy="set privacy.delta=1e-9")
 
 
 def _check_event(event: GaussianEvent) -> None:
     q, sigma, steps = event.sample_rate, event.noise_multiplier, event.steps
     if not 0 < q <= 1:
         raise PrivacyError(f"sample_rate {q:g} is not in (0, 1]", code="FK304", remedy="set privacy.sample_rate=0.05")
-    if not (math.isfinite(sigma) and sigma > 0):
+    if q < MIN_RATE:
+        message = f"sample_rate {q:g} is below {MIN_RATE:g}"
+        raise PrivacyError(message, code="FK304", remedy="set privacy.sample_rate=0.05")
+    if not (math.isfinite(sigma) and sigma >= MIN_SIGMA):
         raise PrivacyError(
-            f"noise_multiplier {sigma:g} is not above 0", code="FK303", remedy="set privacy.noise_multiplier=1.2"
+            f"noise_multiplier {sigma:g} is not at least {MIN_SIGMA:g}: less noise protects nobody",
+            code="FK303",
+            remedy="set privacy.noise_multiplier=1.2, or privacy=none",
         )
-    if steps != steps or steps != int(steps) or steps < 0:
+    if sigma > _MAX_SIGMA:
+        message = f"noise_multiplier {sigma:g} is above {_MAX_SIGMA:g}"
+        raise PrivacyError(message, code="FK303", remedy="set privacy.noise_multiplier=1.2")
+    if not math.isfinite(steps) or steps != int(steps) or steps < 0:
         raise PrivacyError(f"steps {steps} is not a whole number of at least 0", code="FK305")
+    if steps > MAX_STEPS:
+        raise PrivacyError(
+            f"{float(steps):g} steps in all rounds together are above {MAX_STEPS:g}",
+            code="FK305",
+            remedy="lower federation.num_rounds, training.local_steps or training.local_epochs",
+        )

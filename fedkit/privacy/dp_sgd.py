@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkit.errors import TrainingError
+from fedkit.privacy.independence import WithoutDropout, check_independence, moved, refusal, snapshot
 from fedkit.privacy.lattice import G, clipped_sum, integer_noise
 from fedkit.privacy.randomness import Source
 from fedkit.types import Int64, PrivacyPlan
@@ -111,14 +112,42 @@ class LotGradients:
                 total.index_add_(0, owner[at - begin : at - begin + len(part)], part)
         return [total / rows.view(-1, *[1] * (total.dim() - 1)) for total in sums]
 
+    def check_independence(self, shape: tuple[int, ...], target: torch.dtype) -> None:
+        """Refuse a model that mixes or remembers rows: once, before it sees a record, with random numbers alone.
+
+        Args:
+            shape: of one example. target: the type of the losses' targets.
+
+        Raises:
+            TrainingError: see :func:`fedkit.privacy.independence.check_independence`, which says what a probe can
+                show; outputs that the losses refuse.
+        """
+
+        def probe(x: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+            with WithoutDropout():
+                outputs = self._wrapped(x)
+            self._losses(outputs.detach(), torch.zeros(len(x), dtype=target))
+            if outputs.dim() == 0 or len(outputs) != len(x):
+                raise TrainingError("the model does not keep the batch as the first dimension", code="FK404")
+            flat = outputs.flatten(1) if outputs.dim() > 1 else outputs[:, None]
+            # Unequal weights of the outputs: the sum of a softmax has no gradient.
+            columns = torch.linspace(0.5, 1.5, flat.shape[1])
+            (flat * columns * weights[:, None]).sum().backward()
+            return outputs.detach(), self._collected(len(x))
+
+        check_independence(probe, self._parameters, shape)
+
     def _row_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         self._losses(self._wrapped(x), y).backward()  # type: ignore[no-untyped-call]
+        return self._collected(len(x))
+
+    def _collected(self, rows: int) -> list[Tensor]:
         found = []
         for p in self._parameters:
             gradient: Tensor | None = p.grad_sample
-            found.append(torch.zeros((len(x), *p.shape)) if gradient is None else gradient)
+            found.append(torch.zeros((rows, *p.shape)) if gradient is None else gradient)
             p.grad_sample, p.grad = None, None
-        if any(len(gradient) != len(x) for gradient in found):
+        if any(len(gradient) != rows for gradient in found):
             raise TrainingError("the model does not keep the batch as the first dimension", code="FK404")
         return found
 
@@ -128,13 +157,15 @@ def lot_gradients(module: nn.Module, losses: SampleLosses) -> Iterator[LotGradie
     """Wrap a module for per-sample gradients; its hooks and attributes are taken off again at the end.
 
     Raises:
-        TrainingError: a module that :func:`check_module` refuses.
+        TrainingError: a module that :func:`check_module` refuses, or (at the end) one whose buffers or attributes
+            have moved: what it keeps of a lot is in no clipped gradient.
     """
     from opacus import GradSampleModule
 
     check_module(module)
     was_training = module.training
     module.train()
+    before = snapshot(module)
     wrapped: Any = None
     try:
         wrapped = GradSampleModule(module, loss_reduction="sum", strict=True)
@@ -155,7 +186,11 @@ def lot_gradients(module: nn.Module, losses: SampleLosses) -> Iterator[LotGradie
             p.grad = None
             for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
                 p.__dict__.pop(name, None)
+        after = snapshot(module)
         module.train(was_training)
+    changed = list(moved(before, after))
+    if changed:
+        raise refusal(f"{', '.join(changed)} changed")
 
 
 def train_lots(

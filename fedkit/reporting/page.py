@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -56,7 +57,10 @@ def write(path: Path, content: str) -> Path:
         write_text(path, content)
     except OSError as error:
         reason = error.strerror or str(error)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise RunError(
-            f"{path} cannot be written: {reason}", code="FK614", remedy="make the folder writable"
+            f"{path} cannot be written: {reason}",
+            code="FK614",
+            remedy="free space on that disk" if full else "make the folder writable",
         ) from error
     return path

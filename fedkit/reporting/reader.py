@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,8 @@ from fedkit.types import Metrics, Predictions
 
 FORMAT = 1
 _FINISHED = ("complete", "degraded")
-_NOT_METRICS = ("train", "test", "epsilon", "delta")
+_NOT_METRICS = ("train", "test", "train_patients", "test_patients", "epsilon", "delta")
+_SECTIONS = ("data", "plan", "local", "model", "strategy", "versions")
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,15 @@ class RunView:
         return final or next(lines, {})
 
     def sizes(self, site: str) -> tuple[int | None, int | None]:
-        """Units a site trains on and tests on."""
+        """Rows a site trains on and tests on."""
         facts = {**((self.data.get("sites") or {}).get(site) or {})}
+        facts |= {part: facts.get(f"{part}_rows", facts.get(part)) for part in ("train", "test")}
         facts |= {k: v for k, v in (((self.result or {}).get("sites") or {}).get(site) or {}).items() if v is not None}
         return facts.get("train"), facts.get("test")
 
     @property
     def totals(self) -> tuple[int, int]:
-        """Units trained on, and units that the metrics overall cover; a site left out counts nothing there."""
+        """Rows trained on, and rows that the metrics overall cover; a site left out counts nothing there."""
         trained = self.manifest.get("local") or {}
         train = sum(self.sizes(site)[0] or 0 for site in self.sites if site in trained)
         return train, sum(self.sizes(site)[1] or 0 for site in self.sites if self.final(site))
@@ -169,7 +173,8 @@ def read_run(run_dir: Path | str) -> RunView:
             code="FK613",
             remedy="use the fedkit that wrote the run",
         )
-    finished = manifest.get("outcome") in _FINISHED
+    _check_sections(path / "manifest.json", manifest)
+    finished = manifest["outcome"] in _FINISHED
     config_text = _text(path / "config.yaml")
     remarks: list[str] = []
     rounds = _rounds(path / "metrics.jsonl", finished, remarks)
@@ -181,9 +186,17 @@ def read_run(run_dir: Path | str) -> RunView:
         config=_yaml(path / "config.yaml", config_text),
         rounds=rounds,
         result=result,
-        predictions=_predictions(path / "predictions.npz"),
+        predictions=_predictions(path / "predictions.npz", remarks),
         remarks=tuple(remarks),
     )
+
+
+def _check_sections(path: Path, manifest: Mapping[str, Any]) -> None:
+    whole = all(isinstance(manifest.get(key), str) for key in ("name", "outcome"))
+    sections = all(isinstance(manifest.get(key) or {}, Mapping) for key in _SECTIONS)
+    rounds = manifest.get("num_rounds")
+    if not whole or not sections or not isinstance(rounds, int):
+        raise RunError(f"{path} is not whole: a manifest holds more than this", code="FK611", remedy="restore the file")
 
 
 def _text(path: Path) -> str:
@@ -235,16 +248,27 @@ def _rounds(path: Path, finished: bool, remarks: list[str]) -> tuple[Mapping[str
             lines.append(torn)
         else:
             remarks.append("The last line of metrics.jsonl was cut off while it was written; it is left out.")
-    return tuple(_parse(path, text, f", line {at}") for at, text in enumerate(lines, 1) if text.strip())
+    rounds = tuple(_parse(path, text, f", line {at}") for at, text in enumerate(lines, 1) if text.strip())
+    for line in rounds:
+        number, parts = line.get("round"), (line.get(key, {}) for key in ("sites", "failed", "epsilon"))
+        if not isinstance(number, int) or not all(isinstance(part, Mapping) for part in parts):
+            raise RunError(f"{path} holds a line that is no round", code="FK611", remedy="restore the file")
+    return rounds
 
 
-def _predictions(path: Path) -> Mapping[str, Predictions]:
+def _predictions(path: Path, remarks: list[str]) -> Mapping[str, Predictions]:
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # From memory: numpy leaves a file open that turns out to be torn.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             sites = [key.removesuffix(".y") for key in arrays.files if key.endswith(".y")]
             read = {s: Predictions(arrays[f"{s}.y"], np.asarray(arrays[f"{s}.scores"], float)) for s in sites}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} cannot be read: {error}", code="FK611") from None
-    return {site: p for site, p in read.items() if np.isfinite(p.scores).all()}
+    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, zlib.error, zipfile.BadZipFile):
+        remarks.append("predictions.npz cannot be read: ROC and calibration curves are left out.")
+        return {}
+    # A torn archive may hold one array of a pair and half of the other.
+    whole = {s: p for s, p in read.items() if p.y.ndim == 1 and p.scores.ndim >= 1 and len(p.y) == len(p.scores)}
+    if len(whole) < len(read):
+        remarks.append("predictions.npz is not whole: some sites' ROC and calibration curves are left out.")
+    return {site: p for site, p in whole.items() if np.isfinite(p.scores).all()}

@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fedkit.errors import RunError
 from fedkit.reporting import figures, page, svg, text
 from fedkit.reporting.reader import RunView, read_run
 from fedkit.reporting.statistics import SMALL
@@ -36,7 +37,16 @@ def write_report(run_dir: Path | str) -> Path:
         RunError: the directory cannot be read (FK610 to FK613) or the page not be written (FK614).
     """
     view = read_run(run_dir)
-    return page.write(view.path / "report.html", page.render("report.html.j2", _context(view)))
+    try:
+        content = page.render("report.html.j2", _context(view))
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+        # Valid JSON of another shape: a folder that was edited by hand.
+        raise RunError(
+            f"{view.path} cannot be reported on: its files do not fit together ({type(error).__name__}: {error})",
+            code="FK611",
+            remedy="restore the files",
+        ) from error
+    return page.write(view.path / "report.html", content)
 
 
 def _context(view: RunView) -> dict[str, Any]:

@@ -42,13 +42,15 @@ class _Widest:
 def closing_table(view: RunView, report: Path | None = None) -> RenderableType:
     """A run that ended, in one table: a row a site, overall last, baselines beside, privacy in words below.
 
-    On a narrow terminal the table leaves out secondary metrics, then sizes or the second headline metric.
+    On a narrow terminal the table leaves out secondary metrics, then baselines, then the second headline metric;
+    the sizes stay.
 
     Args:
         report: path of the page, shown on the last line.
     """
     names = (*view.headline, *(n for n in view.metric_names if n not in view.headline))
-    widths = ((names[:4], True), (names[:2], True), (names[:2], False), (names[:1], True), (names[:1], False))
+    two, one, none = names[:2], names[:1], names[:0]
+    widths = ((names[:4], two), (two, two), (two, one), (two, none), (one, one), (one, none))
     judged, lines = verdict(view), _notes(view)
     # The sentence on seeded noise begins with the headline's words: said once, it is read.
     headline = "" if judged.tone == "warn" else f"{judged.headline}. "
@@ -56,20 +58,21 @@ def closing_table(view: RunView, report: Path | None = None) -> RenderableType:
     if judged.tone == "warn":
         privacy.highlight_words(["NOT private"], style=f"bold {STYLES['warn']}")
     parts: list[RenderableType] = [_headline(view)]
-    parts += [_Widest(tuple(_sites_table(view, shown, sizes) for shown, sizes in widths))] if view.sites else []
+    parts += [_Widest(tuple(_sites_table(view, shown, beside) for shown, beside in widths))] if view.sites else []
     parts += [*lines, privacy]
     if report is not None:
         parts.append(Text.assemble(("Report: ", "bold"), str(report), no_wrap=True, overflow="fold"))
     return Group(*parts)
 
 
-def _sites_table(view: RunView, shown: Sequence[str], sizes: bool) -> Table:
+def _sites_table(view: RunView, shown: Sequence[str], beside: Sequence[str]) -> Table:
     baselines = (view.result or {}).get("baselines") or {}
     kinds = [k for k in BASELINES if k in baselines]
-    table = _table("site", ["train", "test"] if sizes else [])
+    compared = [name for name in beside if name in view.headline]
+    table = _table("site", ["train", "test"])
     for name in shown:
         table.add_column(text.describe(name).label, justify="right")
-        for kind in kinds if name in view.headline else ():
+        for kind in kinds if name in compared else ():
             table.add_column(BASELINES[kind], justify="right", style="dim")
     if view.private_mode:
         table.add_column("epsilon", justify="right")
@@ -78,20 +81,20 @@ def _sites_table(view: RunView, shown: Sequence[str], sizes: bool) -> Table:
         row = []
         for name in shown:
             row.append(_metric(ours.get(name)) if ours else Text("–"))
-            for kind in kinds if name in view.headline else ():
+            for kind in kinds if name in compared else ():
                 source = baselines[kind].get(part) or {}
                 row.append(_metric((source if site is None else source.get(site) or {}).get(name)))
         return row
 
     for site in view.sites[:_MOST_SITES]:
-        counts = [_count(n) for n in view.sizes(site)] if sizes else []
+        counts = [_count(n) for n in view.sizes(site)]
         row = [Text(site), *counts, *cells(view.final(site), "sites", site)]
         table.add_row(*row, *([_epsilon(view.spent(site))] if view.private_mode else []))
     if len(view.sites) > _MOST_SITES:
         table.add_row(Text(f"… {len(view.sites) - _MOST_SITES} more", style="dim"))
     if view.overall:
         table.add_section()
-        row = [Text("overall"), *(map(_count, view.totals) if sizes else ()), *cells(view.overall, "overall", None)]
+        row = [Text("overall"), *map(_count, view.totals), *cells(view.overall, "overall", None)]
         table.add_row(*row, *([_epsilon(max_spent(view))] if view.private_mode else []), style="bold")
     return table
 

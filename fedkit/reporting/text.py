@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedkit.runs.statement import rounded_up
+
 UNDEFINED = "undefined"
 
 
@@ -83,12 +85,7 @@ def epsilon(value: float | None) -> str:
     >>> epsilon(2.981), epsilon(0.0123), epsilon(2.98)
     ('2.99', '0.013', '2.98')
     """
-    if value is None:
-        return UNDEFINED
-    if not math.isfinite(value):
-        return "unbounded"
-    digits = 2 if value >= 0.1 or value == 0 else 3
-    return f"{math.ceil(value * 10**digits - 1e-6) / 10**digits:.{digits}f}"
+    return UNDEFINED if value is None else rounded_up(value)
 
 
 def floored(value: float | None, digits: int = 3) -> str:

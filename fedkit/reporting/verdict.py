@@ -7,6 +7,7 @@ from typing import Literal
 
 from fedkit.reporting import text
 from fedkit.reporting.reader import RunView
+from fedkit.runs.statement import STAND_IN
 
 Tone = Literal["good", "warn", "bad", "plain"]
 ADJACENCY = {"add_remove": "add or remove"}
@@ -44,9 +45,10 @@ def cost(view: RunView) -> str:
     site = max(view.plan, key=lambda s: float(view.plan[s]["epsilon"]))
     plan = view.plan[site]
     shown = {text.epsilon(p["epsilon"]) for p in view.plan.values()}
-    where = f", the largest of {len(view.plan)} sites ({site})" if len(shown) > 1 else ", at every site"
+    where = f", the largest of {len(view.plan)} sites ({site})" if len(shown) > 1 else ""
     return (
-        f"epsilon {text.epsilon(plan['epsilon'])} at delta {text.small(plan['delta'])} for one {plan['unit']}, "
+        f"epsilon {text.epsilon(plan['epsilon'])} at delta {text.small(plan['delta'])} for one {plan['unit']} at each "
+        f"site, "
         f"{ADJACENCY.get(plan['adjacency'], plan['adjacency'])} adjacency{where}"
     )
 
@@ -87,14 +89,12 @@ def verdict(view: RunView) -> Verdict:
         "warn",
         "Not private: the noise was seeded",
         f"Noise was seeded for replay: this model is NOT private; with real noise the same plan would cost {price}."
-        f"{unfinished}",
+        f"{unfinished}{_counts(view)}",
     )
 
 
 def _counts(view: RunView) -> str:
-    if all(plan.get("records_declared") for plan in view.plan.values()):
-        return ""
-    return " The sites' record counts, which were not declared, are taken as public."
+    return "" if all(plan.get("records_declared") for plan in view.plan.values()) else f" {STAND_IN}"
 
 
 def protections(view: RunView) -> tuple[Protection, ...]:
@@ -109,7 +109,7 @@ def protections(view: RunView) -> tuple[Protection, ...]:
             "Treat this report as you treat the data.",
         )
     )
-    if view.predictions:
+    if view.predictions or (view.path / "predictions.npz").exists():
         rows.append(
             Protection(
                 "Predictions kept in the run directory",
@@ -127,6 +127,15 @@ def protections(view: RunView) -> tuple[Protection, ...]:
                 "Metrics of further models on the same records; no epsilon in this report covers them.",
             )
         )
+    rows.append(
+        Protection(
+            "Counts of train and test, fingerprints of the arrays",
+            "bad",
+            "exact, simulation only",
+            "manifest.json and this report hold each site's exact counts, and the manifest a digest of its arrays, "
+            "by which whoever guesses the records can confirm them.",
+        )
+    )
     rows += [_scaling(view), _split(view)]
     left_out = [n for n in view.manifest.get("notes") or () if "left out" in n]
     if left_out:

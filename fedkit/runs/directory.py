@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from fedkit.config.experiment import ExperimentConfig
@@ -70,26 +74,55 @@ class RunDirectory:
         """The updates of a round, by site name.
 
         Raises:
-            RunError: the round was not recorded.
+            RunError: the round was not recorded, or its file is broken.
         """
         path = self.path / UPDATES / f"{number:05d}.safetensors"
         if not path.is_file():
             raise RunError(f"{path} does not exist: round {number} was not recorded", code="FK605")
-        arrays = load_file(path)
+        arrays = _load(path)
         sites = sorted(key.removeprefix("delta/") for key in arrays if key.startswith("delta/"))
-        return [ClientUpdate(site, arrays[f"delta/{site}"], float(arrays[f"weight/{site}"][0])) for site in sites]
+        try:
+            return [ClientUpdate(site, arrays[f"delta/{site}"], float(arrays[f"weight/{site}"][0])) for site in sites]
+        except (KeyError, IndexError, TypeError, ValueError):
+            raise RunError(f"{path} does not hold a weight for each update", code="FK604") from None
+
+    def read_model(self) -> dict[str, Float32]:
+        """Parameter name to its values, as the run left them.
+
+        Raises:
+            RunError: the file is missing or broken.
+        """
+        return _load(self.path / MODEL)
 
     def write_predictions(self, predictions: Mapping[str, Predictions]) -> None:
         """Write the final model's scores on each site's test rows (simulation only)."""
         arrays: dict[str, Any] = {}
         for site, scored in predictions.items():
             arrays[f"{site}.y"], arrays[f"{site}.scores"] = scored.y, scored.scores
-        with (self.path / PREDICTIONS).open("wb") as file:
-            np.savez_compressed(file, **arrays)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_bytes(self.path / PREDICTIONS, buffer.getvalue())
+
+
+def prove_writable(root: Path) -> None:
+    """Find out, before any work is done, whether a run directory could be made; leaves nothing behind.
+
+    Raises:
+        RunError: it could not.
+    """
+    nearest = root
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    try:
+        Path(tempfile.mkdtemp(prefix=".fedkit-", dir=nearest)).rmdir()
+    except OSError as error:
+        raise cannot_write(root, error) from None
 
 
 def create(root: Path, name: str) -> RunDirectory:
     """Make a fresh run directory ``root/TIME-NAME`` and prove that it can be written.
+
+    Only its owner may look into it: a simulation's folder holds exact predictions.
 
     Raises:
         RunError: the folder cannot be created or written.
@@ -99,20 +132,44 @@ def create(root: Path, name: str) -> RunDirectory:
     for attempt in range(100):
         path = root / (f"{stamp}-{safe}" + (f"-{attempt + 1}" if attempt else ""))
         try:
-            path.mkdir(parents=True)
+            path.mkdir(mode=0o700, parents=True)
             write_text(path / METRICS, "")
         except FileExistsError:
             if root.exists() and not root.is_dir():
                 raise RunError(f"{root} is a file, not a folder", code="FK601", remedy="set runs_dir=FOLDER") from None
             continue
         except OSError as error:
-            raise RunError(
-                f"the run folder {path} cannot be written: {error.strerror}",
-                code="FK601",
-                remedy="set runs_dir=FOLDER to one that you may write",
-            ) from None
+            raise cannot_write(path, error) from None
         return RunDirectory(path)
     raise RunError(f"100 runs named {stamp}-{safe} exist in {root}", code="FK602")
+
+
+def cannot_write(path: Path, error: OSError) -> RunError:
+    """The one message for a run folder that the disk refuses."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return RunError(
+        f"the run folder {path} cannot be written: {error.strerror or error}",
+        code="FK601",
+        remedy="free space, or set runs_dir=FOLDER to another disk"
+        if full
+        else "set runs_dir=FOLDER to one that you may write",
+    )
+
+
+def read_text(path: Path) -> str:
+    """One text file of a run directory.
+
+    Raises:
+        RunError: it is missing, or no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        raise RunError(
+            f"{path} cannot be read", code="FK603", remedy="give a folder that `fedkit simulate` wrote"
+        ) from None
+    except ValueError:
+        raise RunError(f"{path} is no UTF-8 text", code="FK604") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -121,13 +178,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         RunError: it is missing or broken.
     """
+    text = read_text(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise RunError(
-            f"{path} cannot be read", code="FK603", remedy="give a folder that `fedkit simulate` wrote"
-        ) from None
-    except ValueError as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is no JSON: {error}", code="FK604") from None
     if not isinstance(value, dict):
         raise RunError(f"{path} does not hold an object", code="FK604")
@@ -135,12 +189,27 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_digests(path: Path) -> dict[int, str]:
-    """Round to the digest of its model, as far as the run got."""
+    """Round to the digest of its model, as far as the run got; a torn last line is passed over.
+
+    Raises:
+        RunError: the metrics are missing, or a line is no round.
+    """
     digests: dict[int, str] = {}
-    for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
+    *whole, torn = read_text(path / METRICS).split("\n")
+    for number, line in enumerate([*whole, torn], 1):
+        if not line.strip():
+            continue
         try:
             entry = json.loads(line)
-        except ValueError:
-            break
-        digests[int(entry["round"])] = str(entry["digest"])
+            digests[int(entry["round"])] = str(entry["digest"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            if number <= len(whole):
+                raise RunError(f"{path / METRICS}, line {number}, is no round", code="FK604") from None
     return digests
+
+
+def _load(path: Path) -> dict[str, Float32]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        raise RunError(f"{path} is missing or broken", code="FK604", remedy="restore the file") from None

@@ -13,10 +13,42 @@ from typing import Any
 
 import fedkit
 from fedkit.config.experiment import ExperimentConfig
+from fedkit.config.serialize import digest
+from fedkit.errors import RunError
+from fedkit.runs.statement import statement
 from fedkit.types import Dataset, LocalPlan
 
 FORMAT = 1
 _PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "numpy", "hydra-core", "omegaconf", "duckdb", "scikit-learn")
+_NEEDED: Mapping[str, type | tuple[type, ...]] = {
+    "config_digest": str,
+    "seed": int,
+    "outcome": str,
+    "mode": str,
+    "num_rounds": int,
+    "model.source": str,
+    "strategy.source": str,
+    "data.source": str,
+    "data.sites": dict,
+    "data.input_shape": list,
+    "data.task.kind": str,
+    "data.task.classes": list,
+    "versions": dict,
+    "plan": dict,
+    "local": dict,
+}
+_NUMBER = (int, float)
+_NEEDED_EACH: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
+    "data.sites": {"fingerprint": str},
+    "plan": {
+        "sample_rate": _NUMBER,
+        "noise_multiplier": _NUMBER,
+        "steps": int,
+        "rounds": int,
+        "epsilon": _NUMBER,
+        "delta": _NUMBER,
+    },
+}
 
 
 def describe(
@@ -46,6 +78,7 @@ def describe(
         "versions": installed_versions(),
         "git": _git(),
         "seed": config.seed,
+        "config_digest": digest(config),
         "outcome": "running",
         "notes": list(notes),
         "mode": config.privacy.mode,
@@ -109,19 +142,41 @@ def is_private(config: ExperimentConfig) -> bool:
     return config.privacy.mode != "none" and config.privacy.noise == "secure"
 
 
-def statement(config: ExperimentConfig, plans: Mapping[str, LocalPlan]) -> str:
-    """One sentence that says what is private and what is not."""
-    spent = [plan.privacy for plan in plans.values() if plan.privacy]
-    if not spent:
-        return "No privacy: updates and metrics are exact."
-    worst = max(spent, key=lambda plan: plan.epsilon)
-    cost = (
-        f"epsilon {worst.epsilon:.2f} at delta {worst.delta:g} for one {worst.unit}"
-        " (add or remove, largest over the sites, the whole run)"
-    )
-    if config.privacy.noise == "seeded":
-        return f"Not private: the noise is seeded for replay. With real noise the same plan would cost {cost}."
-    return f"The model and all updates are private: {cost}. The metrics are exact and not protected (simulation only)."
+def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Refuse a manifest that lacks what a replay reads.
+
+    Raises:
+        RunError: FK615, the first thing that is missing or of another type.
+    """
+    if manifest.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has format {manifest.get('format')!r}; this fedkit reads {FORMAT}",
+            code="FK613",
+            remedy="use the fedkit that wrote the run",
+        )
+    for place, kind in _NEEDED.items():
+        value: Any = manifest
+        for key in place.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise _not_whole(path, place)
+    for group, inner in _NEEDED_EACH.items():
+        entries = manifest["data"]["sites"] if group == "data.sites" else manifest[group]
+        for site, entry in entries.items():
+            for key, kind in inner.items():
+                if not isinstance(entry, Mapping) or not isinstance(entry.get(key), kind):
+                    raise _not_whole(path, f"{group}.{site}.{key}")
+    private = manifest["mode"] != "none"
+    if (private and manifest["plan"].keys() != manifest["local"].keys()) or manifest["noise"] not in (
+        ("seeded", "secure") if private else (None,)
+    ):
+        raise _not_whole(path, "plan")
+    if not manifest["local"].keys() <= manifest["data"]["sites"].keys():
+        raise _not_whole(path, "local")
+
+
+def _not_whole(path: Path, place: str) -> RunError:
+    return RunError(f"{path} is not whole: {place} is missing or wrong", code="FK615", remedy="restore the file")
 
 
 def installed_versions() -> dict[str, str]:

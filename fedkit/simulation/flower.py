@@ -26,6 +26,7 @@ from fedkit.federation.flower_internals import submit_run
 from fedkit.federation.rounds import Finish, OnRound
 from fedkit.simulation.exchange import Exchange
 from fedkit.simulation.prepare import Prepared
+from fedkit.storage.atomic import write_json
 
 _START_SECONDS = 60.0
 
@@ -34,7 +35,7 @@ def run_flower(prepared: Prepared, on_round: OnRound, run_dir: Path) -> Finish:
     """Run every round over a real SuperLink.
 
     Args:
-        run_dir: the run's folder; the processes' logs go to its ``logs``.
+        run_dir: the run's folder; the processes' logs go to its ``logs``, where ``sites.json`` says whose they are.
 
     Raises:
         ConfigError: the model, the data or the strategy was given in Python: other processes cannot see it.
@@ -52,12 +53,15 @@ def run_flower(prepared: Prepared, on_round: OnRound, run_dir: Path) -> Finish:
         exchange = Exchange(home / "exchange")
         exchange.folder.mkdir()
         link = _start_link(stack, home, logs)
-        for site in prepared.dataset.sites:
+        # A site's name comes from the data and may hold anything, '../' included: files go by number.
+        names = {f"node-{index}": site.name for index, site in enumerate(prepared.dataset.sites)}
+        write_json(logs / "sites.json", {f"{node}.log": name for node, name in names.items()})
+        for node, name in names.items():
             command = [
                 *("flower-supernode", "--insecure", "--superlink", link, "--port", str(_free_port())),
-                *("--node-config", f'site-hex="{site.name.encode().hex()}"'),
+                *("--node-config", f'site-hex="{name.encode().hex()}"'),
             ]
-            stack.enter_context(_process(command, home / f"node-{site.name.encode().hex()}", logs / f"{site.name}.log"))
+            stack.enter_context(_process(command, home / node, logs / f"{node}.log"))
         submit_run(
             link,
             server_app="fedkit_server.app:app",

@@ -16,6 +16,7 @@ from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_after
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
+from fedkit.strategies import refuse_if_needs_statistics
 from fedkit.training.evaluate import predict
 from fedkit.types import Float32, Predictions
 
@@ -64,8 +65,9 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
     """The round loop over a Grid, once every site has said who it is.
 
     Raises:
-        FederationError: a site did not join in time.
+        FederationError: a site did not join in time, or the strategy reads what a private run does not release.
     """
+    refuse_if_needs_statistics(strategy, private=prepared.config.privacy.mode != "none")
     names = [site.name for site in prepared.dataset.sites]
     roster = discover(grid, names, prepared.config.federation.timeout)
     return RoundLoop(
@@ -78,7 +80,13 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
         frozenset(site for site, (_, answer) in roster.items() if answer.trains),
         frozenset(site for site, (_, answer) in roster.items() if answer.evaluates),
         lambda rounds: epsilon_by_site(prepared, rounds),
+        _weights(prepared),
     )
+
+
+def _weights(prepared: Prepared) -> dict[str, float]:
+    declared = {name: plan.weight for name, plan in prepared.local.sites.items()}
+    return {site.name: declared.get(site.name) or float(len(site.train)) for site in prepared.dataset.sites}
 
 
 def epsilon_by_site(prepared: Prepared, rounds: int) -> dict[str, float]:

@@ -22,10 +22,11 @@ from fedkit.config.experiment import (
 )
 from fedkit.data.arrays import from_arrays
 from fedkit.data.load import load_dataset
-from fedkit.errors import ConfigError, TrainingError
+from fedkit.errors import ConfigError, FederationError, TrainingError
 from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
 from fedkit.strategies import build as build_strategy
+from fedkit.strategies import refuse_if_needs_statistics
 from fedkit.training.plan import LocalPlans, local_plans
 from fedkit.types import Dataset, Task
 
@@ -58,11 +59,19 @@ def prepare(
         FedkitError: anything that would stop the run later.
     """
     private = config.privacy.mode != "none"
+    if strategy is not None and not isinstance(strategy, Strategy):
+        raise FederationError(
+            f"strategy is {getattr(strategy, '__name__', type(strategy).__name__)}, not a Flower Strategy object",
+            code="FK504",
+            remedy="pass an instance, such as flwr.serverapp.strategy.FedAvg()",
+        )
+    if strategy is not None:
+        refuse_if_needs_statistics(strategy, private=private)
     if data is None:
         dataset = load_dataset(config.data, private=private)
     else:
         split = config.data.split
-        dataset = from_arrays(data, task, test_fraction=split.test_fraction, seed=split.seed)
+        dataset = from_arrays(data, task, test_fraction=split.test_fraction, seed=split.seed, private=private)
         dataset = _declared(config, dataset)
         config = _arrays_config(config, dataset)
     if config.federation.min_sites > len(dataset.sites):

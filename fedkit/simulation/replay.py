@@ -11,17 +11,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
-from fedkit.config.serialize import from_yaml
-from fedkit.errors import RunError
+from fedkit.config.serialize import digest, from_yaml
+from fedkit.errors import ConfigError, PrivacyError, RunError
 from fedkit.federation.rounds import RoundLoop, discover
+from fedkit.federation.rounds import digest as parameters_digest
 from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
 from fedkit.models.flat import pack, shapes
-from fedkit.runs.directory import CONFIG, MANIFEST, RunDirectory, read_digests, read_json
+from fedkit.privacy.accounting import epsilon
+from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json, read_text
+from fedkit.runs.manifest import check_manifest
+from fedkit.runs.statement import rounded_up
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.local import one_thread, run_local
 from fedkit.simulation.prepare import prepare
@@ -36,9 +41,10 @@ class Replay:
 
     Attributes:
         how: ``retrained`` or ``refolded``.
-        identical: every recorded round's model has the same bits.
+        identical: every recorded round's model has the same bits, and so has the model that the run left.
         rounds: recorded rounds that were compared, the untrained model not counted.
         first_difference: the first round whose model differs, or None.
+        model_identical: model.safetensors is the last recorded round's model; None where the run left no model.
         notes: what may explain a difference.
     """
 
@@ -48,6 +54,7 @@ class Replay:
     rounds: int
     first_difference: int | None
     notes: tuple[str, ...]
+    model_identical: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -68,11 +75,15 @@ def replay(
         model: the same as given to ``simulate``, where the run had one given in Python; likewise the others.
 
     Raises:
-        RunError: no run there, its data has changed, or an object that it was given in Python is missing.
+        RunError: no run there, its files are broken or do not fit together, a plan states less than it costs, the
+            data has changed, or an object that it was given in Python is missing.
     """
     path = Path(run_dir)
     manifest = read_json(path / MANIFEST)
-    config = from_yaml((path / CONFIG).read_text(encoding="utf-8"))
+    check_manifest(path / MANIFEST, manifest)
+    config = _read_config(path / CONFIG)
+    _check_config(path, manifest, config)
+    _check_plans(path, manifest)
     recorded = read_digests(path)
     if not recorded:
         raise RunError(f"{path} recorded no round", code="FK606")
@@ -87,7 +98,7 @@ def replay(
     config = replace(config, federation=federation)
     if manifest["mode"] != "none" and manifest["noise"] == "secure":
         how = "refolded"
-        _refold(config, manifest, path, compare, model, strategy, last)
+        module = _refold(config, manifest, path, compare, model, strategy, last)
     else:
         how = "retrained"
         # The plan's steps and noise derive from the whole run's rounds, not from how far an interrupted one got.
@@ -95,9 +106,18 @@ def replay(
         prepared = prepare(full, model=model, data=data, task=task)
         _check_fingerprints(manifest, prepared.dataset.fingerprints)
         run_local(replace(prepared, config=config), compare, strategy=strategy, evaluate=False)
+        module = prepared.model
     different = [number for number in sorted(recorded) if found.get(number) != recorded[number]]
+    left = _model_digest(path, manifest, module)
+    same_model = None if left is None else left == recorded[last]
     return Replay(
-        str(path), how, not different, last, different[0] if different else None, tuple(_version_notes(manifest))
+        str(path),
+        how,
+        not different and same_model is not False,
+        last,
+        different[0] if different else None,
+        tuple(_version_notes(manifest)),
+        same_model,
     )
 
 
@@ -109,8 +129,11 @@ def _refold(
     model: Callable[[], nn.Module] | None,
     strategy: Strategy | None,
     last: int,
-) -> None:
+) -> nn.Module:
     directory = RunDirectory(path)
+    for number in range(1, last + 1):
+        # Read ahead: inside the loop an unreadable record would pass for a site that did not answer.
+        directory.read_updates(number)
     sites = {site: site in manifest["local"] for site in manifest["data"]["sites"]}
 
     def read(number: int) -> list[ClientUpdate]:
@@ -139,6 +162,50 @@ def _refold(
         )
         if last:
             loop.run(pack(module), compare)
+    return module
+
+
+def _read_config(path: Path) -> ExperimentConfig:
+    try:
+        return from_yaml(read_text(path))
+    except ConfigError as error:
+        raise RunError(f"{path} cannot be used: {error}", code="FK604", remedy="restore the file") from None
+
+
+def _check_plans(path: Path, manifest: Mapping[str, Any]) -> None:
+    for site, plan in manifest["plan"].items():
+        try:
+            steps = plan["steps"] * plan["rounds"]
+            costs = epsilon(plan["sample_rate"], plan["noise_multiplier"], steps, plan["delta"])
+        except PrivacyError as error:
+            raise RunError(f"{path / MANIFEST}: the plan of {site} cannot be priced: {error}", code="FK616") from None
+        # The accountant's own last bits may differ from machine to machine.
+        if plan["rounds"] < manifest["num_rounds"] or not plan["epsilon"] >= costs * (1 - 1e-9):
+            raise RunError(
+                f"{path / MANIFEST}: the plan of {site} states epsilon {plan['epsilon']:g} for {plan['rounds']} rounds;"
+                f" its noise costs {rounded_up(costs)}",
+                code="FK616",
+                remedy="restore the file; nothing that this run states can be trusted",
+            )
+
+
+def _model_digest(path: Path, manifest: Mapping[str, Any], module: nn.Module) -> str | None:
+    if manifest["outcome"] not in ("complete", "degraded") and not (path / MODEL).exists():
+        return None
+    saved, order = RunDirectory(path).read_model(), shapes(module)
+    if {name: value.shape for name, value in saved.items()} != order:
+        return ""
+    flat = [np.asarray(saved[name], dtype=np.float32).ravel() for name in order]
+    return parameters_digest(np.concatenate(flat))
+
+
+def _check_config(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig) -> None:
+    if (manifest["config_digest"], manifest["seed"]) != (digest(config), config.seed):
+        raise RunError(
+            f"{path / CONFIG} is not the config that the manifest was written for",
+            code="FK609",
+            remedy="restore both files; a run that was edited cannot be replayed",
+        )
 
 
 def _check_objects(

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fedkit.data.encode import subgroup_names
 from fedkit.simulation.prepare import Prepared
 from fedkit.training.metrics import concatenate, metrics, subgroup_metrics
-from fedkit.types import Metrics, Predictions
+from fedkit.types import Examples, Int64, Metrics, Predictions
 
 
 def site_metrics(prepared: Prepared, predictions: Mapping[str, Predictions]) -> dict[str, Metrics]:
@@ -29,7 +30,9 @@ def build_result(
     sites: dict[str, Any] = {}
     for site in prepared.dataset.sites:
         plan = prepared.local.sites.get(site.name)
-        entry: dict[str, Any] = {"train": site.train.num_units, "test": site.test.num_units}
+        entry: dict[str, Any] = {"train": len(site.train), "test": len(site.test)}
+        if prepared.dataset.unit == "patient":
+            entry |= {"train_patients": site.train.num_units, "test_patients": site.test.num_units}
         entry |= by_site.get(site.name, {})
         if plan is not None and plan.privacy is not None:
             entry |= {"epsilon": manifest["epsilon"].get(site.name, 0.0), "delta": plan.privacy.delta}
@@ -56,9 +59,20 @@ def _subgroups(prepared: Prepared, predictions: Mapping[str, Predictions]) -> di
     if not tested:
         return {}
     together = concatenate([predictions[site.name] for site in tested])
+    units = _units_of_all([site.test for site in tested])
+    task, data = prepared.dataset.task, prepared.config.data
     return {
         column: subgroup_metrics(
-            prepared.dataset.task, together, np.concatenate([site.test.subgroups[column] for site in tested])
+            task,
+            together,
+            np.concatenate([site.test.subgroups[column] for site in tested]),
+            units=units,
+            order=subgroup_names(data, column),
         )
         for column in columns
     }
+
+
+def _units_of_all(parts: Sequence[Examples]) -> Int64:
+    offsets = np.cumsum([0, *(part.num_units for part in parts)])
+    return np.concatenate([part.unit + offset for part, offset in zip(parts, offsets, strict=False)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fedkit.errors import FedkitError, Interrupted
 from fedkit.federation.rounds import Finish
 from fedkit.models.flat import split, unpack
 from fedkit.reporting.report import write_report
-from fedkit.runs.directory import RunDirectory, create
+from fedkit.runs.directory import RunDirectory, cannot_write, create, prove_writable
 from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
@@ -28,6 +29,7 @@ from fedkit.simulation.result import build_result
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
 Progress = Callable[[RoundReport], None]
+_NOT_DISK = (ConnectionError, TimeoutError, ChildProcessError)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def simulate(
     """
     if not isinstance(config, ExperimentConfig):
         config = compose(config, overrides, config_dir)
+    prove_writable(Path(config.runs_dir))
     prepared = prepare(config, model=model, data=data, task=task, strategy=strategy)
     if strategy is None:
         strategy_for(prepared)
@@ -121,60 +124,115 @@ def _run(
         parameters=sum(p.numel() for p in prepared.model.parameters()),
         model_source=prepared.model_source,
         strategy_source=prepared.strategy_source,
-        notes=prepared.local.notes,
+        notes=[*prepared.local.notes, *prepared.dataset.warnings],
     )
-    directory.write_config(prepared.config)
-    directory.write_manifest(manifest)
     journal = _Journal(directory, is_private(prepared.config), progress)
-    start = time.perf_counter()
+    closing = _Closing(prepared, directory, manifest, journal)
     try:
+        directory.write_config(prepared.config)
+        directory.write_manifest(manifest)
         if prepared.config.federation.kind == "flower":
             finish = run_flower(prepared, journal, directory.path)
         else:
             finish = run_local(prepared, journal, strategy=strategy)
+        outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
+        result = closing.finish(outcome, finish)
     except KeyboardInterrupt:
-        _close(prepared, directory, manifest, journal, "interrupted", ("stopped by the user",), start)
+        closing.stop("interrupted", "stopped by the user")
         raise Interrupted(f"interrupted after round {journal.rounds}; {directory.path} holds what was done") from None
-    except FedkitError as error:
-        _close(prepared, directory, manifest, journal, "failed", (str(error),), start)
-        raise
-    outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
-    result = _close(prepared, directory, manifest, journal, outcome, finish.notes, start, finish, baselines)
+    except Exception as error:
+        told = _told(directory.path, error)
+        closing.stop("failed", str(told) or type(told).__name__)
+        raise told from None if told is not error else error.__cause__
+    if baselines:
+        _add_baselines(prepared, closing, result)
+    try:
+        write_report(directory.path)
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted after the last round; {directory.path} lacks only its report") from None
     trained = copy.deepcopy(prepared.model)
     unpack(trained, finish.parameters)
     return Run(directory.path, result, finish.parameters, trained.eval())
 
 
-def _close(
-    prepared: Prepared,
-    directory: RunDirectory,
-    manifest: dict[str, Any],
-    journal: _Journal,
-    outcome: str,
-    notes: Sequence[str],
-    start: float,
-    finish: Finish | None = None,
-    baselines: bool = False,
-) -> dict[str, Any]:
-    parameters = finish.parameters if finish else journal.parameters
-    manifest |= {
-        "outcome": outcome,
-        "notes": [*manifest["notes"], *notes],
-        "rounds_done": journal.rounds,
-        "seconds": round(time.perf_counter() - start, 3),
-        "epsilon": dict(journal.epsilon),
-    }
-    predictions = {} if parameters is None else predict_all(prepared, parameters)
-    if parameters is not None:
-        directory.write_model(
-            {name: tensor.numpy() for name, tensor in split(prepared.model, parameters).items()},
-            {"statement": manifest["statement"]},
-        )
-        directory.write_predictions(predictions)
-    result = build_result(prepared, manifest, predictions, str(directory.path))
-    if baselines:
+def _told(path: Path, error: Exception) -> Exception:
+    # A broken pipe or a site that went away says nothing about the disk.
+    return cannot_write(path, error) if isinstance(error, OSError) and not isinstance(error, _NOT_DISK) else error
+
+
+def _add_baselines(prepared: Prepared, closing: _Closing, result: dict[str, Any]) -> None:
+    """Baselines come after the outcome is on disk: whatever stops them, the run stands."""
+    directory, path = closing.directory, closing.directory.path
+    try:
         result["baselines"] = run_baselines(prepared)
-    directory.write_manifest(manifest)
-    directory.write_result(result)
-    write_report(directory.path)
-    return result
+        directory.write_result(result)
+    except KeyboardInterrupt:
+        closing.amend(result, "stopped by the user while the baselines were trained: they are missing")
+        raise Interrupted(f"interrupted after the last round; {path} holds the run without its baselines") from None
+    except (FedkitError, OSError) as error:
+        told = _told(path, error)
+        closing.amend(result, f"the baselines are missing: {told}")
+        raise told from None
+
+
+@dataclass
+class _Closing:
+    """How a run is left: the outcome last, once everything that it promises is on disk."""
+
+    prepared: Prepared
+    directory: RunDirectory
+    manifest: dict[str, Any]
+    journal: _Journal
+    start: float = field(default_factory=time.perf_counter)
+
+    def finish(self, outcome: str, finish: Finish) -> dict[str, Any]:
+        """A run that came to its own end."""
+        manifest = self._ended(outcome, finish.notes)
+        result = self._write(manifest, finish.parameters)
+        self.directory.write_manifest(manifest)
+        self.manifest |= manifest
+        return result
+
+    def stop(self, outcome: str, note: str) -> None:
+        """A run that was stopped: the manifest first, then what can be saved; never an error of its own."""
+        manifest = self._ended(outcome, (note,))
+        steps: tuple[Callable[[], Any], ...] = (
+            lambda: self.directory.write_manifest(manifest),
+            lambda: self.directory.write_config(self.prepared.config),
+            lambda: self._write(manifest, self.journal.parameters),
+            lambda: write_report(self.directory.path),
+        )
+        with suppress(KeyboardInterrupt):
+            for step in steps:
+                with suppress(FedkitError, OSError):
+                    step()
+
+    def amend(self, result: dict[str, Any], note: str) -> None:
+        """One more note on a run that has ended."""
+        self.manifest["notes"] = result["notes"] = [*self.manifest["notes"], note]
+        result.pop("baselines", None)
+        with suppress(KeyboardInterrupt, FedkitError, OSError):
+            self.directory.write_manifest(self.manifest)
+            self.directory.write_result(result)
+            write_report(self.directory.path)
+
+    def _ended(self, outcome: str, notes: Sequence[str]) -> dict[str, Any]:
+        return self.manifest | {
+            "outcome": outcome,
+            "notes": [*self.manifest["notes"], *notes],
+            "rounds_done": self.journal.rounds,
+            "seconds": round(time.perf_counter() - self.start, 3),
+            "epsilon": dict(self.journal.epsilon),
+        }
+
+    def _write(self, manifest: Mapping[str, Any], parameters: Float32 | None) -> dict[str, Any]:
+        predictions = {} if parameters is None else predict_all(self.prepared, parameters)
+        if parameters is not None:
+            self.directory.write_model(
+                {name: tensor.numpy() for name, tensor in split(self.prepared.model, parameters).items()},
+                {"statement": manifest["statement"]},
+            )
+            self.directory.write_predictions(predictions)
+        result = build_result(self.prepared, manifest, predictions, str(self.directory.path))
+        self.directory.write_result(result)
+        return result

@@ -9,11 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fedkit
 from fedkit.config.compose import compose, expand_sweep
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import digest
-from fedkit.errors import ConfigError, FedkitError, RunError
+from fedkit.errors import ConfigError, FedkitError
 from fedkit.reporting.sweep_report import write_sweep
+from fedkit.runs.directory import cannot_write
 from fedkit.simulation.simulate import simulate
 from fedkit.storage.atomic import write_json
 
@@ -37,6 +39,9 @@ def sweep(
 ) -> Sweep:
     """Run every combination of the swept overrides.
 
+    A finished cell is kept while its config and fedkit's version stay as they are; whether the data has changed since
+    is not checked: remove the sweep's folder after a change.
+
     Args:
         overrides: Hydra's sweep syntax, such as ``privacy.epsilon=0.5,1,3``.
         on_cell: called after each cell with its index, the number of cells and the cell.
@@ -56,12 +61,13 @@ def sweep(
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(
-            f"the sweep folder {folder} cannot be written: {error.strerror}", code="FK601", remedy="set runs_dir=FOLDER"
-        ) from None
+        raise cannot_write(folder, error) from None
     cells: list[dict[str, Any]] = []
     for index, (config, chosen) in enumerate(zip(configs, swept, strict=True)):
-        cell = _cell(folder, config, {key: value for key, value in map(_split, chosen) if key in varying})
+        try:
+            cell = _cell(folder, config, {key: value for key, value in map(_split, chosen) if key in varying})
+        except OSError as error:
+            raise cannot_write(folder, error) from None
         cells.append(cell)
         write_sweep(folder, cells)
         if on_cell:
@@ -72,9 +78,9 @@ def sweep(
 def _cell(folder: Path, config: ExperimentConfig, overrides: dict[str, str]) -> dict[str, Any]:
     place = folder / digest(config)[:12]
     done = place / "cell.json"
-    if done.is_file():
-        cell: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return cell | {"overrides": overrides, "status": "kept"}
+    kept = _finished(done)
+    if kept is not None:
+        return {"overrides": overrides, "result": kept, "error": None, "status": "kept"}
     try:
         run = simulate(replace(config, runs_dir=str(place)))
     except FedkitError as error:
@@ -82,8 +88,20 @@ def _cell(folder: Path, config: ExperimentConfig, overrides: dict[str, str]) -> 
         return {"overrides": overrides, "result": None, "error": str(error), "status": "failed"}
     cell = {"overrides": overrides, "result": dict(run.result), "error": None, "status": "ran"}
     if run.result["outcome"] in ("complete", "degraded"):
-        write_json(done, cell)
+        write_json(done, {"fedkit": fedkit.__version__, **cell})
     return cell
+
+
+def _finished(path: Path) -> dict[str, Any] | None:
+    """The result of a cell that this version finished; None for anything else, which is then run."""
+    try:
+        cell = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if not isinstance(cell, dict) or cell.get("fedkit") != fedkit.__version__:
+        return None
+    result = cell.get("result")
+    return result if isinstance(result, dict) and result.get("outcome") in ("complete", "degraded") else None
 
 
 def _compose_all(

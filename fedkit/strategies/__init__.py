@@ -7,7 +7,7 @@ not offered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from flwr.serverapp.strategy import (
@@ -74,11 +74,7 @@ def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
     0.01
     """
     if private and config.name in NEEDS_CLIENT_STATISTICS:
-        raise FederationError(
-            f"strategy {config.name} needs the training loss of each site, which a private run does not release",
-            code="FK501",
-            remedy="use strategy=fedavg, or privacy=none",
-        )
+        raise _needs_loss(config.name)
     least = _MIN_SITES.get(config.name)
     if least is not None:
         liars = int(config.arguments.get("num_malicious_nodes", 0))
@@ -97,3 +93,36 @@ def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
             code="FK503",
             remedy=f"see `fedkit config show strategy={config.name}`",
         ) from None
+
+
+def layers(strategy: Strategy) -> Iterator[Strategy]:
+    """A strategy and those that it wraps, as Flower's wrappers do in their attribute ``strategy``."""
+    seen: list[Strategy] = []
+    inner: object = strategy
+    while isinstance(inner, Strategy) and inner not in seen:
+        seen.append(inner)
+        inner = getattr(inner, "strategy", None)
+    yield from seen
+
+
+def needs_statistics(strategy: Strategy) -> bool:
+    """Whether a strategy object reads the training loss of each site."""
+    return any(isinstance(layer, QFedAvg) for layer in layers(strategy))
+
+
+def refuse_if_needs_statistics(strategy: Strategy, *, private: bool) -> None:
+    """Refuse a strategy object that reads what a private run has not paid for.
+
+    Raises:
+        FederationError: the run is private, and the strategy or one that it wraps is Flower's ``QFedAvg``.
+    """
+    if private and needs_statistics(strategy):
+        raise _needs_loss(type(strategy).__name__)
+
+
+def _needs_loss(name: str) -> FederationError:
+    return FederationError(
+        f"strategy {name} needs the training loss of each site, which a private run does not release",
+        code="FK501",
+        remedy="use strategy=fedavg, or privacy=none",
+    )

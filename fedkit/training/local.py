@@ -47,8 +47,11 @@ def train(
     if missing:
         raise TrainingError(f"no local plan for {', '.join(missing)}", code="FK409")
     with _as_found():
-        worker = _copy(model)
-        updates = [_train_site(worker, task, site, plan) for site in sites]
+        private = [site for site in sites if plan.sites[site.name].privacy is not None]
+        for shape in {site.train.x.shape[1:] for site in private}:
+            _check_private(_copy(model), task, shape, plan)
+        # A copy each: what a model keeps outside its parameters must not cross from one hospital to the next.
+        updates = [_train_site(_copy(model), task, site, plan) for site in sites]
     return updates, {site.name: state.get(site.name, {}) for site in sites}
 
 
@@ -76,6 +79,17 @@ def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> C
         )
     weight = float(len(site.train)) if local.weight is None else local.weight
     return ClientUpdate(site=site.name, delta=delta, weight=weight, metrics=metrics)
+
+
+def _check_private(probed: nn.Module, task: Task, shape: tuple[int, ...], plan: RoundPlan) -> None:
+    """Refuse a model that mixes or remembers records before it sees any."""
+    unpack(probed, plan.parameters)
+    with dp_sgd.lot_gradients(probed, _summed(task)) as gradients:
+        gradients.check_independence(shape, torch.int64 if task.kind == "multiclass" else torch.float32)
+
+
+def _summed(task: Task) -> dp_sgd.SampleLosses:
+    return lambda outputs, expected: loss(task, outputs, expected, "sum")
 
 
 def _plain(
@@ -121,10 +135,7 @@ def _private(
         with torch.no_grad():
             update(gradient)
 
-    def losses(outputs: Tensor, expected: Tensor) -> Tensor:
-        return loss(task, outputs, expected, "sum")
-
-    with dp_sgd.lot_gradients(worker, losses) as gradients:
+    with dp_sgd.lot_gradients(worker, _summed(task)) as gradients:
         dp_sgd.train_lots(gradients, x, y, site.train.unit, privacy, source, step)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.types import Metrics, Predictions, Task
+from fedkit.types import Int64, Metrics, Predictions, Task
 
 MIN_CELL = 10
 """Subgroups with fewer test rows are not shown."""
@@ -44,31 +44,44 @@ def concatenate(predictions: Sequence[Predictions]) -> Predictions:
     )
 
 
+UNDECLARED = frozenset({"missing", "other"})
+"""Labels of rows outside the declared levels; they are in the total and in no cell."""
+
+
 def subgroup_metrics(
-    task: Task, predictions: Predictions, labels: NDArray[np.str_]
+    task: Task,
+    predictions: Predictions,
+    labels: NDArray[np.str_],
+    *,
+    units: Int64 | None = None,
+    order: Sequence[str] = (),
 ) -> dict[str, Mapping[str, float | int | bool | None]]:
     """Metrics of each subgroup of one declared column, small cells suppressed.
 
     Args:
-        labels: str [n], the subgroup of each row.
+        labels: str [n], the subgroup of each row; rows that are missing or undeclared form no cell.
+        units: int64 [n], the privacy unit of each row; a cell is small by its units. None: a row is a unit.
+        order: labels in the order in which they are declared; others follow by name.
 
     Returns:
         Label to ``{"n": rows, **metrics}``, or ``{"n": None, "suppressed": True}``.
 
-    Guarantee: no shown cell, and no difference between the total and the shown cells, covers between 1 and
-    ``MIN_CELL - 1`` rows.
+    Guarantee: none in the sense of differential privacy. No shown cell covers fewer than ``MIN_CELL`` units, and the
+    declared cells that are hidden cover together none or at least that many.
     """
-    names, counts = np.unique(labels, return_counts=True)
-    sizes = {str(name): int(count) for name, count in zip(names, counts, strict=True)}
+    owner = np.arange(len(labels)) if units is None else units
+    found = sorted({str(label) for label in labels} - UNDECLARED)
+    names = [name for name in order if name in found] + [name for name in found if name not in order]
+    sizes = {name: len(np.unique(owner[labels == name])) for name in names}
     hidden = _suppressed(sizes)
     result: dict[str, Mapping[str, float | int | bool | None]] = {}
-    for name, count in sizes.items():
+    for name in names:
         if name in hidden:
             result[name] = {"n": None, "suppressed": True}
         else:
             rows = labels == name
             part = Predictions(y=predictions.y[rows], scores=predictions.scores[rows])
-            result[name] = {"n": count, **metrics(task, part)}
+            result[name] = {"n": int(rows.sum()), **metrics(task, part)}
     return result
 
 

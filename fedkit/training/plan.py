@@ -48,13 +48,14 @@ def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
     for site in dataset.sites:
         units = declared_train_units(_facts(site, dataset)) if private else site.train.num_units
         if units < MIN_TRAIN_UNITS:
-            shown = f"{units:.4g} {'declared ' if private else ''}training units, at least {MIN_TRAIN_UNITS} needed"
-            notes.append(f"site {site.name} left out of training: {shown}")
+            kind = "declared training" if private and site.records_declared else "training"
+            shown = f"{units:.4g} {kind} units, at least {MIN_TRAIN_UNITS} needed"
+            notes.append(f"{site.name} left out of training: {shown}")
         else:
             trained.append(site)
         if len(site.test) < MIN_TEST_ROWS:
             notes.append(
-                f"site {site.name} left out of testing: {len(site.test)} test rows, at least {MIN_TEST_ROWS} needed"
+                f"{site.name} left out of testing: {len(site.test)} test rows, at least {MIN_TEST_ROWS} needed"
             )
         else:
             tested.append(site.name)

@@ -161,3 +161,23 @@ def test_unknown_commands_of_the_deployed_parts_are_named(cli):
     _refused(cli("server", "start"), "start")
     _refused(cli("client", "join"), "join")
     assert cli("server", "--help")[0] == 0
+
+
+@pytest.mark.parametrize("words", [["nope", "--json"], ["simulate", "--jsn"], ["simulate", "--json", "--nope"]])
+def test_words_that_no_command_knows_are_refused_as_json_too(cli, words):
+    status, out, err = cli(*words)
+    assert status == 2
+    assert json.loads(out)["error"]["code"] == "FK002"
+    assert "Usage: fedkit" in err
+
+
+def test_a_run_with_something_tampered_with_is_refused(cli, tmp_path):
+    _, out, _ = cli("simulate", "heart_disease", "privacy=none", "federation.num_rounds=1", "--json")
+    run = tmp_path / json.loads(out)["run_dir"]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write("[1]\n")
+    for command in ("report", "replay"):
+        _refused(cli(command, str(run)), "metrics.jsonl")
+    (run / "manifest.json").write_text('{"format": 1}')
+    for command in ("report", "replay"):
+        _refused(cli(command, str(run)), "manifest.json")

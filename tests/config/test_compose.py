@@ -362,3 +362,22 @@ def test_a_table_with_sites_can_be_partitioned_from_the_command_line():
 def test_a_partition_can_be_taken_away():
     data = compose(None, ["data=breast_cancer", "data.partition=null", "data.site_column=x"]).data
     assert data.partition is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "url=postgresql://hunter2@h/x",
+        "url='postgresql://u@db/x?access_token=hunter2'",
+        "url='sqlite:///icu.db?key=hunter2'",
+        "url='mssql://h/x?odbc_connect=UID%3Dme%3BPWD%3Dhunter2'",
+        "query=\"select * from dblink('host=db user=a password=hunter2')\"",
+        "query='pwd=hunter2 host=x'",
+    ],
+)
+def test_a_printed_source_cannot_hold_a_credential(source):
+    lines = ["data.source.kind=sql", "data.source.path=null", f"data.source.{source}"]
+    with pytest.raises(ConfigError) as caught:
+        compose("heart_disease", lines)
+    assert "hunter2" not in str(caught.value)
+    assert "password" in str(caught.value) or "because a config" in str(caught.value)

@@ -92,6 +92,44 @@ def test_given_test_set_is_used_as_it_is():
     assert (len(site.train), len(site.test), site.records, dataset.split) == (30, 10, 40, "given")
 
 
+def test_declared_share_stays_a_constant_whatever_test_set_is_given():
+    x, y = images()
+    for cut in (10, 30):
+        assert arrays({"a": {"x": x[:cut], "y": y[:cut], "x_test": x[cut:], "y_test": y[cut:]}}).test_fraction == 0.25
+
+
+def test_private_run_never_counts_classes_in_the_data():
+    task = Task("binary", ("no", "yes"))
+    kept = {"test_fraction": 0.25, "seed": 3, "private": True}
+    with pytest.raises(DataError, match="classes to be counted") as caught:
+        from_arrays({"a": images()}, None, **kept)
+    assert "pass task=fedkit.Task('binary'" in caught.value.remedy
+    assert from_arrays({"a": images()}, task, **kept).task == task
+
+
+@pytest.mark.parametrize("owners", [[1, None], ["1", ""], [1.0, np.nan], ["1", "None"]])
+@pytest.mark.parametrize("part", ["", "_test"])
+def test_missing_id_is_refused(owners, part):
+    parts = {"x": GOOD[0], "y": GOOD[1], "x_test": GOOD[0], "y_test": GOOD[1], "unit": [7, 8], f"unit{part}": owners}
+    with pytest.raises(DataError, match=f"a: unit{part} is empty or missing in 1 rows") as caught:
+        arrays({"a": parts})
+    assert caught.value.code == "FK214"
+
+
+def test_units_are_of_all_sites_or_of_none():
+    owned = {"x": GOOD[0], "y": GOOD[1], "unit": [1, 2]}
+    with pytest.raises(DataError, match="a unit at a and none at b"):
+        arrays({"a": owned, "b": GOOD})
+    assert arrays({"a": owned, "b": {**owned, "unit": [3, 4]}}).warnings == ()
+    assert arrays({"a": owned, "b": {**owned, "unit": ["2", "5"]}}).warnings[0].startswith("1 patient has records at")
+
+
+def test_name_that_no_site_can_have_is_refused():
+    with pytest.raises(DataError, match=r"'a\\nb' holds a control") as caught:
+        arrays({"a\nb": GOOD})
+    assert caught.value.code == "FK213"
+
+
 GOOD = (np.ones((2, 3)), [0, 1])
 
 
@@ -133,7 +171,8 @@ def test_arrays_that_do_not_fit_are_refused(data, told):
     [
         ([0, 2], Task("binary", ("n", "p")), "not 0 .. 1"),
         ([0.5, 1], Task("binary", ("n", "p")), "not 0 .. 1"),
-        ([0, 1], Task("regression"), "without a range"),
+        ([0, 1], Task("regression"), "without a usable range"),
+        ([0, 1], Task("regression", range=(0, 5e-324)), "without a usable range"),
         ([0, np.nan], Task("regression", range=(0, 1)), "NaN"),
     ],
 )

@@ -50,6 +50,25 @@ def test_rows_of_one_unit_are_repeated(rows):
     assert report.sites[0].units == 2
 
 
+def test_missing_ids_are_missing_and_a_problem(rows):
+    config = rows("north,1,80,Male,1", "north,NaN,90,Male,0", "south,null,80,Male,0", unit_column="age")
+    report = check_table(replace(config, features=replace(config.features, numeric={"rate": (20, 250)})))
+    assert {column.name: (column.role, column.missing) for column in report.columns}["age"] == ("unit", 2)
+    assert "unit_column age is empty or missing in 2 rows" in report.problems[0]
+
+
+def test_patients_of_several_sites_are_a_warning(rows):
+    config = rows("north,1,80,Male,1", "north,2,90,Male,0", "south,1,80,Male,0", unit_column="age")
+    report = check_table(replace(config, features=replace(config.features, numeric={"rate": (20, 250)})))
+    assert any(text.startswith("1 patient has records at more than one site") for text in report.warnings)
+
+
+def test_name_that_no_site_can_have_is_a_problem(rows):
+    report = check_table(rows("a/b,1,80,Male,1", "..,2,90,Male,0"))
+    assert "'a/b' holds a slash" in report.problems[0]
+    assert "'..' begins with a dot" in report.problems[0]
+
+
 def test_report_is_json(rows):
     report = check_table(rows("north,1,80,Male,1", "south,2,80,x,0"))
     assert json.loads(json.dumps(report.to_dict()))["ok"] is True

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedkit.config.experiment import FeaturesConfig, MissingConfig, TargetConfig
 from fedkit.data.declared import feature_names, task_of
-from fedkit.data.encode import encode_features, encode_subgroups, encode_target
+from fedkit.data.encode import encode_features, encode_subgroups, encode_target, subgroup_names
 from fedkit.errors import DataError
 
 COLUMNS = {
@@ -98,6 +98,8 @@ def test_value_that_is_no_finite_number_is_refused_with_its_place(icu, table, ba
 def test_all_bad_columns_are_named_at_once(icu, table):
     with pytest.raises(DataError, match=r"age has 1 value .*; rate has 2 values"):
         encode_features(icu, table({**COLUMNS, "age": ["x", "1", "1"], "rate": ["1", "y", "z"]}))
+    with pytest.raises(DataError, match=r"rate has 1 value .*; age is missing in every row"):
+        encode_features(icu, table({**COLUMNS, "age": [None, "?", "NA"], "rate": ["1", "y", "1"]}))
 
 
 def test_declared_texts_and_codes_are_missing(icu, table):
@@ -116,6 +118,30 @@ def test_booleans_are_numbers_and_levels(icu, table):
 def test_range_without_extent_is_refused(icu, table):
     with pytest.raises(DataError, match="low must be below its high"):
         encode_features(replace(icu, features=FeaturesConfig({"age": (3, 3)})), table(COLUMNS))
+
+
+TINIEST = float(np.finfo(np.float32).tiny)
+
+
+@pytest.mark.parametrize("bounds", [(0, 5e-324), (0, 1.9 * TINIEST), (-1.7e308, 1.7e308), (0, 1e39), (1, 1 + 2**-52)])
+def test_range_that_cannot_be_scaled_is_refused(icu, table, bounds):
+    with pytest.raises(DataError, match="no normal 32-bit number") as caught:
+        encode_features(replace(icu, features=FeaturesConfig({"age": bounds})), table(COLUMNS))
+    assert caught.value.code == "FK218"
+    with pytest.raises(DataError, match="no normal 32-bit number"):
+        encoded_target(replace(icu, target=TargetConfig("died", "regression", range=bounds)), table, ["0", "1"])
+
+
+def test_smallest_range_that_can_be_scaled_stays_inside_the_bounds(icu, table):
+    config = replace(icu, features=FeaturesConfig({"age": (0, 2 * TINIEST)}))
+    assert encode_features(config, table({"age": ["-1", "0", "1", str(TINIEST)]})).x[:, 0].tolist() == [-1, -1, 1, 0]
+
+
+def test_labels_of_a_subgroup_stand_in_the_declared_order(icu):
+    config = replace(icu, subgroups={"age": (50, 65), "gender": ("Male", "Female")})
+    assert subgroup_names(config, "age") == ["under 50", "50 to under 65", "65 and over"]
+    assert subgroup_names(config, "gender") == ["Male", "Female"]
+    assert subgroup_names(config, "rate") == []
 
 
 def encoded_target(config, table, values):

@@ -248,6 +248,44 @@ def test_site_left_without_rows_is_kept_and_named(rows):
     assert "south has no rows" in dataset.warnings
 
 
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("quantity_skew", "got no unit; lower data.partition.sites or raise data.partition.alpha"),
+        ("iid", "got no unit; lower data.partition.sites"),
+    ],
+)
+def test_site_that_a_partition_leaves_empty_is_told_with_its_remedy(rows, kind, told):
+    lines = [f"north,{age},80,Male,{age % 2}" for age in range(6)]
+    config = rows(*lines, site_column=None, partition=PartitionConfig(kind, 6, 0.05))
+    dataset = load_dataset(config, private=True)
+    empty = [site.name for site in dataset.sites if site.records == 0]
+    assert empty
+    assert [text for text in dataset.warnings if "no unit" in text] == [f"{name} {told}" for name in empty]
+
+
+def test_patient_of_several_sites_is_told_and_a_partition_keeps_each_in_one(rows):
+    lines = [f"{'ns'[age % 2]},{age % 7},{20 + age},Male,{age % 2}" for age in range(20)]
+    config = rows(*lines, unit_column="age")
+    config = replace(config, features=replace(config.features, numeric={"rate": (20, 250)}))
+    assert any(
+        text.startswith("7 patients have records at more than one site; epsilon holds at each site")
+        for text in load_dataset(config, private=True).warnings
+    )
+    parted = replace(config, site_column=None, partition=PartitionConfig("iid", 3))
+    assert not any("more than one site" in text for text in load_dataset(parted, private=True).warnings)
+
+
+def test_names_of_sites_are_refused_wherever_they_come_from(rows, csv):
+    with pytest.raises(DataError, match=r"site name '\.n' begins with a dot") as caught:
+        load_dataset(rows(".n,1,80,Male,1", "s,2,80,Male,0"), private=True)
+    assert caught.value.code == "FK213"
+    with pytest.raises(DataError, match="'a/b' holds a slash"):
+        load_dataset(csv(site_column=None, records={"a/b": 4}), private=True)
+    with pytest.raises(DataError, match="'a/b' holds a slash"):
+        load_site(csv(site_column=None), "a/b", private=True)
+
+
 def test_rows_of_one_patient_are_one_unit(rows):
     lines = [f"north,{age // 3},{20 + age},Male,{age % 2}" for age in range(30)]
     config = rows(*lines, unit_column="age")

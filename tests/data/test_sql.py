@@ -9,6 +9,7 @@ import pytest
 from fedkit.config.experiment import SourceConfig
 from fedkit.data.load import load_dataset
 from fedkit.data.source import read_table
+from fedkit.data.sql import refuse_password
 from fedkit.errors import DataError
 
 SECRET = "hunter2/pass word"
@@ -151,6 +152,13 @@ def test_driver_message_with_the_password_is_scrubbed(sql, database, monkeypatch
     assert error.code == "FK208"
 
 
-@pytest.mark.parametrize("url", ["postgresql://ann:hunter2@h/icu", "mssql://h/icu?Password=hunter2"])
-def test_password_in_a_printed_url_is_refused(sql, url):
-    assert "holds a password" in str(error_of(sql(url=url)))
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://ann:hunter2@h/icu", "postgresql://hunter2@h/icu", "mssql://h/icu?Password=hunter2", "d://h/i?x=y"],
+)
+def test_printed_url_with_a_user_a_password_or_options_is_refused(sql, url):
+    assert "holds a user, a password or options" in str(error_of(sql(url=url)))
+
+
+def test_printed_url_of_driver_host_and_database_is_admitted():
+    refuse_password("postgresql+psycopg://db.example.org:5432/icu")

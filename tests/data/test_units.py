@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedkit.data.units import Units, in_order_of_appearance, uniforms, units_of
+from fedkit.config.experiment import MissingConfig
+from fedkit.data.units import Units, in_order_of_appearance, shared_units, uniforms, units_of
 from fedkit.errors import DataError
 
 COLUMNS = {
@@ -32,9 +33,24 @@ def test_rows_of_one_id_are_one_unit(icu, table):
 
 def test_row_without_an_id_is_refused(icu, table):
     config = replace(icu, unit_column="person")
-    with pytest.raises(DataError, match=r"empty in 2 rows \(first in row 2\)") as caught:
+    with pytest.raises(DataError, match=r"empty or missing in 2 rows \(first in row 2\)") as caught:
         units_of(config, table({**COLUMNS, "person": ["7", " ", None, "8"]}))
     assert caught.value.code == "FK214"
+    assert "leave unit_column out" in caught.value.remedy
+
+
+@pytest.mark.parametrize("text", ["NaN", "None", "null", "n/a", "-9.0", float("nan")])
+def test_text_that_means_missing_never_becomes_one_giant_patient(icu, table, text):
+    missing = MissingConfig(values=("n/a",), codes={"person": (-9,)})
+    config = replace(icu, unit_column="person", missing=missing)
+    with pytest.raises(DataError, match="missing in 3 rows"):
+        units_of(config, table({**COLUMNS, "person": ["7", text, text, text]}))
+
+
+def test_ids_at_several_sites_are_counted_in_any_spelling():
+    assert shared_units([["1", "1"], ["2"]]) == ()
+    (told,) = shared_units([["1", "2", "3", "3"], [1.0, "2"], ["2", "4"]])
+    assert told.startswith("2 patients have records at more than one site; epsilon holds at each site")
 
 
 def test_taken_rows_keep_their_owners():

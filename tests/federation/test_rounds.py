@@ -1,8 +1,6 @@
 """The loop against sites that are plain functions: no data, no training, every failure on demand."""
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -10,69 +8,15 @@ from flwr.serverapp.strategy import FedAvg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError
 from fedkit.federation import wire
-from fedkit.federation.rounds import RoundLoop, digest, discover
+from fedkit.federation.rounds import digest, discover
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.types import ClientUpdate
-
-SHAPES = {"w": (3,)}
-START = np.array([1.0, 2.0, 3.0], dtype=np.float32)
-
-
-@dataclass
-class FakeSites:
-    sites: dict[str, float]
-    weights: dict[str, float] = field(default_factory=dict)
-    update: Callable[[str, int], np.ndarray | None] | None = None
-    asked: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
-
-    def answer_query(self, name):
-        return wire.pack_roster(wire.Roster(name, True, True))
-
-    def answer_train(self, names, content):
-        _, number, _ = wire.unpack_model(content)
-        self.asked.append((number, tuple(names)))
-        replies = {}
-        for name in names:
-            delta = self.update(name, number) if self.update else np.full(3, self.sites[name], np.float32)
-            if delta is not None:
-                replies[name] = wire.pack_update(ClientUpdate(name, delta, self.weights.get(name, 1.0)))
-        return replies
-
-    def answer_evaluate(self, name, content):
-        parameters, _, _ = wire.unpack_model(content)
-        return wire.pack_metrics(10, {"accuracy": float(parameters[0]), "auroc": None if name == "b" else 0.5})
-
-
-def _run(fake, *, strategy=None, order=None, on_round=None, seed=0, num_rounds=2, **federation):
-    grid = InProcessGrid(fake, order)
-    roster = discover(grid, list(fake.sites), 1.0)
-    names = frozenset(fake.sites)
-    config = FederationConfig("local", num_rounds, **federation)
-    loop = RoundLoop(
-        grid,
-        strategy or FedAvg(1.0, 1.0, 1, 1, 1),
-        SHAPES,
-        seed,
-        config,
-        {s: n for s, (n, _) in roster.items()},
-        names,
-        names,
-    )
-    reports = []
-
-    def record(report, parameters, updates):
-        reports.append(report)
-        if on_round:
-            on_round(report, parameters, updates)
-
-    return loop.run(START, record), reports
+from tests.federation.fakes import SHAPES, START, FakeSites, run
 
 
 def test_the_model_is_the_weighted_mean_of_the_sites():
-    finish, reports = _run(FakeSites({"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 2.0}), num_rounds=1)
+    finish, reports = run(FakeSites({"a": 1.0, "b": 4.0}, {"a": 1.0, "b": 2.0}), num_rounds=1)
     np.testing.assert_allclose(finish.parameters, START + 3.0, rtol=1e-6)
     assert (finish.outcome, finish.rounds, finish.notes) == ("complete", 1, ())
     assert [report.round for report in reports] == [0, 1]
@@ -83,8 +27,8 @@ def test_the_model_is_the_weighted_mean_of_the_sites():
 @given(st.randoms(use_true_random=False))
 def test_the_sum_does_not_depend_on_the_order_of_replies(shuffler):
     sites = {f"s{i}": 0.1 * i + 1e-4 for i in range(7)}
-    first, _ = _run(FakeSites(sites))
-    second, _ = _run(FakeSites(sites), order=lambda replies: shuffler.sample(list(replies), len(list(replies))))
+    first, _ = run(FakeSites(sites))
+    second, _ = run(FakeSites(sites), order=lambda replies: shuffler.sample(list(replies), len(list(replies))))
     assert first.parameters.tobytes() == second.parameters.tobytes()
 
 
@@ -93,7 +37,7 @@ def test_a_site_whose_update_is_not_finite_is_named_and_left_out():
         {"a": 1.0, "b": 2.0},
         update=lambda name, number: np.full(3, np.nan if (name, number) == ("b", 1) else 1.0, np.float32),
     )
-    finish, reports = _run(bad)
+    finish, reports = run(bad)
     assert finish.outcome == "degraded"
     assert "FK512" in reports[1].failed["b"]
     assert reports[1].trained == ("a",)
@@ -105,7 +49,7 @@ def test_a_round_below_quorum_fails_with_the_last_good_model():
     silent = FakeSites(
         {"a": 1.0, "b": 2.0}, update=lambda n, r: None if r == 2 and n == "a" else np.ones(3, np.float32)
     )
-    finish, reports = _run(silent, num_rounds=3, min_sites=2)
+    finish, reports = run(silent, num_rounds=3, min_sites=2)
     assert (finish.outcome, finish.rounds) == ("failed", 1)
     np.testing.assert_allclose(finish.parameters, START + 1.0)
     assert "round 2 stopped the run: 1 usable updates, at least 2 needed" in finish.notes[-1]
@@ -115,10 +59,10 @@ def test_a_round_below_quorum_fails_with_the_last_good_model():
 def test_sampling_follows_the_seed_and_the_fraction():
     sites = {f"s{i}": 0.0 for i in range(10)}
     first, second, other = (FakeSites(dict(sites)) for _ in range(3))
-    _run(first, fraction_train=0.25, num_rounds=5)
+    run(first, fraction_train=0.25, num_rounds=5)
     random.seed(99)
-    _run(second, fraction_train=0.25, num_rounds=5)
-    _run(other, fraction_train=0.25, num_rounds=5, seed=1)
+    run(second, fraction_train=0.25, num_rounds=5)
+    run(other, fraction_train=0.25, num_rounds=5, seed=1)
     assert first.asked == second.asked != other.asked
     assert {len(names) for _, names in first.asked} == {3}
     assert len({names for _, names in first.asked}) > 1
@@ -130,25 +74,27 @@ def test_a_strategys_own_sampling_is_reproducible_and_leaves_the_generator_alone
     random.seed(5)
     before = random.getstate()
     for fake in runs:
-        _run(fake, strategy=FedAvg(fraction_train=0.3, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1))
+        run(fake, strategy=FedAvg(fraction_train=0.3, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1))
     assert runs[0].asked == runs[1].asked
     assert {len(names) for _, names in runs[0].asked} == {3}
     assert random.getstate() == before
 
 
 def test_evaluation_keeps_to_its_interval_and_to_undefined():
-    _, reports = _run(FakeSites({"a": 0.0, "b": 0.0}), num_rounds=5, evaluate_every=2)
+    _, reports = run(FakeSites({"a": 0.0, "b": 0.0}), num_rounds=5, evaluate_every=2)
     assert [bool(report.sites) for report in reports] == [True, False, True, False, True, True]
-    assert reports[0].sites["b"] == {"accuracy": 1.0, "auroc": None}
+    assert reports[0].sites["b"] == {"rmse": 1.0, "auroc": None}
+
+
+class _Infinite(FedAvg):
+    def aggregate_train(self, server_round, replies):
+        record, metrics = super().aggregate_train(server_round, replies)
+        return wire.to_record(wire.from_record(record, SHAPES) * np.float32(np.inf), SHAPES), metrics
 
 
 def test_a_model_that_turns_infinite_stops_the_run():
-    huge = FakeSites({"a": 0.0}, update=lambda *_: np.full(3, 3e38, np.float32))
-    with (
-        pytest.raises(FederationError, match="NaN or infinity") as caught,
-        np.errstate(over="ignore"),
-    ):
-        _run(huge, num_rounds=3)
+    with pytest.raises(FederationError, match="NaN or infinity") as caught:
+        run(FakeSites({"a": 0.0}), strategy=_Infinite(1.0, 1.0, 1, 1, 1), num_rounds=3)
     assert caught.value.code == "FK521"
 
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from fedkit.errors import FederationError
 from fedkit.federation import wire
-from fedkit.types import ClientUpdate
+from fedkit.training.metrics import metric_names
+from fedkit.types import ClientUpdate, Task
 
 SHAPES = {"layer.weight": (2, 3), "layer.bias": (2,), "scale": ()}
 
@@ -67,7 +68,16 @@ def test_another_wire_version_is_refused():
 
 def test_an_undefined_metric_stays_undefined():
     content = wire.pack_metrics(10, {"accuracy": 0.5, "auroc": None})
-    assert wire.unpack_metrics(content) == {"accuracy": 0.5, "auroc": None}
+    assert wire.unpack_metrics(content) == (10.0, {"accuracy": 0.5, "auroc": None})
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass", "regression"])
+def test_every_metric_of_every_task_may_be_sent(kind):
+    task = Task(kind, (0, 1, 2) if kind == "multiclass" else ())
+    names = metric_names(task)
+    assert names
+    assert set(names) <= wire.EVALUATE_METRICS.keys()
+    assert wire.unpack_metrics(wire.pack_metrics(1, dict.fromkeys(names, 0.5)))[1] == dict.fromkeys(names, 0.5)
 
 
 def test_a_strategy_that_changes_shapes_is_refused():

@@ -112,7 +112,7 @@ def test_calibration_holds_at_the_edges(target, delta, q, steps):
 
 def test_a_target_out_of_reach_is_refused():
     with pytest.raises(PrivacyError, match="cannot be reached") as caught:
-        noise_multiplier_for(1e-6, 1e-9, 1.0, 100)
+        noise_multiplier_for(1e-4, 1e-12, 1.0, 10**8)
     assert caught.value.code == "FK309"
 
 
@@ -132,7 +132,7 @@ def test_absurd_noise_stays_computable_and_bounded_by_rdp():
         assert 0 < epsilon(q, sigma, steps, 1e-5) <= accounting.rdp_epsilon([GaussianEvent(q, sigma, steps)], 1e-5)
 
 
-@pytest.mark.parametrize("delta", [0, 1, -1, 2, math.nan])
+@pytest.mark.parametrize("delta", [0, 1, -1, 2, math.nan, 1e-16])
 def test_bad_delta_is_refused(delta):
     with pytest.raises(PrivacyError) as caught:
         epsilon(0.1, 1.0, 1, delta)
@@ -151,6 +151,10 @@ def test_bad_delta_is_refused(delta):
         (0.1, 1, -1, "FK305"),
         (0.1, 1, 1.5, "FK305"),
         (0.1, 1, math.nan, "FK305"),
+        (0.1, 1, math.inf, "FK305"),
+        (0.1, 1, 10**29, "FK305"),
+        (0.1, 1e7, 1, "FK303"),
+        (1e-9, 1, 10**6, "FK304"),
     ],
 )
 def test_bad_events_are_refused(q, sigma, steps, code):
@@ -159,8 +163,41 @@ def test_bad_events_are_refused(q, sigma, steps, code):
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("target", [0, -1, math.nan, math.inf])
+@pytest.mark.parametrize("target", [0, -1, math.nan, math.inf, 1000, 1e-9])
 def test_bad_targets_are_refused(target):
     with pytest.raises(PrivacyError) as caught:
         noise_multiplier_for(target, 1e-5, 0.1, 10)
     assert caught.value.code == "FK301"
+
+
+@pytest.mark.parametrize(
+    ("target", "delta", "q", "steps"),
+    [
+        (100.0, 1e-5, 0.1, 1),  # far below sigma = 1
+        (1.0, 1e-5, 1e-6, 10),  # met by any noise: delta is above the chance to be drawn at all
+        (1.0, 1e-5, 1e-6, 10**8),  # beyond what a PLD can hold
+        (100.0, 1e-12, 0.5, 10**6),
+    ],
+)
+def test_calibration_answers_at_the_corners_of_what_is_admitted(target, delta, q, steps):
+    sigma = noise_multiplier_for(target, delta, q, steps)
+    assert sigma >= accounting.MIN_SIGMA
+    assert epsilon(q, sigma, steps, delta) <= target
+
+
+@pytest.mark.parametrize(("q", "sigma", "steps"), [(1e-6, 0.05, 10**6), (1.0, 0.01, 10**6), (1e-6, 0.01, 10**8)])
+def test_losses_without_an_exponential_are_bounded_by_rdp(q, sigma, steps):
+    assert epsilon(q, sigma, steps, 1e-5) == accounting.rdp_epsilon([GaussianEvent(q, sigma, steps)], 1e-5)
+
+
+def test_the_zero_of_an_unstable_rdp_is_not_believed():
+    assert accounting.rdp_epsilon([GaussianEvent(1e-6, 1e6, 10**8)], 1e-12) == 0.0
+    assert epsilon(1e-6, 1e6, 10**8, 1e-12) == epsilon(1.0, 100.0, 1, 1e-12) > 0.0
+
+
+def test_a_curve_over_very_many_rounds_is_an_upper_bound():
+    counts = range(5001)
+    curve = epsilon_curve(0.01, 1.0, counts, 1e-5)
+    assert curve == sorted(curve) and len(curve) == 5001
+    for count in (1, 777, 5000):
+        assert curve[count] >= epsilon(0.01, 1.0, count, 1e-5) - 1e-9

@@ -9,6 +9,7 @@ import pytest
 
 from fedkit.errors import RunError
 from fedkit.reporting.reader import read_run
+from fedkit.reporting.report import write_report
 
 
 def test_a_finished_run_is_read_whole(make_run):
@@ -93,7 +94,9 @@ def broken(path, name, content):
         (lambda p: broken(p, "metrics.jsonl", b'{"round": 0}\nnot json\n{"round": 2}\n'), "FK611"),
         (lambda p: (p / "result.json").unlink(), "FK612"),
         (lambda p: broken(p, "result.json", b"nope"), "FK611"),
-        (lambda p: broken(p, "predictions.npz", b"PK not a zip"), "FK611"),
+        (lambda p: broken(p, "manifest.json", b'{"format": 1}'), "FK611"),
+        (lambda p: broken(p, "metrics.jsonl", b'{"round": 0}\n{}\n'), "FK611"),
+        (lambda p: broken(p, "metrics.jsonl", b'{"round": 0}\n[1]\n'), "FK611"),
     ],
 )
 def test_broken_directory_is_refused_with_its_code(make_run, spoil, code):
@@ -114,6 +117,23 @@ def test_folder_that_does_not_exist_is_refused(tmp_path):
 def test_pickled_predictions_are_never_loaded(make_run):
     path = make_run("seeded")
     np.savez(path / "predictions.npz", **{"a.y": np.array([{"x": 1}], dtype=object), "a.scores": np.zeros(1)})
-    with pytest.raises(RunError) as caught:
-        read_run(path)
-    assert caught.value.code == "FK611"
+    view = read_run(path)
+    assert dict(view.predictions) == {}
+    assert "predictions.npz" in view.remarks[0]
+
+
+@pytest.mark.parametrize("spoil", [lambda b: b[: len(b) // 2], lambda b: b"PK not a zip", lambda b: b""])
+def test_torn_predictions_cost_the_curves_and_not_the_report(make_run, spoil):
+    path = make_run("seeded")
+    whole = (path / "predictions.npz").read_bytes()
+    (path / "predictions.npz").write_bytes(spoil(whole))
+    assert "left out" in read_run(path).remarks[0]
+    assert "predictions.npz cannot be read" in write_report(path).read_text()
+
+
+def test_counts_of_patients_are_no_metrics(make_run):
+    path = make_run("seeded")
+    result = json.loads((path / "result.json").read_text())
+    result["sites"]["va"]["train_patients"] = 80
+    (path / "result.json").write_text(json.dumps(result))
+    assert "train_patients" not in read_run(path).metric_names

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import re
 from html.parser import HTMLParser
 
@@ -118,7 +120,7 @@ def test_undefined_is_spelled_out_and_explained(make_run):
 def test_seeded_noise_is_called_not_private(make_run):
     text = Page(write_report(make_run("seeded")).read_text()).text
     sentence = "Noise was seeded for replay: this model is NOT private; with real noise the same plan would cost"
-    assert f"{sentence} epsilon 2.98 at delta 1e-5 for one record, add or remove adjacency" in text
+    assert f"{sentence} epsilon 2.98 at delta 1e-5 for one record at each site, add or remove adjacency" in text
     assert "differentially private" not in text
 
 
@@ -126,7 +128,7 @@ def test_only_secure_noise_is_called_private(make_run):
     text = Page(write_report(make_run("secure")).read_text()).text
     assert "Private: differential privacy with real noise" in text
     assert "NOT private" not in text
-    assert "epsilon 2.98 at delta 1e-5 for one record, add or remove adjacency" in text
+    assert "epsilon 2.98 at delta 1e-5 for one record at each site, add or remove adjacency" in text
 
 
 def test_without_a_mechanism_nothing_looks_private(make_run):
@@ -205,3 +207,29 @@ def test_unwritable_folder_is_named(make_run):
     with pytest.raises(RunError, match="cannot be written") as caught:
         write_report(path)
     assert caught.value.code == "FK614"
+
+
+def test_counts_that_stood_in_are_said_and_so_are_exact_counts_and_fingerprints(make_run):
+    for kind in ("seeded", "secure"):
+        text = Page(write_report(make_run(kind, declared=False)).read_text()).text
+        assert "The true counts stood in for declared ones and are not protected." in text
+        assert "Counts of train and test, fingerprints of the arrays exact, simulation only" in text
+
+
+@pytest.mark.parametrize("edit", [{"data": {"sites": [1]}}, {"plan": {"va": 3}}, {"local": {"va": None}}])
+def test_a_manifest_of_another_shape_is_refused_in_one_sentence(make_run, edit):
+    path = make_run("seeded")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | edit))
+    with pytest.raises(RunError):
+        write_report(path)
+
+
+def test_a_full_disk_asks_for_space(make_run, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("fedkit.reporting.page.write_text", full)
+    with pytest.raises(RunError, match="No space left") as caught:
+        write_report(make_run("seeded"))
+    assert "free space" in caught.value.remedy

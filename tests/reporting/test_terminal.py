@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
 from fedkit.reporting.compare import compare
@@ -39,6 +40,19 @@ def test_narrow_terminal_drops_columns_before_it_breaks_words(make_run):
     assert "switzerland" in text
     assert "local only" in text
     assert "Log loss" not in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_sizes_stay_whatever_the_width(make_run, width):
+    text = printed(closing_table(read_run(make_run("seeded"))), width=width)
+    head, first = text.splitlines()[1:3]
+    assert head.split()[1:3] == ["train", "test"]
+    assert first.split()[:3] == ["cleveland", "199", "104"]
+
+
+def test_notes_and_data_warnings_stand_in_the_closing_table(make_run):
+    view = read_run(make_run("seeded", notes=("switzerland: chol is missing in every row",)))
+    assert "! switzerland: chol is missing in every row" in printed(closing_table(view))
 
 
 def test_comparison_shows_what_differs(make_run, tmp_path):

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,3 +92,70 @@ def test_an_interrupted_run_replays_as_far_as_it_got():
     (path,) = Path("runs").iterdir()
     found = fedkit.replay(path)
     assert (found.identical, found.rounds) == (True, 2)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of each noise; a test that spoils one copies it first."""
+    root = tmp_path_factory.mktemp("finished")
+    return {
+        noise: fedkit.simulate(
+            "heart_disease", overrides=[*SMALL, f"privacy.noise={noise}", f"runs_dir={root / noise}"]
+        ).path
+        for noise in ("seeded", "secure")
+    }
+
+
+def _edit(path, change):
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def _append(path, text):
+    with path.open("a") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize("noise", ["seeded", "secure"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda p: (p / "config.yaml").unlink(),
+        lambda p: (p / "config.yaml").write_text("a: [1"),
+        lambda p: (p / "metrics.jsonl").unlink(),
+        lambda p: _append(p / "metrics.jsonl", "{}\n"),
+        lambda p: _append(p / "metrics.jsonl", "[1]\n"),
+        lambda p: (p / "manifest.json").write_text('{"format": 1}'),
+        lambda p: _edit(p / "manifest.json", lambda m: m["data"]["sites"]["va"].pop("fingerprint")),
+        lambda p: _edit(p / "manifest.json", lambda m: m.update(data=3)),
+        lambda p: _edit(p / "manifest.json", lambda m: m.update(plan={})),
+        lambda p: _edit(p / "manifest.json", lambda m: m["plan"]["va"].update(epsilon=0.5)),
+        lambda p: _edit(p / "manifest.json", lambda m: m["plan"]["va"].update(rounds=1)),
+        lambda p: _edit(p / "manifest.json", lambda m: m["plan"]["va"].update(delta=7)),
+        lambda p: (p / "model.safetensors").unlink(),
+        lambda p: (p / "model.safetensors").write_bytes(b"garbage"),
+    ],
+)
+def test_a_folder_that_was_tampered_with_is_refused_in_one_sentence(finished, tmp_path, noise, spoil):
+    path = Path(shutil.copytree(finished[noise], tmp_path / "copy"))
+    spoil(path)
+    with pytest.raises(RunError):
+        fedkit.replay(path)
+
+
+def test_garbage_among_recorded_updates_is_refused(finished, tmp_path):
+    path = Path(shutil.copytree(finished["secure"], tmp_path / "copy"))
+    (path / UPDATES / "00002.safetensors").write_bytes(b"garbage")
+    with pytest.raises(RunError, match="00002"):
+        fedkit.replay(path)
+
+
+@pytest.mark.parametrize("noise", ["seeded", "secure"])
+def test_a_model_that_is_not_the_last_rounds_is_found(finished, tmp_path, noise):
+    path = Path(shutil.copytree(finished[noise], tmp_path / "copy"))
+    assert fedkit.replay(path).model_identical
+    tensors = load_file(path / "model.safetensors")
+    save_file({name: value + np.float32(1) for name, value in tensors.items()}, path / "model.safetensors")
+    found = fedkit.replay(path)
+    assert (found.identical, found.model_identical, found.first_difference) == (False, False, None)

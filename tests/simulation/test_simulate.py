@@ -136,6 +136,9 @@ def _images(sites=("a", "b"), seed=0, rows=60):
     return data
 
 
+THREE = fedkit.Task("multiclass", ("left", "middle", "right"))
+
+
 def _convnet():
     return torch.nn.Sequential(
         torch.nn.Conv2d(1, 4, 3, padding=1),
@@ -149,7 +152,12 @@ def _convnet():
 @pytest.mark.parametrize("privacy", [["privacy.delta=0.001"], ["privacy=none"]])
 def test_a_model_data_and_strategy_of_ones_own(here, privacy):
     run = fedkit.simulate(
-        None, overrides=[*SMALL, *privacy], model=_convnet, data=_images(), strategy=FedAvg(1.0, 1.0, 1, 1, 1)
+        None,
+        overrides=[*SMALL, *privacy],
+        model=_convnet,
+        data=_images(),
+        task=THREE,
+        strategy=FedAvg(1.0, 1.0, 1, 1, 1),
     )
     assert set(run.result["sites"]) == {"a", "b"}
     assert run.result["model"]["parameters"] == sum(p.numel() for p in _convnet().parameters())
@@ -174,7 +182,7 @@ def test_a_model_with_batch_norm_is_refused_in_a_private_run(here):
         return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, 3))
 
     with pytest.raises(FedkitError, match=r"(?i)batch_?norm"):
-        fedkit.simulate(None, overrides=[*SMALL, "privacy.delta=0.001"], model=model, data=_images())
+        fedkit.simulate(None, overrides=[*SMALL, "privacy.delta=0.001"], model=model, data=_images(), task=THREE)
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
@@ -294,7 +302,7 @@ def test_a_signal_leaves_an_interrupted_run_and_status_130(here, kind):
 def test_counts_declared_for_arrays_stand_in_the_plan(here):
     private = [*SMALL, "privacy.delta=0.001"]
     run = fedkit.simulate(
-        None, overrides=[*private, "data.records.a=90", "data.records.b=80"], model=_convnet, data=_images()
+        None, overrides=[*private, "data.records.a=90", "data.records.b=80"], model=_convnet, data=_images(), task=THREE
     )
     plans = read_json(run.path / "manifest.json")["plan"]
     assert {site: (plan["records"], plan["records_declared"]) for site, plan in plans.items()} == {
@@ -302,7 +310,7 @@ def test_counts_declared_for_arrays_stand_in_the_plan(here):
         "b": (80, True),
     }
     with pytest.raises(ConfigError, match="declares no count of b"):
-        fedkit.simulate(None, overrides=[*private, "data.records.a=90"], model=_convnet, data=_images())
+        fedkit.simulate(None, overrides=[*private, "data.records.a=90"], model=_convnet, data=_images(), task=THREE)
 
 
 def test_a_run_on_arrays_is_not_named_after_the_table_it_did_not_read(here):
@@ -321,3 +329,8 @@ def test_the_trained_module_comes_back(here):
 def test_a_module_in_place_of_a_function_is_refused(here):
     with pytest.raises(TrainingError, match="not a function"):
         fedkit.simulate(None, overrides=PLAIN, model=_convnet(), data=_images())
+
+
+def test_arrays_in_a_private_run_need_a_declared_task(here):
+    with pytest.raises(DataError, match="task"):
+        fedkit.simulate(None, overrides=[*SMALL, "privacy.delta=0.001"], model=_convnet, data=_images())

@@ -53,3 +53,18 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on():
     assert "min_sites=9" in done.cells[1]["error"]
     again = sweep("heart_disease", [*SMALL, "privacy=none", "federation.min_sites=1,9"])
     assert [cell["status"] for cell in again.cells] == ["kept", "failed"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"result": {}}'])
+def test_a_torn_cell_is_run_again(content):
+    words = [*SMALL, "privacy=none", "seed=1,2"]
+    first = sweep("heart_disease", words)
+    next(first.path.glob("*/cell.json")).write_text(content)
+    assert sorted(cell["status"] for cell in sweep("heart_disease", words).cells) == ["kept", "ran"]
+
+
+def test_a_cell_of_another_version_is_run_again(monkeypatch):
+    words = [*SMALL, "privacy=none", "seed=1,2"]
+    sweep("heart_disease", words)
+    monkeypatch.setattr("fedkit.__version__", "9.9.9")
+    assert [cell["status"] for cell in sweep("heart_disease", words).cells] == ["ran", "ran"]

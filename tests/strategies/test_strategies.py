@@ -3,6 +3,7 @@ import inspect
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, QFedAvg
 
 from fedkit.config.arguments import STRATEGY_ARGUMENTS
 from fedkit.config.experiment import StrategyConfig
@@ -11,7 +12,7 @@ from fedkit.federation import wire
 from fedkit.federation.chosen import ChosenSites
 from fedkit.federation.flower_internals import local_identity
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.strategies import STRATEGIES, build
+from fedkit.strategies import STRATEGIES, build, refuse_if_needs_statistics
 
 SHAPES = {"w": (4,)}
 
@@ -111,3 +112,15 @@ def test_a_robust_strategy_refuses_too_few_sites(name, liars, least):
 
 def test_flowers_own_privacy_wrappers_and_trees_are_not_offered():
     assert not [name for name in STRATEGIES if name.startswith(("dp", "differential")) or "xgb" in name]
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_a_strategy_object_that_reads_each_sites_loss_is_refused_in_a_private_run(wrap):
+    strategy = QFedAvg(0.1)
+    if wrap:
+        strategy = DifferentialPrivacyServerSideFixedClipping(strategy, 1.0, 1.0, 4)
+    with pytest.raises(FederationError, match="training loss of each site") as caught:
+        refuse_if_needs_statistics(strategy, private=True)
+    assert caught.value.code == "FK501"
+    refuse_if_needs_statistics(strategy, private=False)
+    refuse_if_needs_statistics(FedAvg(), private=True)

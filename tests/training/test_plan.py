@@ -78,8 +78,8 @@ def test_small_sites_are_left_out_and_named():
     assert list(plans.sites) == ["s1"]
     assert plans.tested == ("s0",)
     assert plans.notes == (
-        "site s0 left out of training: 4 training units, at least 5 needed",
-        "site s1 left out of testing: 4 test rows, at least 5 needed",
+        "s0 left out of training: 4 training units, at least 5 needed",
+        "s1 left out of testing: 4 test rows, at least 5 needed",
     )
 
 

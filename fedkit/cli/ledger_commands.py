@@ -1,0 +1,219 @@
+"""``fedkit ledger show | verify | export | reconcile``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedkit.cli.run_commands import Json
+
+if TYPE_CHECKING:
+    from fedkit.privacy.ledger.facts import Job
+
+ledger_app = typer.Typer(
+    help="See and keep a site's privacy budget.\n\nExample: fedkit ledger show --ledger ledger.db", no_args_is_help=True
+)
+LedgerPath = Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The site's ledger.")]
+_HEAD_HELP = "The newest export that was kept elsewhere; an older ledger is refused."
+HeadPath = Annotated[Path | None, typer.Option("--head", metavar="FILE", help=_HEAD_HELP)]
+
+
+@ledger_app.command()
+def show(
+    ledger: LedgerPath,
+    dataset: Annotated[str | None, typer.Option("--dataset", metavar="NAME", help="Only this data set.")] = None,
+    event: Annotated[
+        list[str] | None,
+        typer.Option("--event", metavar="Q,SIGMA,STEPS", help="A job: how many more are affordable. Repeatable."),
+    ] = None,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="A job: one site's plan as JSON, as in manifest.json.")
+    ] = None,
+    pld: Annotated[bool, typer.Option("--pld/--no-pld", help="Compute the PLD figure if it is not stored.")] = True,
+    json_: Json = False,
+) -> None:
+    """Show what is spent, held by running jobs and left, for each data set, study and run.
+
+    Example: fedkit ledger show --ledger ledger.db --event 0.0526,4,380
+    """
+    from fedkit.privacy.ledger.figures import summary
+    from fedkit.privacy.ledger.ledger import Ledger
+
+    # The figure that took seconds to compute is stored in the file, where that may be written.
+    with Ledger(ledger, read_only=not _writable(ledger)) as opened:
+        names = [dataset] if dataset is not None else sorted(opened.book().accounts)
+        shown = [
+            summary(opened, name, job=_job(event, plan, opened.account(name).budget.unit), pld=pld) for name in names
+        ]
+    if json_:
+        sys.stdout.write(json.dumps({"ledger": str(ledger), "datasets": shown}, allow_nan=False) + "\n")
+        return
+    for each in shown:
+        _print_budget(each)
+    if not shown:
+        sys.stdout.write("no budget yet\n")
+
+
+@ledger_app.command()
+def verify(ledger: LedgerPath, head: HeadPath = None, json_: Json = False) -> None:
+    """Check the whole chain, every stored reply and, with --head, that nothing was forgotten since the export.
+
+    Example: fedkit ledger verify --ledger ledger.db --head head.json
+    """
+    from fedkit.privacy.ledger.export import read_export
+    from fedkit.privacy.ledger.ledger import Ledger
+
+    known = read_export(head) if head is not None else None
+    with Ledger(ledger, head=known, read_only=not _writable(ledger)) as opened:
+        replies = opened.verify()
+        last = opened.export().head
+    found = {"ledger": str(ledger), "entries": last.seq, "head": last.digest, "replies": replies}
+    if json_:
+        sys.stdout.write(json.dumps({**found, "checked_against_head": head is not None}) + "\n")
+        return
+    sys.stdout.write(f"{last.seq} entries and {replies} replies are as they were written; head {last.digest}\n")
+    if head is None:
+        sys.stdout.write("whether a backup was restored shows only against an export that was kept elsewhere: --head\n")
+
+
+@ledger_app.command()
+def export(
+    ledger: LedgerPath,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there, not to stdout.")] = None,
+    json_: Json = False,
+) -> None:
+    """Write the ledger's history and head, to be kept on another machine.
+
+    Example: fedkit ledger export --ledger ledger.db --out head.json
+    """
+    from fedkit.privacy.ledger.ledger import Ledger
+    from fedkit.storage.atomic import write_json
+
+    with Ledger(ledger, read_only=not _writable(ledger)) as opened:
+        found = opened.export()
+    if out is None:
+        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
+        return
+    try:
+        write_json(out, found.to_dict())
+    except OSError as error:
+        from fedkit.errors import PrivacyError
+
+        raise PrivacyError(f"{out} cannot be written ({error.strerror})", code="FK350") from error
+    seen = {"out": str(out), "entries": found.head.seq, "head": found.head.digest}
+    if json_:
+        sys.stdout.write(json.dumps(seen) + "\n")
+        return
+    sys.stdout.write(f"{found.head.seq} entries, head {found.head.digest}, in {out}: keep it on another machine\n")
+
+
+@ledger_app.command()
+def reconcile(
+    ledger: LedgerPath,
+    export_: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="The newest export that was kept elsewhere.")
+    ] = None,
+    receipts: Annotated[
+        list[Path] | None, typer.Option("--receipts", metavar="FILE", help="The coordinator's receipts. Repeatable.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Reopen a restored backup: charge everything that the export or the receipts show, never less.
+
+    Example: fedkit ledger reconcile --ledger ledger.db --export head.json --receipts receipts.json
+    """
+    from fedkit.privacy.ledger.export import read_export, read_receipts
+    from fedkit.privacy.ledger.ledger import Ledger
+    from fedkit.privacy.ledger.reconcile import reconcile as bring_up
+
+    known = read_export(export_) if export_ is not None else None
+    with Ledger(ledger) as opened:
+        name = opened.book().ledger
+        shown = [entry for path in receipts or [] for entry in read_receipts(path, name)]
+        done = bring_up(opened, known, shown)
+    charged = [
+        {"dataset": each.dataset, "run": each.run, "round": each.round, "purpose": each.purpose}
+        for each in done.charged
+    ]
+    if json_:
+        found = {"ledger": str(ledger), "created": list(done.created), "charged": charged, "closed": done.closed}
+        sys.stdout.write(json.dumps(found) + "\n")
+        return
+    sys.stdout.write(
+        f"{len(charged)} forgotten reservations charged, {len(done.created)} budgets made again,"
+        f" {done.closed} unanswered rounds closed\n"
+    )
+    sys.stdout.writelines(
+        f"  {each['dataset']}: run {each['run']}, {each['purpose']} round {each['round']}\n" for each in charged
+    )
+
+
+def _writable(ledger: Path) -> bool:
+    import os
+
+    return os.access(ledger, os.W_OK) and os.access(ledger.absolute().parent, os.W_OK)
+
+
+def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
+    if plan is None and not events:
+        return None
+    from fedkit.errors import PrivacyError
+    from fedkit.privacy.accounting import ADJACENCY, GaussianEvent
+    from fedkit.privacy.ledger.facts import Job
+    from fedkit.privacy.rdp_filter import merged, rounded
+
+    found = []
+    for text in events or []:
+        try:
+            q, sigma, steps = (float(part) for part in text.split(","))
+        except ValueError as error:
+            raise PrivacyError(
+                f"--event {text} is not Q,SIGMA,STEPS", code="FK350", remedy="write --event 0.05,1.2,380"
+            ) from error
+        found.append(rounded(GaussianEvent(q, sigma, steps)))  # type: ignore[arg-type]  # rounded takes any number
+    if plan is None:
+        return Job(unit, ADJACENCY, merged(found))
+    try:
+        # A plan of a simulation is priced as it would cost with real noise.
+        values: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
+        steps = values["steps"] * values["rounds"]
+        found.append(rounded(GaussianEvent(values["sample_rate"], values["noise_multiplier"], steps)))
+        return Job(str(values["unit"]), str(values["adjacency"]), merged(found))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PrivacyError(
+            f"{plan} holds no plan ({error})", code="FK350", remedy="give one site's entry of a manifest's plan"
+        ) from error
+
+
+def _print_budget(shown: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    pld = "computing" if shown["epsilon_pld"] is None else f"{shown['epsilon_pld']:.4g}"
+    console.print(
+        f"{shown['dataset']}: epsilon {shown['limit']:g} at delta {shown['delta']:g} for one {shown['unit']}"
+        f" ({shown['adjacency']}), enforced at order {shown['order']:g}",
+        markup=False,
+        highlight=False,
+    )
+    console.print(
+        f"  spent {shown['spent']:.2%} (epsilon {shown['epsilon_spent']:g}; by PLD {pld}, {shown['epsilon_pld_note']})"
+        f"\n  held {shown['held']:.2%}, left {shown['left']:.2%}",
+        highlight=False,
+    )
+    if "jobs_left" in shown:
+        console.print(
+            f"  one such job takes {shown['job']:.2%}: {shown['jobs_left']} more are affordable", highlight=False
+        )
+    if not shown["runs"]:
+        return
+    table = Table("study", "run", "state", "spent", "held", "replies", "unanswered", box=None, padding=(0, 2))
+    for run in shown["runs"]:
+        counts = str(run["replies"]), str(run["unanswered"])
+        table.add_row(run["study"], run["run"], run["state"], f"{run['spent']:.2%}", f"{run['held']:.2%}", *counts)
+    console.print(table)

@@ -1,0 +1,46 @@
+"""Which updates may enter the sum: the last check of a reply that reads well, against the model and the plan."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fedkit.errors import FederationError
+from fedkit.types import ClientUpdate, Float32
+
+MAX_ENTRY = 1e6
+"""No honest step on features scaled to [0, 1] moves a parameter this far; no finite float32 leaves its range by it."""
+
+MAX_GROWTH = 1e6
+"""Largest norm of an update, in norms of the model (of 1, where the model is smaller)."""
+
+
+def check_update(
+    update: ClientUpdate, parameters: Float32, *, weight: float | None = None, needs_loss: bool = False
+) -> None:
+    """Refuse an update that would take over or end the run, although every number in it is finite.
+
+    Args:
+        parameters: float32 [d], the model that the update is added to.
+        weight: what the plan says that the site weighs; None leaves it unchecked.
+        needs_loss: the strategy reads ``train_loss``.
+
+    Raises:
+        FederationError: another weight, an update that is too large, a loss that is missing.
+
+    Guarantee: none against a site that lies within these bounds; that is what robust strategies are for.
+    """
+    if weight is not None and not math.isclose(update.weight, weight, rel_tol=1e-6):
+        raise FederationError(f"the weight {update.weight:g} is not the planned {weight:g}", code="FK519")
+    if needs_loss and "train_loss" not in update.metrics:
+        raise FederationError("the reply lacks train_loss, which the strategy reads", code="FK529")
+    delta = update.delta.astype(np.float64)
+    largest, norm = float(np.abs(delta).max(initial=0.0)), float(np.linalg.norm(delta))
+    bound = MAX_GROWTH * max(1.0, float(np.linalg.norm(parameters.astype(np.float64))))
+    if largest > MAX_ENTRY or norm > bound:
+        raise FederationError(
+            f"the update is too large (largest entry {largest:g}, bound {MAX_ENTRY:g}; norm {norm:g}, bound {bound:g})",
+            code="FK526",
+            remedy="lower training.learning_rate",
+        )

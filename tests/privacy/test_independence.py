@@ -1,0 +1,131 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fedkit.errors import TrainingError
+from fedkit.training.local import train
+from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
+
+
+class Model(nn.Module):
+    """One linear layer behind a function of the batch, and one behind it."""
+
+    def __init__(self, before=None, after=None):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 1)
+        self.before, self.after = before, after
+
+    def forward(self, x):
+        x = self.first(x if self.before is None else self.before(self, x)).relu()
+        outputs = self.last(x)
+        return outputs if self.after is None else self.after(self, outputs)
+
+
+class Attention(nn.Module):
+    def __init__(self, batch_first):
+        super().__init__()
+        from opacus.layers import DPMultiheadAttention
+
+        self.attention, self.last = DPMultiheadAttention(5, 1, batch_first=batch_first), nn.Linear(5, 1)
+
+    def forward(self, x):
+        x = x[:, None, :]
+        return self.last(self.attention(x, x, x)[0][:, 0])
+
+
+class Flipped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu().flip(0)).flip(0)
+
+
+class Counting(nn.Module):
+    """Its integer buffer, or an attribute, moves with the batch; with ``used`` it enters the output."""
+
+    def __init__(self, buffer, used):
+        super().__init__()
+        self.last, self.used = nn.Linear(5, 1), used
+        if buffer:
+            self.register_buffer("seen", torch.zeros(5, dtype=torch.int64))
+        else:
+            self.seen = torch.zeros(5)
+
+    def forward(self, x):
+        outputs = self.last(x - self.seen / 1000.0 if self.used else x)
+        self.seen = (x.detach().amax(0) * 1000).to(self.seen.dtype)
+        return outputs
+
+
+def seed(factory):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        return factory()
+
+
+def trained(model):
+    return train(model, BINARY, [site()], round_plan(model, {"north": local_plan(privacy=privacy_plan())}), {})
+
+
+MIXING = {
+    "centred": lambda: Model(lambda m, x: x - x.mean(0)),
+    "centred output": lambda: Model(after=lambda m, o: o - o.mean(0)),
+    "functional batch norm": lambda: Model(lambda m, x: F.batch_norm(x, None, None, training=m.training)),
+    "layer norm over the batch": lambda: Model(lambda m, x: F.layer_norm(x.T, (len(x),)).T),
+    "group norm over the batch": lambda: Model(lambda m, x: F.group_norm(x.reshape(1, -1), 1).reshape(x.shape)),
+    "scaled by the largest": lambda: Model(lambda m, x: x / x.abs().max()),
+    "attention over records": lambda: Model(lambda m, x: torch.softmax(m.first(x) @ x.T, 1) @ x),
+    "batch taken for a sequence": lambda: Attention(batch_first=False),
+    "another order": Flipped,
+    "integer buffer": lambda: Counting(True, True),
+    "attribute": lambda: Counting(False, True),
+    "integer buffer, unused": lambda: Counting(True, False),
+    "attribute, unused": lambda: Counting(False, False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+@pytest.mark.parametrize("name", MIXING)
+def test_a_model_that_mixes_or_remembers_records_is_refused_in_a_private_round(name):
+    with pytest.raises(TrainingError, match="mixes or remembers records") as caught:
+        trained(seed(MIXING[name]))
+    assert caught.value.code == "FK404"
+
+
+def test_a_model_that_squeezes_is_refused_before_a_lot_has_one_record():
+    model = seed(lambda: Model(after=lambda m, o: o.squeeze()[..., None]))
+    with pytest.raises(TrainingError, match="answers 1 rows") as caught:
+        trained(model)
+    assert caught.value.code == "FK403"
+
+
+ALONE = {
+    "linear": lambda: nn.Linear(5, 1),
+    "attention within a record": lambda: Attention(batch_first=True),
+    "layer norm": lambda: nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 1)),
+    "group norm": lambda: nn.Sequential(nn.Linear(5, 8), nn.GroupNorm(2, 8), nn.Linear(8, 1)),
+    "dropout": lambda: nn.Sequential(nn.Linear(5, 64), nn.Dropout(0.5), nn.ReLU(), nn.Linear(64, 1)),
+    "functional dropout": lambda: Model(lambda m, x: F.dropout(x, 0.5, m.training)),
+    "wide": lambda: nn.Sequential(nn.Linear(5, 4096), nn.ReLU(), nn.Linear(4096, 1)),
+    "softmax within a row": lambda: Model(lambda m, x: x.softmax(1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+@pytest.mark.parametrize("name", ALONE)
+def test_a_model_that_treats_each_row_by_itself_is_admitted(name):
+    [update], _ = trained(seed(ALONE[name]))
+    assert update.site == "north"
+
+
+def test_no_state_crosses_from_one_hospital_to_the_next():
+    # Without privacy a model may keep what it likes, but a site's update must not depend on who was trained before.
+    model = seed(lambda: Counting(False, True))
+    sites = [site("a", seed=1), site("b", seed=2)]
+    plan = round_plan(model, {s.name: local_plan() for s in sites})
+    together = train(model, BINARY, sites, plan, {})[0][1].delta
+    alone = train(model, BINARY, sites[1:], plan, {})[0][0].delta
+    assert (together == alone).all()
