@@ -136,3 +136,7 @@ def test_help_has_an_example(cli):
     status, out, _ = cli("plan", "--help")
     assert status == 0
     assert "Example: fedkit plan heart_disease" in " ".join(out.split())
+
+
+# Seconds of accounting or of real processes: make test runs these, the two-minute loop of make check does not.
+pytestmark = pytest.mark.slow

@@ -77,3 +77,7 @@ def test_calibration_of_short_loud_runs(target, steps, expected):
     sigma = noise_multiplier_for(target, DELTA, 1 / 19, steps)
     assert sigma == pytest.approx(expected, abs=1e-3)
     assert epsilon_of([GaussianEvent(1 / 19, sigma, steps)], DELTA) <= target
+
+
+# Seconds of accounting or of real processes: make test runs these, the two-minute loop of make check does not.
+pytestmark = pytest.mark.slow

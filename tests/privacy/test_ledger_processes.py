@@ -276,3 +276,7 @@ def test_a_really_full_disk_loses_nothing(tmp_path):
     words = [*private, MOUNT, "sh", str(tmp_path), sys.executable, FULL]
     done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.split() == ["FK337", "0", "1", "1"], done.stderr
+
+
+# Seconds of accounting or of real processes: make test runs these, the two-minute loop of make check does not.
+pytestmark = pytest.mark.slow

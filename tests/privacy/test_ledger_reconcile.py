@@ -219,3 +219,7 @@ def test_an_invented_receipt_can_only_charge_more(site, tmp_path):
     before = rounds(site)
     reconcile(site, None, read_receipts(path, site.book().ledger))
     assert rounds(site) == before + 1
+
+
+# Seconds of accounting or of real processes: make test runs these, the two-minute loop of make check does not.
+pytestmark = pytest.mark.slow

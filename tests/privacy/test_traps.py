@@ -353,3 +353,7 @@ def test_secure_is_the_source_of_a_private_round(logistic, monkeypatch):
     monkeypatch.setattr(Secure, "gaussian", lambda self, d: used.append(d) or real(self, d))
     trained(examples(40), logistic, steps=4)
     assert used == [6] * 4
+
+
+# Seconds of accounting or of real processes: make test runs these, the two-minute loop of make check does not.
+pytestmark = pytest.mark.slow
