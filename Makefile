@@ -45,6 +45,7 @@ bench: $(VENV)/.dev  ## ratios against named peers, measured in one run
 results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
 	$(BIN)/python experiments/heart_disease/table.py --write
 	$(BIN)/python experiments/flamby_heart/table.py --write
+	$(BIN)/python experiments/privacy_utility/table.py --write
 
 docs: $(VENV)/.dev  ## regenerate the README's command output and picture (the picture needs chromium)
 	$(BIN)/python docs/refresh.py

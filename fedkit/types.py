@@ -104,10 +104,27 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class EvaluationPlan:
+    """What a site will say of the model's quality: noisy histograms of its test units.
+
+    Attributes:
+        noise_multiplier: sigma of each histogram, to which a unit adds a total of 1.
+        rounds: after which rounds they are released, ascending.
+        histograms: how many are released each time: one a subgroup column, at least one.
+        bins: cells of the score's range.
+    """
+
+    noise_multiplier: float
+    rounds: tuple[int, ...]
+    histograms: int
+    bins: int
+
+
+@dataclass(frozen=True)
 class PrivacyPlan:
     """What one site's run promises; made before anything runs, and never changed in part.
 
-    Guarantee: with real noise, everything the site's updates reveal over ``rounds`` rounds is
+    Guarantee: with real noise, everything the site's updates and histograms reveal over ``rounds`` rounds is
     (``epsilon``, ``delta``)-DP for one ``unit`` under ``adjacency``, for an observer of every message.
 
     Attributes:
@@ -118,6 +135,9 @@ class PrivacyPlan:
         records: the declared count that q and the lot derive from; ``records_declared`` False says that the
             simulation's true count stands in for a declaration.
         noise: ``secure`` (operating system's randomness) or ``seeded`` (replayable: NOT private).
+        max_lot: a count of units that no lot of the run exceeds, but for a chance that ``delta`` covers; the noise
+            allows for the rounding that so many units cause in each other's gradients.
+        evaluation: the histograms that are charged beside the training; None releases none.
     """
 
     site: str
@@ -135,6 +155,8 @@ class PrivacyPlan:
     records: int
     records_declared: bool
     noise: Literal["seeded", "secure"]
+    max_lot: int
+    evaluation: EvaluationPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -215,6 +237,7 @@ class RoundReport:
         epsilon: site to epsilon spent so far; empty without privacy.
         failed: site to the reason why its reply is missing.
         digest: SHA-256 of the global model's float32 bytes.
+        histograms: site to what its charged evaluation released in this round, one cell after the other.
     """
 
     round: int
@@ -224,3 +247,4 @@ class RoundReport:
     epsilon: Mapping[str, float]
     digest: str
     seconds: float
+    histograms: Mapping[str, tuple[float, ...]] = field(default_factory=dict)

@@ -37,6 +37,7 @@ def load(context: Context) -> SiteRuntime:
         sites={site.name: site for site in dataset.sites},
         plans=local.sites,
         evaluates=frozenset(local.tested),
+        specs=local.specs,
     )
 
 

@@ -1,13 +1,15 @@
 """The published FLamby heart disease table, run again: ``python experiments/flamby_heart/table.py [--write]``.
 
 A federated row and a seed give exactly the model that ``fedkit simulate flamby_heart seed=... OVERRIDES`` gives, only
-without a run directory each. Baselines train on the same rows through the same library.
+without a run directory each. Baselines train on the same rows through the same library. FLamby's points with DP-SGD are
+run by ``dp.py`` beside this file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -35,6 +37,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results.json"
 READMES = (HERE / "README.md", HERE.parents[1] / "README.md")
 BEGIN, END = "<!-- flamby:begin -->", "<!-- flamby:end -->"
+DP_BEGIN, DP_END = "<!-- flamby-dp:begin -->", "<!-- flamby-dp:end -->"
 
 EXPERIMENT = "flamby_heart"
 SITES = {"cleveland": "Cleveland", "hungary": "Hungary", "switzerland": "Switzerland", "va": "VA Long Beach"}
@@ -74,7 +77,9 @@ def _row(name: str, settings: str, overrides: Sequence[str] = (), **more: Any) -
 
 
 ROWS: Mapping[str, Row] = {
-    key: _row(**stated) for key, stated in yaml.safe_load((HERE / "rows.yaml").read_text(encoding="utf-8")).items()
+    key: _row(**stated)
+    for key, stated in yaml.safe_load((HERE / "rows.yaml").read_text(encoding="utf-8")).items()
+    if key != "dp"
 }
 
 
@@ -209,19 +214,21 @@ def _cell(*figures: float) -> str:
     return " ± ".join(f"{value:.3f}".removeprefix("0") for value in figures) or "–"
 
 
-def with_table(text: str, table: str) -> str:
+def with_table(text: str, table: str, opening: str = BEGIN, closing: str = END) -> str:
     r"""A README's text with what lies between its markers replaced; unchanged where it has none.
 
     >>> with_table(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
     True
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}" if begin and end else text
+    before, begin, rest = text.partition(opening)
+    _, end, after = rest.partition(closing)
+    return f"{before}{begin}\n\n{table}\n\n{end}{after}" if begin and end else text
 
 
 def write(results: Mapping[str, Any]) -> None:
-    """Record the results and put their table into the READMEs that have its markers."""
+    """Record the results and put their tables into the READMEs that have the markers."""
+    import dp
+
     # One line for each innermost list or mapping: a change shows as the lines that changed.
     text = re.sub(
         r"[\[{][^\[\]{}]*[\]}]", lambda found: json.dumps(json.loads(found[0])), json.dumps(results, indent=1)
@@ -229,11 +236,12 @@ def write(results: Mapping[str, Any]) -> None:
     RESULTS.write_text(text + "\n", encoding="utf-8")
     for path in READMES:
         if path.exists():
-            path.write_text(with_table(path.read_text(encoding="utf-8"), markdown(results)), encoding="utf-8")
+            shown = with_table(path.read_text(encoding="utf-8"), markdown(results))
+            path.write_text(with_table(shown, dp.markdown(results["dp"]), DP_BEGIN, DP_END), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run every row and print the table."""
+    """Run every row and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=SEEDS, help=f"how many, from {FIRST_SEED} on (default {SEEDS})")
     parser.add_argument("--write", action="store_true", help="update results.json and the table in the READMEs")
@@ -243,10 +251,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--seeds {given.seeds} is below {PUBLISHED_SEEDS}, the number of published seeds")
     if given.write and given.seeds < SEEDS:
         parser.error(f"--write records at least {SEEDS} seeds; leave --seeds {given.seeds} out")
+    import dp  # beside this file, so found only where this is run as a script
+
     results = run(range(FIRST_SEED, FIRST_SEED + given.seeds))
+    results["dp"] = dp.run(workers=min(4, os.cpu_count() or 1))
     if given.write:
         write(results)
-    print(json.dumps(results) if given.json else markdown(results))
+    print(json.dumps(results) if given.json else f"{markdown(results)}\n\n{dp.markdown(results['dp'])}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
-"""``fedkit ledger show | verify | export | reconcile``."""
+"""``fedkit ledger create | show | verify | export | reconcile``."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedkit.cli.ledger_create_command import create
 from fedkit.cli.run_commands import Json
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 ledger_app = typer.Typer(
     help="See and keep a site's privacy budget.\n\nExample: fedkit ledger show --ledger ledger.db", no_args_is_help=True
 )
+ledger_app.command()(create)
 LedgerPath = Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The site's ledger.")]
 _HEAD_HELP = "The newest export that was kept elsewhere; an older ledger is refused."
 HeadPath = Annotated[Path | None, typer.Option("--head", metavar="FILE", help=_HEAD_HELP)]
@@ -43,11 +47,13 @@ def show(
     from fedkit.privacy.ledger.figures import summary
     from fedkit.privacy.ledger.ledger import Ledger
 
+    status = computing(enabled=not json_)
     # The figure that took seconds to compute is stored in the file, where that may be written.
     with Ledger(ledger, read_only=not _writable(ledger)) as opened:
         names = [dataset] if dataset is not None else sorted(opened.book().accounts)
         shown = [
-            summary(opened, name, job=_job(event, plan, opened.account(name).budget.unit), pld=pld) for name in names
+            summary(opened, name, job=_job(event, plan, opened.account(name).budget.unit), pld=pld, computing=status)
+            for name in names
         ]
     if json_:
         sys.stdout.write(json.dumps({"ledger": str(ledger), "datasets": shown}, allow_nan=False) + "\n")
@@ -153,9 +159,19 @@ def reconcile(
 
 
 def _writable(ledger: Path) -> bool:
-    import os
+    from fedkit.privacy.ledger.file import may_write
 
-    return os.access(ledger, os.W_OK) and os.access(ledger.absolute().parent, os.W_OK)
+    return may_write(ledger)
+
+
+def computing(*, enabled: bool) -> Callable[[str], AbstractContextManager[Any]]:
+    """Says on stderr what is being computed, for as long as it is: the figure takes its place."""
+    from contextlib import nullcontext
+
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return console.status if enabled and console.is_terminal else nullcontext
 
 
 def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
@@ -163,8 +179,10 @@ def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
         return None
     from fedkit.errors import PrivacyError
     from fedkit.privacy.accounting import ADJACENCY, GaussianEvent
+    from fedkit.privacy.events import evaluation_events
     from fedkit.privacy.ledger.facts import Job
     from fedkit.privacy.rdp_filter import merged, rounded
+    from fedkit.types import EvaluationPlan
 
     found = []
     for text in events or []:
@@ -182,6 +200,10 @@ def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
         values: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
         steps = values["steps"] * values["rounds"]
         found.append(rounded(GaussianEvent(values["sample_rate"], values["noise_multiplier"], steps)))
+        evaluation = values.get("evaluation")
+        if evaluation is not None:
+            released = EvaluationPlan(**{**evaluation, "rounds": tuple(evaluation["rounds"])})
+            found += [rounded(each) for each in evaluation_events(released)]
         return Job(str(values["unit"]), str(values["adjacency"]), merged(found))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PrivacyError(
@@ -194,7 +216,7 @@ def _print_budget(shown: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
-    pld = "computing" if shown["epsilon_pld"] is None else f"{shown['epsilon_pld']:.4g}"
+    pld = "not computed" if shown["epsilon_pld"] is None else f"{shown['epsilon_pld']:.4g}"
     console.print(
         f"{shown['dataset']}: epsilon {shown['limit']:g} at delta {shown['delta']:g} for one {shown['unit']}"
         f" ({shown['adjacency']}), enforced at order {shown['order']:g}",

@@ -1,6 +1,7 @@
 """``fedkit``: the entry point. Loads nothing heavy; a command imports what it needs when it runs.
 
-Exit status: 0 done (complete or degraded), 1 a run failed or a replay differs, 2 bad input, 130 interrupted.
+Exit status: 0 done (complete or degraded), 1 a run failed, a replay differs or an audit contradicts, 2 bad input,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import click
 import typer
 
 from fedkit import __version__
+from fedkit.cli.audit_command import audit
 from fedkit.cli.config_commands import config_app
 from fedkit.cli.data_commands import data_app
 from fedkit.cli.deployed import client, server
@@ -29,6 +31,7 @@ from fedkit.cli.ledger_commands import ledger_app
 from fedkit.cli.plan_command import plan
 from fedkit.cli.privacy_commands import privacy_app
 from fedkit.cli.run_commands import compare, replay, report, simulate, sweep
+from fedkit.cli.stats_command import stats
 from fedkit.errors import FedkitError, Interrupted
 
 app = typer.Typer(
@@ -43,6 +46,8 @@ app = typer.Typer(
 app.command()(simulate)
 app.command()(sweep)
 app.command()(plan)
+app.command()(stats)
+app.command()(audit)
 app.command()(compare)
 app.command()(report)
 app.command()(replay)

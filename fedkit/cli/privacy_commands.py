@@ -93,11 +93,11 @@ def noise(
     rate = _number("--sample-rate", sample_rate, "FK304", "0.05", _rate, "above 0 and at most 1", problems)
     count = _number("--steps", steps, "FK305", "1900", _at_least_one, _STEPS.format(1), problems)
     _refuse(problems)
-    from fedkit.privacy import accounting
+    from fedkit.privacy import accounting, calibration
     from fedkit.privacy.describe import priced
 
     with priced(f"epsilon {target:g} over {count:.0f} steps", ValueError):
-        sigma = accounting.noise_multiplier_for(target, at, rate, int(count))
+        sigma = calibration.noise_multiplier_for(target, at, rate, int(count))
         spent = accounting.epsilon(rate, sigma, int(count), at)
     if json_:
         result = {

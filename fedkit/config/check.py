@@ -16,9 +16,10 @@ from fedkit.config.wording import holds_credentials, suggestion
 
 _SEED_LIMIT = 2**63
 # What the accountants can compute in seconds (fedkit.privacy.accounting holds the same bounds).
-_LEAST = {"epsilon": 1e-4, "noise_multiplier": 0.01, "delta": 1e-12, "max_grad_norm": 1e-9}
-_MOST = {"epsilon": 100.0, "noise_multiplier": 1e6, "max_grad_norm": 1e9}
+_LEAST = {"epsilon": 1e-4, "noise_multiplier": 0.1, "delta": 1e-11, "max_grad_norm": 1e-9}
+_MOST = {"epsilon": 100.0, "noise_multiplier": 1e4, "max_grad_norm": 1e9}
 _LEAST_RATE = 1e-6
+_MOST_BINS = 100
 _MOST_COUNTS = {"num_rounds": 100_000, "local_steps": 1_000_000, "local_epochs": 100_000.0}
 
 
@@ -50,6 +51,16 @@ def _run(config: ExperimentConfig) -> Iterator[str]:
         yield f"name is {config.name!r}; use letters, digits, _ and - only, since the run directory carries it"
     if not config.runs_dir.strip():
         yield "runs_dir is empty; set runs_dir=runs"
+    if config.ledgers_dir is not None:
+        if not config.ledgers_dir.strip():
+            yield "ledgers_dir is empty; set ledgers_dir=ledgers, or ledgers_dir=null"
+        if config.privacy.mode == "none":
+            yield "ledgers_dir is set but privacy.mode is none, which no budget can pay; set ledgers_dir=null"
+        elif config.privacy.noise != "secure":
+            yield (
+                f"ledgers_dir is set but privacy.noise is {config.privacy.noise}; a ledger charges only real noise: "
+                "set privacy.noise=secure, or ledgers_dir=null"
+            )
     seeds = {"seed": config.seed, "data.split.seed": config.data.split.seed}
     if config.data.partition:
         seeds["data.partition.seed"] = config.data.partition.seed
@@ -81,9 +92,11 @@ def _privacy(privacy: PrivacyConfig) -> Iterator[str]:
     yield from one_of("privacy.noise", privacy.noise, ["seeded", "secure"])
     guarantee = ("epsilon", "noise_multiplier", "max_grad_norm", "delta")
     names = [name for name in guarantee if getattr(privacy, name) is not None]
-    if names and privacy.mode == "none":
-        keys = ", ".join(f"privacy.{name}" for name in names)
-        verb = "is" if len(names) == 1 else "are"
+    measured = [key for key in ("noise_multiplier", "share") if getattr(privacy.evaluation, key) is not None]
+    given = [*names, *(f"evaluation.{key}" for key in measured)]
+    if given and privacy.mode == "none":
+        keys = ", ".join(f"privacy.{name}" for name in given)
+        verb = "is" if len(given) == 1 else "are"
         yield f"{keys} {verb} set but privacy.mode is none; leave out what is set, or choose privacy=record_dp"
     for name in names:
         value = getattr(privacy, name)
@@ -99,6 +112,29 @@ def _privacy(privacy: PrivacyConfig) -> Iterator[str]:
         yield f"privacy.sample_rate is {privacy.sample_rate}; it must be above 0 and at most 1"
     elif privacy.sample_rate is not None and privacy.sample_rate < _LEAST_RATE:
         yield f"privacy.sample_rate is {privacy.sample_rate}; it must be at least {_LEAST_RATE:g}"
+    yield from _evaluation(privacy)
+
+
+def _evaluation(privacy: PrivacyConfig) -> Iterator[str]:
+    evaluation = privacy.evaluation
+    sigma = evaluation.noise_multiplier
+    if sigma is not None and not _LEAST["noise_multiplier"] <= sigma <= _MOST["noise_multiplier"]:
+        yield (
+            f"privacy.evaluation.noise_multiplier is {sigma}; it must be between {_LEAST['noise_multiplier']:g} and "
+            f"{_MOST['noise_multiplier']:g}: set privacy.evaluation.noise_multiplier=5"
+        )
+    share = evaluation.share
+    if share is not None and sigma is not None:
+        yield (
+            "privacy.evaluation.noise_multiplier and privacy.evaluation.share are both set; one is enough: add "
+            "privacy.evaluation.share=null"
+        )
+    if share is not None and not 0.01 <= share <= 0.9:
+        yield f"privacy.evaluation.share is {share}; it must be between 0.01 and 0.9: set privacy.evaluation.share=0.4"
+    if evaluation.every < 0:
+        yield f"privacy.evaluation.every is {evaluation.every}; it must be at least 1, or 0 for the last round alone"
+    if not 2 <= evaluation.bins <= _MOST_BINS or evaluation.bins % 2:
+        yield f"privacy.evaluation.bins is {evaluation.bins}; it must be an even number from 2 to {_MOST_BINS}"
 
 
 def _example(name: str) -> str:

@@ -23,7 +23,7 @@ def check_data(data: DataConfig, *, python: bool = False) -> list[str]:
         python: admit ``source.kind`` arrays; such a declaration describes no table and is judged by its split alone.
     """
     if python and data.source.kind == "arrays":
-        return [*_split(data)]
+        return [*_split(data), *_rows_per_unit(data, arrays=True)]
     return [
         *_name(data),
         *_source(data.source),
@@ -33,6 +33,7 @@ def check_data(data: DataConfig, *, python: bool = False) -> list[str]:
         *_missing(data),
         *_split(data),
         *_sites(data),
+        *_rows_per_unit(data, arrays=False),
         *_subgroups(data),
     ]
 
@@ -178,6 +179,20 @@ def _sites(data: DataConfig) -> Iterator[str]:
     for site, records in data.records.items():
         if records < 1:
             yield f"data.records.{site} is {records}; it must be at least 1"
+
+
+def _rows_per_unit(data: DataConfig, *, arrays: bool) -> Iterator[str]:
+    most = data.max_rows_per_unit
+    if most is None:
+        return
+    if most < 1:
+        yield f"data.max_rows_per_unit is {most}; it must be at least 1, or null for all rows of a unit"
+    elif data.unit_column is None and not arrays:
+        # Arrays bring their units along; no column names them.
+        yield (
+            f"data.max_rows_per_unit is {most} but data.unit_column is not set, so a row is its own unit; "
+            "set data.unit_column=COLUMN, or data.max_rows_per_unit=null"
+        )
 
 
 def _partition(partition: PartitionConfig) -> Iterator[str]:

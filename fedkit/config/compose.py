@@ -241,6 +241,10 @@ def _settle(raw: dict[str, Any], given: Overrides, experiment: _Experiment | Non
         for key in {"epsilon", "delta", "noise_multiplier", "max_grad_norm"} & set(privacy):
             if f"privacy.{key}" not in given.values:
                 privacy[key] = None
+        evaluation = privacy.get("evaluation")
+        for key in ("noise_multiplier", "share"):
+            if isinstance(evaluation, dict) and f"privacy.evaluation.{key}" not in given.values:
+                evaluation[key] = None
     for group, table in (("model", MODEL_ARGUMENTS), ("strategy", STRATEGY_ARGUMENTS)):
         section = raw.get(group)
         if (group in given.choices or f"{group}.name" in given.values) and isinstance(section, dict):

@@ -89,6 +89,8 @@ class DataConfig:
     site_column: str | None = None
     partition: PartitionConfig | None = None
     unit_column: str | None = None
+    max_rows_per_unit: int | None = None
+    """Rows of a unit that are used; the others are left out by a keyed hash. Null: all of them."""
     records: Mapping[str, int] = field(default_factory=dict)
     scaling: str = "declared"
     """declared | site_zscore | pooled_zscore (the last two only with privacy=none)."""
@@ -113,6 +115,21 @@ class StrategyConfig:
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """The noisy histograms from which a private run measures its model; charged to ``privacy.epsilon``."""
+
+    noise_multiplier: float | None = None
+    """sigma of each histogram, to which a unit adds a total of 1."""
+    share: float | None = None
+    """In its place: sigma such that all evaluations alone would cost this share of the run's epsilon. Neither is set:
+    nothing is measured under the guarantee."""
+    every: int = 0
+    """Rounds between two evaluations, each of which is charged; 0: once, after the last round."""
+    bins: int = 6
+    """Cells of the score's range; even, so that a classifier's threshold .5 is an edge."""
+
+
+@dataclass(frozen=True)
 class PrivacyConfig:
     """``mode``: none | record_dp. With none, only ``sample_rate`` may be set (it sizes the batches)."""
 
@@ -124,6 +141,7 @@ class PrivacyConfig:
     noise_multiplier: float | None = None
     max_grad_norm: float | None = None
     sample_rate: float | None = None
+    evaluation: EvaluationConfig = EvaluationConfig()
 
 
 @dataclass(frozen=True)
@@ -163,3 +181,5 @@ class ExperimentConfig:
     training: TrainingConfig
     federation: FederationConfig
     runs_dir: str = "runs"
+    ledgers_dir: str | None = None
+    """Folder with one ledger a site, SITE.sqlite, that a run with secure noise spends from; null: none is kept."""

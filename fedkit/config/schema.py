@@ -91,9 +91,20 @@ class DataSchema:
     # An object, not null: Hydra cannot merge an override into a null section. Without a kind it is no partition.
     partition: PartitionSchema | None = field(default_factory=PartitionSchema)
     unit_column: str | None = None
+    max_rows_per_unit: int | None = None
     records: dict[str, int] = field(default_factory=dict)
     scaling: str = "declared"
     subgroups: dict[str, list[Any]] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluationSchema:
+    """Mirror of ``EvaluationConfig``."""
+
+    noise_multiplier: float | None = None
+    share: float | None = None
+    every: int = 0
+    bins: int = 6
 
 
 @dataclass
@@ -107,6 +118,7 @@ class PrivacySchema:
     noise_multiplier: float | None = None
     max_grad_norm: float | None = None
     sample_rate: float | None = None
+    evaluation: EvaluationSchema = field(default_factory=EvaluationSchema)
 
 
 @dataclass
@@ -145,6 +157,7 @@ class ExperimentSchema:
     training: TrainingSchema = field(default_factory=TrainingSchema)
     federation: FederationSchema = field(default_factory=FederationSchema)
     runs_dir: str = "runs"
+    ledgers_dir: str | None = None
 
 
 def register() -> None:

@@ -71,13 +71,13 @@ def from_yaml(text: str) -> ExperimentConfig:
 
 
 def digest(config: ExperimentConfig) -> str:
-    """Return the SHA-256 of the canonical JSON of all that can change a result (so without ``runs_dir``).
+    """Return the SHA-256 of the canonical JSON of all that can change a result: not ``runs_dir``, not ``ledgers_dir``.
 
     Returns:
         64 hexadecimal digits.
     """
     values = to_dict(config)
-    del values["runs_dir"]
+    del values["runs_dir"], values["ledgers_dir"]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

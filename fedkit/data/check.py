@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -113,7 +113,7 @@ def check_table(config: DataConfig) -> TableReport:
         columns=columns,
         sites=_sites(config, dataset) if dataset is not None else (),
         problems=tuple(problems),
-        warnings=dataset.warnings if dataset is not None else (),
+        warnings=(*dataset.warnings, *_more_than_declared(dataset)) if dataset is not None else (),
     )
 
 
@@ -186,6 +186,16 @@ def _repeated(config: DataConfig, table: Table) -> int:
         return len(table) - len(set(table.columns[config.unit_column].map(name_text, object).tolist()))
     cells = [table.columns[name].map(canonical, object).tolist() for name in declared_columns(config)]
     return len(table) - len(set(zip(*cells, strict=True)))
+
+
+def _more_than_declared(dataset: Dataset) -> Iterator[str]:
+    for site in dataset.sites:
+        count = site.train.num_units + site.test.num_units
+        if site.records_declared and count > site.records:
+            yield (
+                f"{site.name} has {count} units and declares {site.records}; a private run refuses that until "
+                f"data.records.{site.name} is at least {count}"
+            )
 
 
 def _sites(config: DataConfig, dataset: Dataset) -> tuple[SiteReport, ...]:

@@ -11,19 +11,21 @@ from numpy.typing import NDArray
 
 from fedkit.config.experiment import DataConfig
 from fedkit.data.assemble import Rows, fingerprint, make_site, z_scores
+from fedkit.data.counts import check_counts
 from fedkit.data.declared import feature_names, task_of
 from fedkit.data.encode import encode_features, encode_subgroups, encode_target
 from fedkit.data.names import require_site_names
 from fedkit.data.partition import partition_units, site_names
+from fedkit.data.readable import empty_table, readable
+from fedkit.data.row_bound import within_bound
+from fedkit.data.sites import no_such_site, rows_of_site, site_of_rows
 from fedkit.data.source import read_table
 from fedkit.data.split import held_out, require_private
 from fedkit.data.table import Table, name_text
-from fedkit.data.units import Units, shared_units, units_of
+from fedkit.data.units import Units, row_texts, shared_units, units_of
 from fedkit.errors import DataError
 from fedkit.types import Dataset, Int64, Site, Task
 
-# A declared count sizes lots and noise; beyond this it is likely a mistake.
-_DEVIATION = 0.2
 _SCALINGS = ("declared", "site_zscore", "pooled_zscore")
 
 
@@ -41,62 +43,81 @@ def load_dataset(config: DataConfig, *, private: bool) -> Dataset:
     """Read, encode and part a declared table.
 
     Args:
-        private: refuse what a private run may not use (stratified and permuted splits, z-scores).
+        private: refuse what a private run may not use (stratified and permuted splits, z-scores), and sites with more
+            units than they declare.
 
     Returns:
         All sites, in the order of ``records`` if declared, else by name; the same bits for the same table.
 
     Raises:
-        DataError: anything wrong with the table or its declaration (FK2xx).
+        DataError: anything wrong with the table or its declaration (FK2xx); private: FK222, every site with more
+            units than it declares.
 
     Guarantee: with ``private``, adding or removing a unit changes no other unit's encoding, site or part.
     """
     _check(config, private)
-    return dataset_of(config, read_table(config))
+    return dataset_of(config, read_table(config), private=private)
 
 
-def dataset_of(config: DataConfig, table: Table) -> Dataset:
+def dataset_of(config: DataConfig, table: Table, *, private: bool = False) -> Dataset:
     """The data set of a table that was read already; see `load_dataset`."""
     task = task_of(config)
-    encoded = _encode(config, task, table, units_of(config, table), whole=True)
-    sites, warnings = _sites(config, task, encoded)
+    encoded = _encode(config, task, table, units_of(config, table), own=None, private=private)
+    sites, warnings = _sites(config, task, encoded, private)
     return _dataset(config, task, sites, warnings)
 
 
 def load_site(config: DataConfig, site: str, *, private: bool) -> Site:
-    """Read and encode one site: the same as in `load_dataset`, but only its rows are kept.
+    """Read and encode one site; see `load_site_dataset`, which also tells its warnings."""
+    return load_site_dataset(config, site, private=private).sites[0]
+
+
+def load_site_dataset(config: DataConfig, site: str, *, private: bool) -> Dataset:
+    """A data set of one site: the same as in `load_dataset`, but only its rows are kept.
 
     Other sites' rows are neither encoded nor judged, unless a partition or ``pooled_zscore`` needs them. A table
     without sites (a hospital's own) belongs to ``site`` as a whole.
 
+    With ``private`` no record of the site can stop it from answering: a table without rows, of one class or with a
+    feature that is missing everywhere is a data set like any other, cells that cannot be read count as missing, and
+    rows without a unit's id are left out. `fedkit data check` and `load_dataset` tell of all that as errors. A file
+    that is no table of the declared columns is refused, whatever is in it.
+
+    Returns:
+        One site. ``warnings`` are counts of its records: for the site's own eyes.
+
     Raises:
-        DataError: FK213 for a site without rows, and whatever is wrong with its rows.
+        DataError: FK213 for a site that has no rows (private: and declares none), FK222 for more units than it
+            declares (private), and whatever is wrong with its table.
     """
     _check(config, private)
     task = task_of(config)
+    require_site_names([site])
     if config.partition is not None or config.scaling == "pooled_zscore":
-        found = [known for known in load_dataset(config, private=private).sites if known.name == site]
-        if found:
-            return found[0]
-        raise _no_such_site(site)
-    table = read_table(config)
-    if config.site_column is not None:
-        mine = table.columns[config.site_column].map(lambda text: name_text(text) == site, np.bool_)
-        table = table.take(np.flatnonzero(mine))
-        if len(table) == 0:
-            raise _no_such_site(site)
-    declared = replace(config, records={site: config.records[site]} if site in config.records else {})
-    encoded = _encode(declared, task, table, units_of(declared, table), whole=False)
-    if config.site_column is None:
-        require_site_names([site])
-        encoded = replace(encoded, sites=(site,))
-    return _sites(declared, task, encoded)[0][0]
+        whole = load_dataset(config, private=private)
+        found = tuple(known for known in whole.sites if known.name == site)
+        if not found:
+            raise no_such_site(site)
+        return replace(whole, sites=found, fingerprints={site: whole.fingerprints[site]})
+    declared = {name_text(name): count for name, count in config.records.items()}
+    own = replace(config, site_column=None, records={site: declared[site]} if site in declared else {})
+    table = rows_of_site(config, _table(config, private), site)
+    if config.site_column is not None and not len(table) and not (private and site in declared):
+        raise no_such_site(site)
+    table, unread = readable(own, table) if private else (table, ())
+    encoded = _encode(own, task, table, units_of(own, table), own=site, private=private)
+    sites, warnings = _sites(own, task, encoded, private)
+    return _dataset(own, task, sites, (*unread, *warnings))
 
 
-def _no_such_site(site: str) -> DataError:
-    return DataError(
-        f"the table has no rows of site {site!r}", code="FK213", remedy="name a value of the table's site column"
-    )
+def _table(config: DataConfig, private: bool) -> Table:
+    try:
+        return read_table(config)
+    except DataError as error:
+        # A table without records is the neighbour of a table with one.
+        if private and error.code == "FK202":
+            return empty_table(config)
+        raise
 
 
 def _check(config: DataConfig, private: bool) -> None:
@@ -110,9 +131,23 @@ def _check(config: DataConfig, private: bool) -> None:
             code="FK213",
             remedy="leave one of them out",
         )
+    most = config.max_rows_per_unit
+    if most is not None and (most < 1 or config.unit_column is None):
+        raise DataError(
+            f"max_rows_per_unit is {most} and unit_column is {config.unit_column}; the bound is at least 1, of the rows"
+            " of a declared unit",
+            code="FK218",
+            remedy="set data.unit_column, or data.max_rows_per_unit=null",
+        )
 
 
-def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, whole: bool) -> _Encoded:
+def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, own: str | None, private: bool) -> _Encoded:
+    """Encode the rows that are used.
+
+    Args:
+        own: the one site that all rows belong to; None for a whole table, which is refused where no run could learn
+            from it.
+    """
     y, unknown = encode_target(config, task, table)
     features = encode_features(config, table)
     subgroups = encode_subgroups(config, table)
@@ -122,7 +157,7 @@ def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, whole
     for name, count in features.undeclared.items():
         if count:
             warnings.append(f"{name}: {count} values outside the declared levels count as missing")
-    if whole:
+    if own is None:
         _refuse_all_missing(features.missing)
     kept = ~unknown
     if config.missing.numeric == "drop_row":
@@ -134,12 +169,13 @@ def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, whole
         raise DataError(
             f"missing.numeric {config.missing.numeric!r} is not known", code="FK218", remedy="use midpoint or drop_row"
         )
-    if not kept.any():
+    if not kept.any() and (own is None or not private):
         raise DataError("no row is left to use", code="FK202", remedy="look at `fedkit data check`")
-    if whole:
+    if own is None:
         _refuse_one_class(config, task, y[kept])
-    names, site = _site_of_rows(config, table)
-    chosen = np.flatnonzero(kept)
+    names, site = site_of_rows(config, table) if own is None else ((own,), np.zeros(len(table), dtype=np.int64))
+    chosen, crowd = _bounded(config, table, units.of_row + len(units) * site, np.flatnonzero(kept))
+    warnings += crowd
     rows = Rows(features.x, y, units, subgroups).take(chosen)
     if config.partition is not None:
         names, site = site_names(config.partition), partition_units(config, task, rows.units, rows.y)[rows.units.of_row]
@@ -152,6 +188,19 @@ def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, whole
         if config.unit_column is not None:
             warnings += shared_units(rows.units.take(np.flatnonzero(site == index)).ids for index in range(len(names)))
     return _Encoded(rows, names, site, tuple(warnings))
+
+
+def _bounded(config: DataConfig, table: Table, owner: Int64, chosen: Int64) -> tuple[Int64, tuple[str, ...]]:
+    """Of the chosen rows those within ``max_rows_per_unit`` of their unit at its site."""
+    if config.max_rows_per_unit is None:
+        return chosen, ()
+    kept, told = within_bound(
+        np.unique(owner[chosen], return_inverse=True)[1].reshape(-1).astype(np.int64),
+        lambda rows: row_texts(config, table.take(chosen[rows])),
+        config.max_rows_per_unit,
+        config.split.seed,
+    )
+    return chosen[kept], told
 
 
 def _refuse_all_missing(missing: Mapping[str, NDArray[np.bool_]]) -> None:
@@ -175,48 +224,7 @@ def _refuse_one_class(config: DataConfig, task: Task, y: NDArray[np.number]) -> 
         )
 
 
-def _site_of_rows(config: DataConfig, table: Table) -> tuple[tuple[str, ...], Int64]:
-    """Names of the sites in their order, and each row's index into them."""
-    require_site_names(config.records)
-    if config.site_column is None:
-        declared = tuple(map(name_text, config.records))
-        return declared if len(declared) == 1 else ("site_1",), np.zeros(len(table), dtype=np.int64)
-    column = table.columns[config.site_column]
-    unnamed = column.map(lambda text: name_text(text) == "", np.bool_)
-    if unnamed.any():
-        raise DataError(
-            f"site_column {config.site_column} is empty in {int(unnamed.sum())} rows, first in {table.where(unnamed)}",
-            code="FK213",
-            remedy="give each row its site",
-        )
-    present = {name_text(column.values[code]) for code in np.unique(column.codes)}
-    require_site_names(sorted(present))
-    names = _ordered(config, present)
-    index = {name: position for position, name in enumerate(names)}
-    # Texts of rows that were taken out stay in `values` and may name other sites.
-    return names, column.map(lambda text: index.get(name_text(text), -1), np.int64)
-
-
-def _ordered(config: DataConfig, present: set[str]) -> tuple[str, ...]:
-    declared = {name_text(name) for name in config.records}
-    if not declared:
-        return tuple(sorted(present))
-    if absent := sorted(declared - present):
-        raise DataError(
-            f"records declares {', '.join(absent)} and the table has no such site; it has {', '.join(sorted(present))}",
-            code="FK213",
-            remedy="correct records",
-        )
-    if extra := sorted(present - declared):
-        raise DataError(
-            f"the table has the site {', '.join(extra)}, which records does not declare",
-            code="FK213",
-            remedy="declare an approximate count of every site, or of none",
-        )
-    return tuple(name_text(name) for name in config.records)
-
-
-def _sites(config: DataConfig, task: Task, encoded: _Encoded) -> tuple[list[Site], tuple[str, ...]]:
+def _sites(config: DataConfig, task: Task, encoded: _Encoded, private: bool) -> tuple[list[Site], tuple[str, ...]]:
     warnings = list(encoded.warnings)
     counts = {name_text(name): count for name, count in config.records.items()}
     if config.partition is not None and counts and set(counts) != set(encoded.sites):
@@ -230,18 +238,16 @@ def _sites(config: DataConfig, task: Task, encoded: _Encoded) -> tuple[list[Site
         rows = encoded.rows.take(np.flatnonzero(encoded.site == index))
         labels = None if task.kind == "regression" else rows.y.astype(np.int64)
         parts.append((name, rows, held_out(config.split, rows.units, labels)))
+    warnings += check_counts({name: len(rows.units) for name, rows, _ in parts}, counts, private=private)
     if config.scaling == "site_zscore":
         parts = [(name, replace(rows, x=z_scores(rows.x, ~tested)), tested) for name, rows, tested in parts]
     elif config.scaling == "pooled_zscore":
         parts = _pooled_z_scores(parts)
     sites = []
     for name, rows, tested in parts:
-        declared = counts.get(name)
-        sites.append(make_site(name, rows, tested, declared))
+        sites.append(make_site(name, rows, tested, counts.get(name)))
         if not len(rows):
             warnings.append(_without_rows(config, name))
-        elif declared is not None and abs(len(rows.units) - declared) > _DEVIATION * declared:
-            warnings.append(f"{name} has {len(rows.units)} units; records declares {declared}, more than 20% off")
     return sites, tuple(warnings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,14 +91,18 @@ def units_of(config: DataConfig, table: Table) -> Units:
                 remedy="give each row the id of its unit, or leave unit_column out (a row is then a unit)",
             )
         return _by_name(table.columns[config.unit_column].map(name_text, object).tolist())
-    skipped = {config.site_column}
-    columns = [name for name in sorted(declared_columns(config)) if name not in skipped]
-    cells = [table.columns[name].map(canonical, object).tolist() for name in columns]
     if config.site_column is None:
         scopes = [""] * len(table)
     else:
         scopes = table.columns[config.site_column].map(name_text, object).tolist()
-    return rows_as_units((_SEPARATOR.join(row) for row in zip(*cells, strict=True)), scopes)
+    return rows_as_units(row_texts(config, table), scopes)
+
+
+def row_texts(config: DataConfig, table: Table) -> Iterator[str]:
+    """Each row's declared values as one text, the site's name apart: equal for rows that say the same."""
+    columns = [name for name in sorted(declared_columns(config)) if name != config.site_column]
+    cells = [table.columns[name].map(canonical, object).tolist() for name in columns]
+    return (_SEPARATOR.join(row) for row in zip(*cells, strict=True))
 
 
 def without_id(config: DataConfig, table: Table) -> NDArray[np.bool_]:

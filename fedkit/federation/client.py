@@ -8,7 +8,7 @@ from collections.abc import Callable
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedkit.errors import FedkitError
+from fedkit.federation.public_codes import public_code
 from fedkit.federation.site import SiteRuntime
 
 _LOG = logging.getLogger("fedkit.site")
@@ -17,7 +17,8 @@ _LOG = logging.getLogger("fedkit.site")
 def make_client_app(load: Callable[[Context], SiteRuntime]) -> ClientApp:
     """A ClientApp that answers query, train and evaluate for one site.
 
-    Guarantee: no text of an exception leaves the site, because it may quote a record; the coordinator gets a code.
+    Guarantee: no text of an exception leaves the site, because it may quote a record. The coordinator gets a code: the
+    error's own if it follows from the request, declared constants or the site's settings, else one common code.
     """
     app = ClientApp()
 
@@ -47,9 +48,6 @@ def _answer(
     try:
         runtime = load(context)
         return Message(answer(runtime, next(iter(runtime.sites))), reply_to=message)
-    except FedkitError as error:
+    except Exception as error:
         _LOG.exception("the request was not answered")
-        return Message(Error(code=2, reason=error.code), reply_to=message)
-    except Exception:
-        _LOG.exception("the request was not answered")
-        return Message(Error(code=2, reason="FK000"), reply_to=message)
+        return Message(Error(code=2, reason=public_code(error)), reply_to=message)

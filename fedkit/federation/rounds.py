@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -23,6 +23,7 @@ from fedkit.federation import wire
 from fedkit.federation.admission import check_update
 from fedkit.federation.chosen import ChosenSites
 from fedkit.federation.flower_internals import local_identity, seeded_sampling
+from fedkit.federation.public_codes import readable_reason
 from fedkit.federation.strategy_guard import check_patience, strategy_errors
 from fedkit.strategies import needs_statistics
 from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
@@ -51,6 +52,8 @@ class RoundLoop:
         sites: site to Flower node id, in the order in which replies are folded (so the sum is reproducible).
         epsilon_after: rounds done to epsilon spent a site.
         weights: site to the weight that its plan declares, which a reply must repeat; None leaves weights unchecked.
+        measures: site to the rounds after which its plan releases histograms.
+        cells: how many cells a site's histograms have together.
     """
 
     grid: Grid
@@ -63,6 +66,8 @@ class RoundLoop:
     evaluates: frozenset[str]
     epsilon_after: Callable[[int], Mapping[str, float]] = field(default=lambda _: {})
     weights: Mapping[str, float] | None = None
+    measures: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    cells: int = 0
 
     def run(self, parameters: Float32, on_round: OnRound) -> Finish:
         """Run every round.
@@ -96,6 +101,8 @@ class RoundLoop:
                 if number % config.evaluate_every == 0 or number == config.num_rounds:
                     measured, silent = self._evaluate(number, parameters)
                     failed = {**failed, **silent}
+                histograms, silent = self._measure(number, parameters)
+                failed = {**failed, **silent}
                 if failed:
                     degraded = True
                     notes.append(
@@ -104,7 +111,8 @@ class RoundLoop:
                         + ")"
                     )
                 trained = tuple(update.site for update in updates)
-                on_round(self._report(number, trained, failed, measured, parameters, start), parameters, updates)
+                report = self._report(number, trained, failed, measured, parameters, start)
+                on_round(replace(report, histograms=histograms), parameters, updates)
         return Finish(parameters, "degraded" if degraded else "complete", config.num_rounds, tuple(notes))
 
     def sample(self, number: int) -> list[str]:
@@ -169,7 +177,7 @@ class RoundLoop:
             requests = list(
                 self.strategy.configure_evaluate(number, arrays, ConfigRecord(), ChosenSites(self.grid, nodes))
             )
-        answers, failed = self._ask(requests, wire.pack_model(parameters, number, 0.0))
+        answers, failed = self._ask(requests, wire.pack_evaluation(parameters, number, histograms=False))
         measured: dict[str, Metrics] = {}
         heard: list[tuple[Message, float, Metrics]] = []
         for site, reply in answers:
@@ -181,6 +189,22 @@ class RoundLoop:
             heard.append((reply, rows, measured[site]))
         self._tell_strategy(number, heard)
         return measured, failed
+
+    def _measure(self, number: int, parameters: Float32) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
+        """The charged histograms of every site whose plan releases them after this round."""
+        requests = [
+            self.grid.create_message(RecordDict(), "evaluate", node, "", ttl=self.config.timeout)
+            for site, node in self.sites.items()
+            if number in self.measures.get(site, ())
+        ]
+        answers, failed = self._ask(requests, wire.pack_evaluation(parameters, number, histograms=True))
+        found: dict[str, tuple[float, ...]] = {}
+        for site, reply in answers:
+            try:
+                found[site] = tuple(wire.unpack_histograms(reply.content, self.cells).tolist())
+            except FedkitError as error:
+                failed[site] = str(error)
+        return found, failed
 
     def _tell_strategy(self, number: int, heard: Sequence[tuple[Message, float, Metrics]]) -> None:
         # Flower refuses replies whose keys differ; a metric that one site cannot define is left out for all.
@@ -212,7 +236,7 @@ class RoundLoop:
             if site not in addressed or site in answers:
                 continue
             if reply.has_error():
-                failed[site] = reply.error.reason or f"Flower error {reply.error.code}"
+                failed[site] = readable_reason(reply.error.reason or "")
             else:
                 answers[site] = reply
         for site in addressed - set(answers) - set(failed):
@@ -235,51 +259,6 @@ class RoundLoop:
 def digest(parameters: Float32) -> str:
     """SHA-256 of a packed model's bytes."""
     return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f4").tobytes()).hexdigest()
-
-
-def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, tuple[int, wire.Roster]]:
-    """Ask every node who it is until the expected sites have answered.
-
-    Returns:
-        site to (node id, its answer), in the order of ``expected``.
-
-    Raises:
-        FederationError: a site is missing after ``timeout`` seconds, or two nodes claim one name.
-    """
-    deadline = time.monotonic() + timeout
-    found: dict[str, tuple[int, wire.Roster]] = {}
-    asked: set[int] = set()
-    unread: list[str] = []
-    with local_identity():
-        while True:
-            fresh = [node for node in grid.get_node_ids() if node not in asked]
-            messages = [grid.create_message(RecordDict(), "query", node, "", ttl=timeout) for node in fresh]
-            replies = grid.send_and_receive(messages, timeout=max(1.0, deadline - time.monotonic())) if messages else ()
-            for reply in replies:
-                if reply.has_error():
-                    continue
-                asked.add(reply.metadata.src_node_id)
-                try:
-                    roster = wire.unpack_roster(reply.content)
-                except FedkitError as error:
-                    unread.append(f"; node {reply.metadata.src_node_id} gave no usable answer ({error})")
-                    continue
-                if roster.site not in expected:
-                    continue
-                if roster.site in found:
-                    raise FederationError(f"two nodes claim to be site {roster.site}", code="FK522")
-                found[roster.site] = (reply.metadata.src_node_id, roster)
-            missing = [site for site in expected if site not in found]
-            if not missing:
-                return {site: found[site] for site in expected}
-            if time.monotonic() > deadline:
-                raise FederationError(
-                    f"{len(missing)} of {len(expected)} sites did not join within {timeout:g} s: {', '.join(missing)}"
-                    + "".join(unread),
-                    code="FK523",
-                    remedy="start the missing sites or raise federation.timeout",
-                )
-            time.sleep(0.5)
 
 
 def _proximal_mu(requests: Sequence[Message]) -> float:

@@ -5,7 +5,8 @@ message  to the site                                                 back
 ======== =========================================================== ==========================================
 query    (nothing)                                                   site, trains, evaluates
 train    parameters float32 [d]; round, proximal_mu                  delta float32 [d]; weight
-evaluate parameters float32 [d]; round                               rows, metrics (simulation only)
+evaluate parameters float32 [d]; round; what: exact                  rows, metrics (simulation only)
+evaluate parameters float32 [d]; round; what: histograms             noisy histograms float64 [cells]
 ======== =========================================================== ==========================================
 
 Several small tensors would cost two HTTP objects each; a model therefore travels packed.
@@ -18,17 +19,22 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
 
 from fedkit.errors import FederationError
 from fedkit.types import ClientUpdate, Float32, Metrics
 
 WIRE_VERSION = 1
 WEIGHT_KEY = "num-examples"
+HISTOGRAMS, EXACT = "histograms", "exact"
 _ARRAY = "parameters"
+_MOST_UNITS = 1e15
 
+Float64 = NDArray[np.float64]
 _LARGEST = sys.float_info.max
 _ROUNDING = 1e-6
 
@@ -74,6 +80,26 @@ def pack_model(parameters: Float32, server_round: int, proximal_mu: float) -> Re
     return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(parameters)}), "config": config})
 
 
+def pack_evaluation(parameters: Float32, server_round: int, *, histograms: bool) -> RecordDict:
+    """An evaluate request: for the charged histograms, or for the exact metrics of a simulation."""
+    what = HISTOGRAMS if histograms else EXACT
+    config = ConfigRecord({"wire": WIRE_VERSION, "server-round": server_round, "proximal-mu": 0.0, "what": what})
+    return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(parameters)}), "config": config})
+
+
+def asks_for_histograms(content: RecordDict) -> bool:
+    """Which of the two an evaluate request asks for.
+
+    Raises:
+        FederationError: FK510, neither.
+    """
+    config = content["config"]
+    what = config.get("what") if isinstance(config, ConfigRecord) else None
+    if what not in (HISTOGRAMS, EXACT):
+        raise FederationError("the request asks for an evaluation of no known kind", code="FK510")
+    return bool(what == HISTOGRAMS)
+
+
 def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
     """Parameters, round and proximal_mu of a request.
 
@@ -84,7 +110,7 @@ def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
     if not isinstance(config, ConfigRecord) or config.get("wire") != WIRE_VERSION:
         raise FederationError("the request speaks another wire version", code="FK510", remedy="update fedkit")
     return (
-        _flat(content, "arrays"),
+        _flat(content, "arrays", "float32"),
         int(config["server-round"]),  # type: ignore[arg-type]
         float(config["proximal-mu"]),  # type: ignore[arg-type]
     )
@@ -104,7 +130,7 @@ def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
         FederationError: bytes that are no array, wrong shape or type, a NaN or infinite entry, a weight that is not
             positive and finite, a metric that is no number in its range.
     """
-    delta = _flat(content, "arrays")
+    delta = _flat(content, "arrays", "float32")
     if delta.shape != (size,):
         raise FederationError(f"the update has {delta.size} parameters, the model {size}", code="FK511")
     if not np.isfinite(delta).all():
@@ -135,6 +161,25 @@ def unpack_metrics(content: RecordDict) -> tuple[float, Metrics]:
         raise FederationError("the reply names a metric that no task has", code="FK517")
     metrics: dict[str, float | None] = {key: _number(key, record[key], EVALUATE_METRICS[key]) for key in names}
     return _weight(record), {**metrics, **dict.fromkeys(map(str, undefined), None)}
+
+
+def pack_histograms(counts: Float64) -> RecordDict:
+    """A reply with a site's noisy histograms, one after the other."""
+    return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(np.ascontiguousarray(counts, dtype=np.float64))})})
+
+
+def unpack_histograms(content: RecordDict, size: int) -> Float64:
+    """A site's noisy histograms, checked.
+
+    Raises:
+        FederationError: bytes that are no array, another number of cells than declared, a value that is no count.
+    """
+    counts = _flat(content, "arrays", "float64")
+    if counts.shape != (size,):
+        raise FederationError(f"the histograms have {counts.size} cells, {size} are declared", code="FK511")
+    if not (np.isfinite(counts).all() and np.abs(counts).max(initial=0.0) <= _MOST_UNITS):
+        raise FederationError("the histograms hold a value that is no count", code="FK512")
+    return counts
 
 
 def pack_roster(roster: Roster) -> RecordDict:
@@ -181,27 +226,27 @@ def from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> F
     return np.concatenate([record[name].numpy().astype(np.float32).ravel() for name in shapes])
 
 
-def _flat(content: RecordDict, key: str) -> Float32:
+def _flat(content: RecordDict, key: str, dtype: str) -> NDArray[Any]:
     record = content.get(key)
     if not isinstance(record, ArrayRecord) or list(record) != [_ARRAY]:
         raise FederationError("the message does not carry one packed array", code="FK515")
     array = record[_ARRAY]
-    if array.stype != "numpy.ndarray" or array.dtype != "float32" or len(array.shape) != 1:
-        raise FederationError("the packed array is not a flat float32 array of numpy", code="FK516")
-    return _entries(array)
+    if array.stype != "numpy.ndarray" or array.dtype != dtype or len(array.shape) != 1:
+        raise FederationError(f"the packed array is not a flat {dtype} array of numpy", code="FK516")
+    return _entries(array, np.dtype(dtype))
 
 
 @_readable()
-def _entries(array: Array) -> Float32:
+def _entries(array: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
     # numpy.load would allocate whatever size the header claims, so header and length are compared before any copy.
     data, size = array.data, array.shape[0]
     file = io.BytesIO(data)
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError
-    shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if shape != (size,) or dtype != np.float32 or len(data) != file.tell() + 4 * size:
+    shape, _, found = np.lib.format.read_array_header_1_0(file)
+    if shape != (size,) or found != dtype or len(data) != file.tell() + dtype.itemsize * size:
         raise ValueError
-    return np.frombuffer(data, np.float32, size, file.tell()).copy()
+    return np.frombuffer(data, dtype, size, file.tell()).copy()
 
 
 def _metrics(content: RecordDict) -> MetricRecord:

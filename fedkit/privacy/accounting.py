@@ -20,11 +20,8 @@ from fedkit.privacy.pld import FINE, composed, interval_of, one_step
 
 ACCOUNTANT = "pld"
 ADJACENCY = "add_remove"
-_MAX_SIGMA = 1e6
-MIN_SIGMA = 0.01
-"""Below it the privacy loss of one step overflows what the accountants can hold."""
-MIN_EPSILON, MAX_EPSILON = 1e-4, 100.0
-"""Targets for calibration: below is noise alone, above protects nobody."""
+MIN_SIGMA, MAX_SIGMA = 0.1, 1e4
+"""The range over which the costs were validated (tests/privacy/test_rdp_filter.py); less noise protects nobody."""
 MIN_DELTA = 1e-12
 """Below it the mass that a PLD leaves out of its tails is no longer negligible."""
 MIN_RATE = 1e-6
@@ -68,21 +65,32 @@ def epsilon(sample_rate: float, noise_multiplier: float, steps: int, delta: floa
     return epsilon_of((GaussianEvent(sample_rate, noise_multiplier, steps),), delta)
 
 
-def epsilon_of(events: Sequence[GaussianEvent], delta: float) -> float:
+def epsilon_of(events: Sequence[GaussianEvent], delta: float, fineness: float = FINE) -> float:
     """The epsilon of several events together, by PLD; cached, whatever their order.
+
+    Args:
+        fineness: the discretisation; a coarser one is faster and farther above the truth.
 
     Raises:
         PrivacyError: a value out of its range, NaN included.
     """
     _check_delta(delta)
     for event in events:
-        _check_event(event)
+        check_event(event)
+    return _epsilon(_merged(events), float(delta), fineness)
+
+
+def rough_epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
+    """A looser bound by Renyi DP, cached: what a search begins with."""
+    return _rdp(_merged(events), float(delta))
+
+
+def _merged(events: Sequence[GaussianEvent]) -> tuple[tuple[float, float, int], ...]:
     counts: dict[tuple[float, float], int] = {}
     for event in events:
         key = (float(event.sample_rate), float(event.noise_multiplier))
         counts[key] = counts.get(key, 0) + int(event.steps)
-    merged = tuple(sorted((q, sigma, steps) for (q, sigma), steps in counts.items() if steps))
-    return _epsilon(merged, float(delta), FINE)
+    return tuple(sorted((q, sigma, steps) for (q, sigma), steps in counts.items() if steps))
 
 
 def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[int], delta: float) -> list[float]:
@@ -130,61 +138,6 @@ def _curve(q: float, sigma: float, counts: Sequence[int], delta: float) -> list[
     return curve
 
 
-@lru_cache(maxsize=256)
-def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """The smallest sigma, rounded UP to 4 decimals, whose epsilon does not exceed the target; cached.
-
-    Args:
-        epsilon: the target for all steps together.
-
-    Raises:
-        PrivacyError: a value out of its range, or a target that no noise below 1e6 reaches.
-
-    Guarantee: ``epsilon(sample_rate, result, steps, delta) <= target``.
-    """
-    target = float(epsilon)
-    if not MIN_EPSILON <= target <= MAX_EPSILON:
-        message = f"epsilon {target:g} is not between {MIN_EPSILON:g} and {MAX_EPSILON:g}"
-        raise PrivacyError(message, code="FK301", remedy="set privacy.epsilon=3")
-    _check_delta(delta)
-    _check_event(GaussianEvent(sample_rate, 1.0, steps))
-    if steps < 1:
-        raise PrivacyError(f"steps {steps} is below 1: there is nothing to calibrate", code="FK305")
-    q, count = float(sample_rate), int(steps)
-
-    def excess(log_sigma: float) -> float:
-        found = _epsilon(((q, math.exp(log_sigma), count),), float(delta), 10 * FINE)
-        return math.log(max(found, 1e-12) / target)
-
-    if _fine_epsilon(q, MIN_SIGMA, count, delta) <= target:
-        return MIN_SIGMA
-    low = high = _enough_by_rdp(target, float(delta), q, count)
-    while low > math.log(MIN_SIGMA) and excess(low) <= 0:
-        low, high = max(low - math.log(1.4), math.log(MIN_SIGMA)), low
-    if low == high:
-        low -= math.log(1.1)
-    from scipy.optimize import brentq
-
-    coarse = high
-    if excess(high) < 0 < excess(low):
-        coarse = float(brentq(excess, low, high, xtol=2e-5, rtol=1e-9))
-    # The search's own pessimism is taken back with one Newton step at the fine discretisation, then confirmed.
-    slope = (excess(high) - excess(low)) / (high - low)
-    fine = math.log(max(_fine_epsilon(q, math.exp(coarse), count, delta), 1e-12) / target)
-    refined = min(max(coarse - fine / slope, low), high) if slope < 0 else coarse
-    sigma = _round_up(math.exp(refined))
-    step = max(1e-4, sigma * 1e-4)
-    while sigma <= _MAX_SIGMA:
-        if _fine_epsilon(q, sigma, count, delta) <= target:
-            return sigma
-        sigma, step = _round_up(sigma + step), 2 * step
-    raise _out_of_reach(target)
-
-
-# The parameter of noise_multiplier_for shadows the function of that name.
-_fine_epsilon = epsilon
-
-
 def rdp_epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
     """The same cost by Renyi DP (Mironov et al. 2019, with the conversion of Canonne et al. 2020).
 
@@ -204,29 +157,6 @@ def rdp_epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
         return float(accountant.get_epsilon(delta))
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _enough_by_rdp(target: float, delta: float, q: float, steps: int) -> float:
-    """Log of a sigma at which the Renyi bound, hence the PLD, meets the target; within 1 % of the least such."""
-    low, high = math.log(MIN_SIGMA), math.log(_MAX_SIGMA)
-    if _rdp(((q, math.exp(high), steps),), delta) > target:
-        raise _out_of_reach(target)
-    while high - low > 0.01:
-        middle = (low + high) / 2
-        low, high = (low, middle) if _rdp(((q, math.exp(middle), steps),), delta) <= target else (middle, high)
-    return high
-
-
-def _out_of_reach(target: float) -> PrivacyError:
-    return PrivacyError(
-        f"epsilon {target:g} cannot be reached with a noise multiplier below {_MAX_SIGMA:g}",
-        code="FK309",
-        remedy="raise privacy.epsilon or privacy.delta, or lower federation.num_rounds or privacy.sample_rate",
-    )
-
-
-def _round_up(sigma: float) -> float:
-    return math.ceil(sigma * 1e4 - 1e-9) / 1e4
 
 
 @lru_cache(maxsize=4096)
@@ -274,7 +204,12 @@ def _check_delta(delta: float) -> None:
         raise PrivacyError(message, code="FK302", remedy="set privacy.delta=1e-9")
 
 
-def _check_event(event: GaussianEvent) -> None:
+def check_event(event: GaussianEvent) -> None:
+    """Refuse an event that cannot be priced.
+
+    Raises:
+        PrivacyError: FK303, FK304, FK305.
+    """
     q, sigma, steps = event.sample_rate, event.noise_multiplier, event.steps
     if not 0 < q <= 1:
         raise PrivacyError(f"sample_rate {q:g} is not in (0, 1]", code="FK304", remedy="set privacy.sample_rate=0.05")
@@ -287,8 +222,8 @@ def _check_event(event: GaussianEvent) -> None:
             code="FK303",
             remedy="set privacy.noise_multiplier=1.2, or privacy=none",
         )
-    if sigma > _MAX_SIGMA:
-        message = f"noise_multiplier {sigma:g} is above {_MAX_SIGMA:g}"
+    if sigma > MAX_SIGMA:
+        message = f"noise_multiplier {sigma:g} is above {MAX_SIGMA:g}"
         raise PrivacyError(message, code="FK303", remedy="set privacy.noise_multiplier=1.2")
     if not math.isfinite(steps) or steps != int(steps) or steps < 0:
         raise PrivacyError(f"steps {steps} is not a whole number of at least 0", code="FK305")

@@ -14,6 +14,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import PrivacyError
 from fedkit.privacy import accounting
 from fedkit.privacy.accounting import GaussianEvent
+from fedkit.privacy.events import events_of, gaussian_delta
 from fedkit.types import LocalPlan, PrivacyPlan
 
 SAME_EPSILON = 0.01
@@ -67,17 +68,12 @@ def plan_costs(config: ExperimentConfig, plans: Mapping[str, LocalPlan], paramet
     return {**summary, "sites": costs, "binds": binds}
 
 
-def events_of(plan: PrivacyPlan) -> tuple[GaussianEvent, ...]:
-    """What a plan's run will have done at its site after the last round."""
-    return (GaussianEvent(plan.sample_rate, plan.noise_multiplier, plan.steps * plan.rounds),)
-
-
 def rdp_charge(plan: PrivacyPlan) -> float | None:
     """What RDP charges for a plan's whole run at the order that suits it best; None where it gives no bound.
 
     A ledger composes by RDP at an order fixed beforehand, which may suit a plan less.
     """
-    found = _rdp(events_of(plan), plan.delta)
+    found = _rdp(events_of(plan), gaussian_delta(plan.delta))
     return found if math.isfinite(found) else None
 
 

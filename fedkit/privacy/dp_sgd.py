@@ -222,5 +222,5 @@ def train_lots(
         rows = np.flatnonzero(source.poisson_mask(units, plan.sample_rate)[unit])
         chosen = torch.from_numpy(rows)
         total = gradients.clipped_sum(x[chosen], y[chosen], unit[rows], plan.max_grad_norm)
-        total += torch.from_numpy(integer_noise(source, gradients.d, plan.noise_multiplier))
+        total += torch.from_numpy(integer_noise(source, gradients.d, plan.noise_multiplier, plan.max_lot))
         update((total.double() * to_mean).float())

@@ -14,6 +14,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkit.privacy.rounded_gaussian import rounded_gaussian
+from fedkit.types import Int64
+
 Float64 = NDArray[np.float64]
 BoolMask = NDArray[np.bool_]
 
@@ -26,7 +29,11 @@ class Source(Protocol):
         ...
 
     def gaussian(self, d: int) -> Float64:
-        """Independent standard normals, float64 [d]."""
+        """Independent standard normals, float64 [d]; for noise that is released use ``rounded_gaussian``."""
+        ...
+
+    def rounded_gaussian(self, d: int, scale: float) -> Int64:
+        """Independent normals of standard deviation ``scale``, rounded to integers; int64 [d]."""
         ...
 
 
@@ -65,12 +72,17 @@ class Seeded:
         """Independent standard normals, float64 [d]."""
         return self._generator.standard_normal(d)
 
+    def rounded_gaussian(self, d: int, scale: float) -> Int64:
+        """Philox normals times ``scale``, rounded; int64 [d]. Its bits are part of what a replay repeats."""
+        return np.rint(self._generator.standard_normal(d) * scale).astype(np.int64)
+
 
 class Secure:
     """AES-256-CTR under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated.
 
-    Guarantee: normals are Box-Muller on 53-bit uniforms; they differ from ideal ones in that they end at 8.65 sigma
-    (a tail of 5e-18 a coordinate).
+    Guarantee: as far as the stream cannot be told from random bits, ``rounded_gaussian`` has exactly the law of rounded
+    ideal normals, and a unit joins a lot with a chance of at most q. ``gaussian`` has no such bound: float64 normals on
+    53-bit uniforms, which end at 8.65 sigma.
     """
 
     def __init__(self) -> None:
@@ -80,12 +92,21 @@ class Secure:
         self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
-        """Which of n units join the lot; bool [n]."""
-        return uniforms(self._bits(n)) < q
+        """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
+        bits, below = self._bits(n), int(q * 2.0**64)
+        return bits < np.uint64(below) if below < 2**64 else np.ones(n, dtype=np.bool_)
 
     def gaussian(self, d: int) -> Float64:
         """Independent standard normals, float64 [d]."""
         return box_muller(self._bits(d + d % 2))[:d]
+
+    def rounded_gaussian(self, d: int, scale: float) -> Int64:
+        """Ideal normals of standard deviation ``scale``, rounded: see :mod:`fedkit.privacy.rounded_gaussian`.
+
+        Raises:
+            PrivacyError: a scale out of bounds (FK315).
+        """
+        return rounded_gaussian(self._bits, d, scale)
 
     def _bits(self, n: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._stream.update(bytes(8 * n)), dtype=np.uint64)

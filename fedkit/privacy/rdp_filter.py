@@ -19,13 +19,14 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.accounting import GaussianEvent
+from fedkit.privacy.accounting import MAX_SIGMA, MIN_SIGMA, GaussianEvent
 
 UNIT = 10**12
 """Units of cost in a Renyi divergence of 1."""
 ORDERS = tuple(k / 10 for k in range(11, 641))
 """The orders that a budget may be enforced at: 1.1, 1.2, ..., 64."""
-MIN_SIGMA, MAX_SIGMA = 0.1, 1e4
+RESIDUE_SHARE = 1e-3
+"""Share of a budget's delta that is set aside for what runs cost beside their Gaussian mechanisms."""
 # Measured against 80-bit quadrature over the whole validated range (tests/privacy/test_rdp_filter.py repeats a part):
 # log A is never more than 5e-14 too low, absolute or relative; this is 20 times that.
 _PAD = 1e-12
@@ -66,6 +67,11 @@ def conversion(order: float, delta: float) -> float:
     return math.log1p(-1 / order) - (math.log(delta) + math.log(order)) / (order - 1)
 
 
+def kept(delta: float) -> float:
+    """What of a budget's delta is left for Gaussian mechanisms; the rest pays for each run's other residues."""
+    return delta * (1 - RESIDUE_SHARE)
+
+
 def best_order(limit: float, delta: float) -> float:
     """The order on the grid that admits most: it maximises (B - c(a)) / a, the capacity over a Gaussian's cost.
 
@@ -91,7 +97,7 @@ def capacity(limit: float, delta: float, order: float) -> int:
     if order not in ORDERS:
         raise PrivacyError(f"order {order:g} is not one of 1.1, 1.2, ..., 64", code="FK343", remedy="leave order out")
     # The last bits of c(a) are rounded against the spender too.
-    units = math.floor((limit - conversion(order, delta) - _PAD) * UNIT)
+    units = math.floor((limit - conversion(order, kept(delta)) - _PAD) * UNIT)
     if units <= 0:
         least = min(conversion(a, delta) for a in ORDERS)
         raise PrivacyError(
@@ -162,7 +168,7 @@ def step_cost(rate_e9: int, sigma_e6: int, order: float) -> int:
 
 def epsilon_of(units: int, order: float, delta: float) -> float:
     """The epsilon that the filter vouches for once ``units`` are spent: 0 while nothing is spent."""
-    return max(0.0, units / UNIT + conversion(order, delta)) if units > 0 else 0.0
+    return max(0.0, units / UNIT + conversion(order, kept(delta))) if units > 0 else 0.0
 
 
 def _log_moment(q: float, sigma: float, order: float) -> float:

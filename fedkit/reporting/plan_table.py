@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ def plan_table(plan: Mapping[str, Any]) -> RenderableType:
     if plan["mode"] != "none":
         parts += [Text(line, style="dim") for line in _legend(plan)]
         parts += [Text.assemble(("Binds: ", "bold"), line) for line in _binding(plan)]
+        if plan["ledger"] and plan["ledger"]["sites"]:
+            parts.append(_ledgers(plan["ledger"]["sites"]))
+            parts += [Text(line, style="dim") for line in _LEDGER_LEGEND]
         parts.append(Text(f"{plan['ledger_statement'][:1].upper()}{plan['ledger_statement'][1:]}."))
     parts += [Text(f"! {note}", style="yellow") for note in plan["notes"]]
     parts.append(Text(plan["statement"], style="green" if plan["private"] else "yellow"))
@@ -58,6 +62,28 @@ def plan_statement(plan: Mapping[str, Any]) -> str:
     return (
         f"Not private as it stands: the noise is seeded, for replay. With real noise (privacy.noise=secure) the plan "
         f"would cost {cost}."
+    )
+
+
+def ledger_statement(ledger: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+    """How many rounds the ledgers afford, and whether their filter or the PLD figure meets the limit first.
+
+    Args:
+        ledger: ``dir`` and ``sites``, site to its forecast; ``plan`` has the number of rounds and what binds.
+    """
+    sites, planned = ledger["sites"], plan["num_rounds"]
+    if not sites:
+        return f"no ledger in {ledger['dir']} can be used: rounds affordable are not known"
+    names = plan["binds"]["rounds_affordable"]
+    where = "at every site" if len(names) == len(sites) else f"the fewest, at {_names(names)}"
+    first = sites[names[0]]
+    figures = f"{text.epsilon(first['epsilon_filter_after'])} by the filter"
+    if first["epsilon_pld_after"] is not None:
+        figures += f", {text.epsilon(first['epsilon_pld_after'])} by PLD"
+    which = "the ledger's filter" if first["binds"] == "filter" else "the PLD figure"
+    return (
+        f"ledgers in {ledger['dir']} afford {text.plural(first['rounds_affordable'], 'round')} of such noise, {where};"
+        f" {planned} {'is' if planned == 1 else 'are'} planned; of {figures}, {which} binds"
     )
 
 
@@ -102,6 +128,31 @@ def _private(sites: Mapping[str, Mapping[str, Any]]) -> Table:
             text.epsilon(site["epsilon"]),
             "–" if rdp is None else text.epsilon(rdp),
             f"{site['noise_to_signal']:.3g}",
+        )
+    return table
+
+
+_LEDGER_LEGEND = (
+    "left, takes: shares of the site's budget, before this run and for all of it; by filter: epsilon of this run alone"
+    " at the order that the ledger fixed when it was created; after: epsilon of all that was spent and this run"
+    " together, by the filter, which is enforced, and by PLD, which is shown.",
+)
+
+
+def _ledgers(sites: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = _table("ledger", "budget", "left", "takes", "order", "by filter", "after", "by PLD", "rounds")
+    for name, site in list(sites.items())[:_MOST_SITES]:
+        pld = site["epsilon_pld_after"]
+        table.add_row(
+            Text(name),
+            f"{site['limit']:g}",
+            f"{math.floor(1000 * site['left']) / 10:.1f}%",
+            f"{math.ceil(1000 * site['takes']) / 10:.1f}%",
+            f"{site['order']:g}",
+            text.epsilon(site["epsilon_filter"]),
+            text.epsilon(site["epsilon_filter_after"]),
+            "–" if pld is None else text.epsilon(pld),
+            Text(f"{site['rounds_affordable']:,}", style="" if site["affordable"] else "bold red"),
         )
     return table
 

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fedkit.errors import RunError
-from fedkit.reporting import figures, page, svg, text
+from fedkit.reporting import claim, evaluation, figures, page, svg, text
 from fedkit.reporting.reader import RunView, read_run
 from fedkit.reporting.statistics import SMALL
 from fedkit.reporting.verdict import ADJACENCY, max_spent, protections, verdict
@@ -46,6 +46,7 @@ def write_report(run_dir: Path | str) -> Path:
             code="FK611",
             remedy="restore the files",
         ) from error
+    page.write(view.path / claim.NAME, claim.claim())
     return page.write(view.path / "report.html", content)
 
 
@@ -80,6 +81,8 @@ def _context(view: RunView) -> dict[str, Any]:
             {k for groups in subgroups.values() for cell in groups.values() for k in cell} - {"n", "suppressed"}
         ),
         "smallest": SMALL,
+        "evaluation": evaluation.context(view),
+        "claim": claim.NAME if claim.claim() else "",
         "protections": protections(view),
         "plans": [{**plan, "site": s, "chip": _chip(view, s)} for s, plan in view.plan.items()],
         "stand_in": not all(plan.get("records_declared") for plan in view.plan.values()),
@@ -163,9 +166,10 @@ def _tiles(view: RunView) -> list[dict[str, str]]:
 def _results_lead(view: RunView) -> str:
     undefined = any(value is None for site in view.sites for value in view.final(site).values())
     where = " A dash is a metric that is undefined at a site; hover for the reason." if undefined else ""
+    exact = "Exact metrics: they exist in simulation only and are not protected."
     if view.overall:
-        return f"The final model, tested at every site.{where}"
-    return f"The run did not reach its end: these are the metrics after round {view.rounds_done}.{where}"
+        return f"The final model, tested at every site. {exact}{where}"
+    return f"The run did not reach its end: these are the metrics after round {view.rounds_done}. {exact}{where}"
 
 
 def _baselines(view: RunView) -> dict[str, Any] | None:

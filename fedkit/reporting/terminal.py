@@ -14,6 +14,7 @@ from rich.text import Text
 
 from fedkit.reporting import text
 from fedkit.reporting.compare import Comparison
+from fedkit.reporting.evaluation import summary as evaluation_summary
 from fedkit.reporting.reader import RunView
 from fedkit.reporting.report import BASELINES, OUTCOMES
 from fedkit.reporting.sweep_report import max_epsilon, metric_names, swept_keys
@@ -60,6 +61,8 @@ def closing_table(view: RunView, report: Path | None = None) -> RenderableType:
     parts: list[RenderableType] = [_headline(view)]
     parts += [_Widest(tuple(_sites_table(view, shown, beside) for shown, beside in widths))] if view.sites else []
     parts += [*lines, privacy]
+    if told := evaluation_summary(view):
+        parts.append(Text(told))
     if report is not None:
         parts.append(Text.assemble(("Report: ", "bold"), str(report), no_wrap=True, overflow="fold"))
     return Group(*parts)

@@ -99,7 +99,7 @@ def _counts(view: RunView) -> str:
 
 def protections(view: RunView) -> tuple[Protection, ...]:
     """What was private and what was not, most important first."""
-    rows = [_updates(view), _model(view), _weights(view)]
+    rows = [_updates(view), _model(view), _weights(view), *_histograms(view)]
     rows.append(
         Protection(
             "Evaluation metrics, curves, ROC, calibration, subgroups",
@@ -175,6 +175,16 @@ def _model(view: RunView) -> Protection:
     if view.manifest.get("private"):
         return Protection(what, "good", "differentially private", "Post-processing of the updates: the same guarantee.")
     return Protection(what, "warn", "noised, seed known", "A function of those updates; do not publish it as private.")
+
+
+def _histograms(view: RunView) -> list[Protection]:
+    if (view.result or {}).get("evaluation") is None:
+        return []
+    what = "Noisy histograms of test units, and the metrics measured by them"
+    mechanism = "A unit adds a total of 1 to each; Gaussian noise; charged to the same epsilon, evaluation first."
+    if view.manifest.get("private"):
+        return [Protection(what, "good", "differentially private", mechanism)]
+    return [Protection(what, "warn", "noised, seed known", f"{mechanism} Whoever has the seed can take it away.")]
 
 
 def _weights(view: RunView) -> Protection:

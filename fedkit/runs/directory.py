@@ -55,6 +55,8 @@ class RunDirectory:
             "digest": report.digest,
             "seconds": round(report.seconds, 4),
         }
+        if report.histograms:
+            line["histograms"] = {site: list(cells) for site, cells in report.histograms.items()}
         append_line(self.path / METRICS, json.dumps(line, allow_nan=False))
 
     def write_model(self, tensors: Mapping[str, Float32], metadata: Mapping[str, str]) -> None:

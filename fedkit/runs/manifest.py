@@ -16,7 +16,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import digest
 from fedkit.errors import RunError
 from fedkit.runs.statement import statement
-from fedkit.types import Dataset, LocalPlan
+from fedkit.types import Dataset, EvaluationPlan, LocalPlan, PrivacyPlan
 
 FORMAT = 1
 _PACKAGES = ("torch", "flwr", "opacus", "dp-accounting", "numpy", "hydra-core", "omegaconf", "duckdb", "scikit-learn")
@@ -173,6 +173,23 @@ def check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         raise _not_whole(path, "plan")
     if not manifest["local"].keys() <= manifest["data"]["sites"].keys():
         raise _not_whole(path, "local")
+
+
+def read_plan(path: Path, site: str, entry: Mapping[str, Any]) -> PrivacyPlan:
+    """A site's plan as the manifest recorded it.
+
+    Raises:
+        RunError: FK615, an entry is missing, unknown or of another type.
+    """
+    values = dict(entry)
+    try:
+        evaluation = values.pop("evaluation")
+        if evaluation is not None:
+            rounds = tuple(int(number) for number in evaluation["rounds"])
+            evaluation = EvaluationPlan(**(evaluation | {"rounds": rounds}))
+        return PrivacyPlan(**values, evaluation=evaluation)
+    except (KeyError, TypeError, ValueError):
+        raise _not_whole(path, f"plan.{site}") from None
 
 
 def _not_whole(path: Path, place: str) -> RunError:

@@ -41,7 +41,7 @@ def statement(config: ExperimentConfig, plans: Mapping[str, LocalPlan]) -> str:
     counts = "" if all(plan.records_declared for plan in spent) else f" {STAND_IN}"
     if config.privacy.noise == "seeded":
         return f"Not private: the noise is seeded for replay. With real noise the same plan would cost {cost}.{counts}"
-    return (
-        f"The model and all updates are private: {cost}."
-        f" The metrics are exact and not protected (simulation only).{counts}"
+    released = "The model, all updates and the charged evaluation" if any(plan.evaluation for plan in spent) else (
+        "The model and all updates"
     )
+    return f"{released} are private: {cost}. Exact metrics are not protected (simulation only).{counts}"

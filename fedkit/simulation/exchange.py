@@ -56,6 +56,7 @@ class Exchange:
                 updates.append(ClientUpdate(site, arrays[f"delta/{index}"], weight))
             parameters: Float32 = arrays["parameters"]
         report["trained"] = tuple(report["trained"])
+        report["histograms"] = {site: tuple(cells) for site, cells in report["histograms"].items()}
         on_round(RoundReport(**report), parameters, updates)
         path.unlink()
         return parameters

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedkit.federation.rounds import Finish, OnRound, RoundLoop, discover
+from fedkit.federation.discovery import discover
+from fedkit.federation.gate import Gate
+from fedkit.federation.rounds import Finish, OnRound, RoundLoop
 from fedkit.federation.site import SiteRuntime
 from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_after
@@ -39,6 +42,7 @@ def run_local(
     strategy: Strategy | None = None,
     evaluate: bool = True,
     order: Callable[[list[Message]], list[Message]] | None = None,
+    gates: Mapping[str, Gate] | None = None,
 ) -> Finish:
     """Run every round in this process.
 
@@ -46,6 +50,7 @@ def run_local(
         strategy: the caller's own, else the one that the config names.
         evaluate: measure the model at each site as the schedule says.
         order: a permutation of the replies, for tests.
+        gates: site to the gate of its ledger.
     """
     sites = {site.name: site for site in prepared.dataset.sites}
     runtime = SiteRuntime(
@@ -55,9 +60,13 @@ def run_local(
         sites,
         prepared.local.sites,
         frozenset(prepared.local.tested) if evaluate else frozenset(),
+        prepared.local.specs,
+        gates=gates or {},
     )
     with one_thread():
         loop = make_loop(prepared, InProcessGrid(runtime, order), strategy or strategy_for(prepared))
+        if not evaluate:
+            loop = replace(loop, measures={})
         return loop.run(pack(prepared.model), on_round)
 
 
@@ -81,12 +90,20 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
         frozenset(site for site, (_, answer) in roster.items() if answer.evaluates),
         lambda rounds: epsilon_by_site(prepared, rounds),
         _weights(prepared),
+        evaluation_rounds(prepared),
+        sum(spec.size for spec in prepared.local.specs),
     )
 
 
 def _weights(prepared: Prepared) -> dict[str, float]:
     declared = {name: plan.weight for name, plan in prepared.local.sites.items()}
     return {site.name: declared.get(site.name) or float(len(site.train)) for site in prepared.dataset.sites}
+
+
+def evaluation_rounds(prepared: Prepared) -> dict[str, tuple[int, ...]]:
+    """Site to the rounds after which its plan releases histograms."""
+    private = {name: plan.privacy for name, plan in prepared.local.sites.items()}
+    return {name: plan.evaluation.rounds for name, plan in private.items() if plan and plan.evaluation}
 
 
 def epsilon_by_site(prepared: Prepared, rounds: int) -> dict[str, float]:

@@ -22,6 +22,7 @@ from fedkit.config.experiment import (
 )
 from fedkit.data.arrays import from_arrays
 from fedkit.data.load import load_dataset
+from fedkit.data.table import name_text
 from fedkit.errors import ConfigError, FederationError, TrainingError
 from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
@@ -71,8 +72,15 @@ def prepare(
         dataset = load_dataset(config.data, private=private)
     else:
         split = config.data.split
-        dataset = from_arrays(data, task, test_fraction=split.test_fraction, seed=split.seed, private=private)
-        dataset = _declared(config, dataset)
+        dataset = from_arrays(
+            data,
+            task,
+            test_fraction=split.test_fraction,
+            seed=split.seed,
+            private=private,
+            records=_declared(config, data),
+            max_rows_per_unit=config.data.max_rows_per_unit,
+        )
         config = _arrays_config(config, dataset)
     if config.federation.min_sites > len(dataset.sites):
         raise ConfigError(
@@ -108,17 +116,14 @@ def strategy_for(prepared: Prepared) -> Strategy:
     return build_strategy(config.strategy, num_sites=count, private=config.privacy.mode != "none")
 
 
-def _declared(config: ExperimentConfig, dataset: Dataset) -> Dataset:
-    """Arrays with the counts that ``data.records`` declares for their sites; other entries are another table's."""
-    names = [site.name for site in dataset.sites]
+def _declared(config: ExperimentConfig, data: Mapping[str, Any]) -> dict[str, int]:
+    """The counts that ``data.records`` declares for the arrays' sites; other entries are another table's."""
+    names = [name_text(site) for site in data] if isinstance(data, Mapping) else []
     declared = {name: config.data.records[name] for name in names if name in config.data.records}
-    if not declared:
-        return dataset
-    if len(declared) < len(names):
+    if declared and len(declared) < len(names):
         missing = ", ".join(name for name in names if name not in declared)
         raise ConfigError([f"data.records declares no count of {missing}; declare all sites or none"], code="FK111")
-    sites = (replace(site, records=declared[site.name], records_declared=True) for site in dataset.sites)
-    return replace(dataset, sites=tuple(sites))
+    return declared
 
 
 def _arrays_config(config: ExperimentConfig, dataset: Dataset) -> ExperimentConfig:
@@ -133,6 +138,7 @@ def _arrays_config(config: ExperimentConfig, dataset: Dataset) -> ExperimentConf
         target=TargetConfig("y", task.kind, positive, classes, task.range),
         features=FeaturesConfig(),
         split=config.data.split,
+        max_rows_per_unit=config.data.max_rows_per_unit,
         records={site.name: site.records for site in dataset.sites if site.records_declared},
     )
     name = dataset.name if config.name == config.data.name else config.name

@@ -18,14 +18,15 @@ from torch import nn
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import digest, from_yaml
 from fedkit.errors import ConfigError, PrivacyError, RunError
-from fedkit.federation.rounds import RoundLoop, discover
+from fedkit.federation.discovery import discover
+from fedkit.federation.rounds import RoundLoop
 from fedkit.federation.rounds import digest as parameters_digest
 from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
 from fedkit.models.flat import pack, shapes
-from fedkit.privacy.accounting import epsilon
+from fedkit.privacy.plan import epsilon_after
 from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json, read_text
-from fedkit.runs.manifest import check_manifest
+from fedkit.runs.manifest import check_manifest, read_plan
 from fedkit.runs.statement import rounded_up
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.local import one_thread, run_local
@@ -173,16 +174,16 @@ def _read_config(path: Path) -> ExperimentConfig:
 
 
 def _check_plans(path: Path, manifest: Mapping[str, Any]) -> None:
-    for site, plan in manifest["plan"].items():
+    for site, entry in manifest["plan"].items():
         try:
-            steps = plan["steps"] * plan["rounds"]
-            costs = epsilon(plan["sample_rate"], plan["noise_multiplier"], steps, plan["delta"])
-        except PrivacyError as error:
+            plan = read_plan(path / MANIFEST, site, entry)
+            costs = epsilon_after(plan, plan.rounds)
+        except (PrivacyError, TypeError) as error:
             raise RunError(f"{path / MANIFEST}: the plan of {site} cannot be priced: {error}", code="FK616") from None
         # The accountant's own last bits may differ from machine to machine.
-        if plan["rounds"] < manifest["num_rounds"] or not plan["epsilon"] >= costs * (1 - 1e-9):
+        if plan.rounds < manifest["num_rounds"] or not plan.epsilon >= costs * (1 - 1e-9):
             raise RunError(
-                f"{path / MANIFEST}: the plan of {site} states epsilon {plan['epsilon']:g} for {plan['rounds']} rounds;"
+                f"{path / MANIFEST}: the plan of {site} states epsilon {plan.epsilon:g} for {plan.rounds} rounds;"
                 f" its noise costs {rounded_up(costs)}",
                 code="FK616",
                 remedy="restore the file; nothing that this run states can be trusted",

@@ -19,11 +19,16 @@ def site_metrics(prepared: Prepared, predictions: Mapping[str, Predictions]) -> 
 
 
 def build_result(
-    prepared: Prepared, manifest: Mapping[str, Any], predictions: Mapping[str, Predictions], run_dir: str
+    prepared: Prepared,
+    manifest: Mapping[str, Any],
+    predictions: Mapping[str, Predictions],
+    run_dir: str,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What ``--json`` prints and ``result.json`` holds.
 
-    Metrics are exact and cover the test rows of the sites that have enough of them; an undefined one is None.
+    ``overall``, ``sites`` and ``subgroups`` are exact, not protected, and cover the test rows of the sites that have
+    enough of them; an undefined metric is None. ``evaluation`` is what the charged histograms say instead.
     """
     task = prepared.dataset.task
     by_site = site_metrics(prepared, predictions)
@@ -50,6 +55,8 @@ def build_result(
         "overall": metrics(task, concatenate(list(predictions.values()))) if predictions else {},
         "sites": sites,
         "subgroups": _subgroups(prepared, predictions),
+        "exact_metrics": "not protected (simulation only)",
+        "evaluation": evaluation,
     }
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from fedkit.config.compose import compose
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import FedkitError, Interrupted
+from fedkit.federation.gate import Gate
 from fedkit.federation.rounds import Finish
 from fedkit.models.flat import split, unpack
 from fedkit.reporting.report import write_report
@@ -23,7 +24,9 @@ from fedkit.runs.directory import RunDirectory, cannot_write, create, prove_writ
 from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
+from fedkit.simulation.ledgers import gates, refuse_uncharged
 from fedkit.simulation.local import predict_all, run_local
+from fedkit.simulation.measured import measured
 from fedkit.simulation.prepare import Prepared, prepare, strategy_for
 from fedkit.simulation.result import build_result
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
@@ -59,12 +62,15 @@ class _Journal:
     rounds: int = 0
     epsilon: Mapping[str, float] = field(default_factory=dict)
     parameters: Float32 | None = None
+    measured: tuple[int, Mapping[str, tuple[float, ...]]] = (0, {})
 
     def __call__(self, report: RoundReport, parameters: Float32, updates: Sequence[ClientUpdate]) -> None:
         if self.record_updates and updates:
             self.directory.write_updates(report.round, updates)
         self.directory.append_round(report)
         self.rounds, self.epsilon, self.parameters = report.round, report.epsilon, parameters
+        if report.histograms:
+            self.measured = report.round, report.histograms
         if self.progress:
             self.progress(report)
 
@@ -106,16 +112,23 @@ def simulate(
     """
     if not isinstance(config, ExperimentConfig):
         config = compose(config, overrides, config_dir)
+    refuse_uncharged(config, baselines=baselines)
     prove_writable(Path(config.runs_dir))
     prepared = prepare(config, model=model, data=data, task=task, strategy=strategy)
     if strategy is None:
         strategy_for(prepared)
-    directory = create(Path(config.runs_dir), prepared.config.name)
-    return _run(prepared, directory, strategy, baselines, progress)
+    with gates(prepared) as opened:
+        directory = create(Path(config.runs_dir), prepared.config.name)
+        return _run(prepared, directory, strategy, baselines, progress, opened)
 
 
 def _run(
-    prepared: Prepared, directory: RunDirectory, strategy: Strategy | None, baselines: bool, progress: Progress | None
+    prepared: Prepared,
+    directory: RunDirectory,
+    strategy: Strategy | None,
+    baselines: bool,
+    progress: Progress | None,
+    opened: Mapping[str, Gate],
 ) -> Run:
     manifest = describe(
         prepared.config,
@@ -126,6 +139,7 @@ def _run(
         strategy_source=prepared.strategy_source,
         notes=[*prepared.local.notes, *prepared.dataset.warnings],
     )
+    manifest["ledger_run"] = next((gate.run for gate in opened.values()), None)
     journal = _Journal(directory, is_private(prepared.config), progress)
     closing = _Closing(prepared, directory, manifest, journal)
     try:
@@ -134,7 +148,7 @@ def _run(
         if prepared.config.federation.kind == "flower":
             finish = run_flower(prepared, journal, directory.path)
         else:
-            finish = run_local(prepared, journal, strategy=strategy)
+            finish = run_local(prepared, journal, strategy=strategy, gates=opened)
         outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
         result = closing.finish(outcome, finish)
     except KeyboardInterrupt:
@@ -233,6 +247,7 @@ class _Closing:
                 {"statement": manifest["statement"]},
             )
             self.directory.write_predictions(predictions)
-        result = build_result(self.prepared, manifest, predictions, str(self.directory.path))
+        evaluation = measured(self.prepared, *self.journal.measured)
+        result = build_result(self.prepared, manifest, predictions, str(self.directory.path), evaluation)
         self.directory.write_result(result)
         return result

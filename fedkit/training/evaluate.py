@@ -17,12 +17,15 @@ from fedkit.types import Examples, Float32, Predictions, Task
 _ROWS = 4096
 
 
-def predict(model: nn.Module, parameters: Float32, task: Task, examples: Examples) -> Predictions:
+def predict(
+    model: nn.Module, parameters: Float32, task: Task, examples: Examples, *, finite: bool = True
+) -> Predictions:
     """Scores of the model with the given parameters, in evaluation mode.
 
     Args:
         model: the architecture; its own parameters and mode are left as found.
         parameters: float32 [d].
+        finite: refuse scores that are not finite. A private evaluation must not: whether one is depends on a record.
 
     Returns:
         Labels and float64 scores: probabilities, or predictions on the [0, 1] scale of the target.
@@ -53,7 +56,7 @@ def predict(model: nn.Module, parameters: Float32, task: Task, examples: Example
     else:
         scores = outputs.squeeze(1)
     result = scores.numpy()
-    if not np.isfinite(result).all():
+    if finite and not np.isfinite(result).all():
         raise TrainingError(
             "the model's predictions are not finite", code="FK405", remedy="lower training.learning_rate"
         )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedkit.errors import TrainingError
+from fedkit.errors import FedkitError, TrainingError
 from fedkit.models.flat import attach, pack, unpack
 from fedkit.privacy import dp_sgd
 from fedkit.privacy.randomness import Secure, Seeded, Source, derive_seed, generator
@@ -43,16 +43,42 @@ def train(
     Guarantee: same inputs, same bits, whatever the number of threads and whichever sites share the call (a plan with
     ``noise="secure"`` draws fresh randomness each time). torch's global generator and thread count are left as found.
     """
+    check_model(model, task, sites, plan)
+    with _as_found():
+        # A copy each: what a model keeps outside its parameters must not cross from one hospital to the next.
+        updates = []
+        for site in sites:
+            worker = _copy(model)
+            with _on_records(plan.sites[site.name].privacy is not None, site.name):
+                updates.append(_train_site(worker, task, site, plan))
+    return updates, {site.name: state.get(site.name, {}) for site in sites}
+
+
+def check_model(model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
+    """Refuse what :func:`train` would refuse whatever the records are; reads the shape of examples and no record.
+
+    Raises:
+        TrainingError: a site without a plan, or a model that mixes or remembers records where a plan is private.
+    """
     missing = [site.name for site in sites if site.name not in plan.sites]
     if missing:
         raise TrainingError(f"no local plan for {', '.join(missing)}", code="FK409")
+    private = [site for site in sites if plan.sites[site.name].privacy is not None]
     with _as_found():
-        private = [site for site in sites if plan.sites[site.name].privacy is not None]
         for shape in {site.train.x.shape[1:] for site in private}:
             _check_private(_copy(model), task, shape, plan)
-        # A copy each: what a model keeps outside its parameters must not cross from one hospital to the next.
-        updates = [_train_site(_copy(model), task, site, plan) for site in sites]
-    return updates, {site.name: state.get(site.name, {}) for site in sites}
+
+
+@contextmanager
+def _on_records(private: bool, name: str) -> Iterator[None]:
+    """Give whatever fails once a private site's records are in use one code, which no site lets others see."""
+    try:
+        yield
+    except FedkitError as error:
+        if not private:
+            raise
+        message = f"private training at {name} failed: {error.message}"
+        raise TrainingError(message, code="FK419", remedy=error.remedy) from error
 
 
 def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> ClientUpdate:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedkit.config.experiment import ExperimentConfig, TrainingConfig
+from fedkit.data.encode import subgroup_names
 from fedkit.errors import TrainingError
 from fedkit.privacy.plan import SiteFacts, declared_train_units, make_plans, whole_steps
+from fedkit.training.histograms import HistogramSpec, specs_of
 from fedkit.training.updates import UPDATES
-from fedkit.types import Dataset, LocalPlan, Site
+from fedkit.types import Dataset, LocalPlan, Site, Task
 
 MIN_TRAIN_UNITS = 5
 MIN_TEST_ROWS = 5
@@ -23,13 +25,28 @@ class LocalPlans:
 
     Attributes:
         sites: site to plan, in the data set's order; sites too small to train are absent.
-        tested: sites with enough test rows to be evaluated.
+        tested: sites with enough test rows for exact metrics (simulation only).
         notes: one sentence for each site that is left out of a part.
+        specs: the histograms that a charged evaluation releases; empty where the plans have none.
     """
 
     sites: Mapping[str, LocalPlan]
     tested: tuple[str, ...]
     notes: tuple[str, ...]
+    specs: tuple[HistogramSpec, ...] = ()
+
+
+def evaluation_specs(config: ExperimentConfig, task: Task) -> tuple[HistogramSpec, ...]:
+    """The histograms of a config's charged evaluation, in the order in which they are released; none without one.
+
+    Raises:
+        TrainingError: FK413, a shape that cannot be.
+    """
+    evaluation = config.privacy.evaluation
+    if config.privacy.mode == "none" or (evaluation.noise_multiplier is None and evaluation.share is None):
+        return ()
+    subgroups = {column: tuple(subgroup_names(config.data, column)) for column in config.data.subgroups}
+    return specs_of(task, subgroups, config.privacy.evaluation.bins)
 
 
 def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
@@ -65,13 +82,16 @@ def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
             code="FK409",
             remedy="pool sites, or lower data.split.test_fraction",
         )
-    plans = _private(config, dataset, trained) if private else {s.name: _plain(config, s) for s in trained}
-    return LocalPlans(sites=plans, tested=tuple(tested), notes=tuple(notes))
+    specs = evaluation_specs(config, dataset.task)
+    if private:
+        plans = _private(config, [_facts(site, dataset) for site in trained], len(specs))
+    else:
+        plans = {site.name: _plain(config, site) for site in trained}
+    return LocalPlans(sites=plans, tested=tuple(tested), notes=tuple(notes), specs=specs)
 
 
-def _private(config: ExperimentConfig, dataset: Dataset, sites: list[Site]) -> dict[str, LocalPlan]:
-    facts = [_facts(site, dataset) for site in sites]
-    plans = make_plans(facts, config.privacy, config.training, config.federation.num_rounds)
+def _private(config: ExperimentConfig, facts: list[SiteFacts], histograms: int) -> dict[str, LocalPlan]:
+    plans = make_plans(facts, config.privacy, config.training, config.federation.num_rounds, histograms)
     return {
         fact.site: LocalPlan(
             steps=plans[fact.site].steps,

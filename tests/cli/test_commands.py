@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 SMALL = ["federation.num_rounds=1", "training.local_steps=2"]
 
 
@@ -67,6 +69,7 @@ def test_data_check_reports_a_table(cli):
     assert "chol" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_one_object(cli):
     status, out, _ = cli("sweep", "heart_disease", *SMALL, "privacy.epsilon=1,3", "--json")
     assert status == 0

@@ -4,7 +4,9 @@ import math
 import pytest
 
 from fedkit.federation import site as federated
-from fedkit.privacy.accounting import epsilon, noise_multiplier_for
+from fedkit.privacy.accounting import GaussianEvent, epsilon_of
+from fedkit.privacy.calibration import noise_multiplier_for
+from fedkit.privacy.events import gaussian_delta
 from tests.simulation.conftest import write_table
 
 
@@ -30,14 +32,18 @@ def planned(cli, *words):
 def test_every_site_has_its_plan_its_cost_and_its_noise(cli):
     found = planned(cli, "heart_disease")
     assert list(found["sites"]) == ["cleveland", "hungary", "switzerland", "va"]
-    sigma = noise_multiplier_for(3.0, 1e-5, 0.1, 150)
     for site, records in (("cleveland", 303), ("switzerland", 123)):
         cost = found["sites"][site]
         assert (cost["sample_rate"], cost["steps"], cost["rounds"], cost["delta"]) == (0.1, 10, 15, 1e-5)
         assert (cost["records"], cost["records_declared"]) == (records, True)
         assert (cost["unit"], cost["adjacency"], cost["accountant"]) == ("record", "add_remove", "pld")
-        assert cost["noise_multiplier"] == sigma
-        assert cost["epsilon"] == epsilon(0.1, sigma, 150, 1e-5) <= 3.0 < cost["rdp_epsilon"] < 3.5
+        # The evaluation comes first; the training's noise is calibrated to what it leaves.
+        sigma, measured = cost["noise_multiplier"], cost["evaluation"]
+        histograms = measured["histograms"] * len(measured["rounds"])
+        others = (GaussianEvent(1.0, measured["noise_multiplier"], histograms),)
+        assert sigma == noise_multiplier_for(3.0, gaussian_delta(1e-5), 0.1, 150, others)
+        spent = epsilon_of((GaussianEvent(0.1, sigma, 150), *others), gaussian_delta(1e-5))
+        assert cost["epsilon"] == spent <= 3.0 < cost["rdp_epsilon"] < 3.5
         assert cost["lot_size"] == pytest.approx(0.1 * records * 0.66)
         assert cost["noise_to_signal"] == pytest.approx(sigma * math.sqrt(14) / cost["lot_size"])
     assert found["parameters"] == 14
@@ -64,6 +70,103 @@ def test_rounds_affordable_are_not_known_without_a_ledger_and_it_says_so(cli):
     assert found["ledger"] is None
     assert {site["rounds_affordable"] for site in found["sites"].values()} == {None}
     assert found["ledger_statement"] == "no ledger: rounds affordable are not known"
+
+
+PAID = ["heart_disease", "privacy.noise=secure", "ledgers_dir=ledgers"]
+SITES = ("cleveland", "hungary", "switzerland", "va")
+
+
+def budgets(cli, *sites, limit):
+    for site in sites or SITES:
+        words = ["--dataset", "heart_disease", "--unit", "record", "--epsilon", f"{limit}", "--delta", "1e-5"]
+        assert cli("ledger", "create", f"ledgers/{site}.sqlite", *words)[0] == 0
+
+
+def test_ledgers_say_what_they_would_charge_and_the_rounds_that_they_afford(cli):
+    budgets(cli, limit=8)
+    found = planned(cli, *PAID)
+    assert "refused" not in found
+    assert found["ledger"]["dir"] == "ledgers"
+    for site in SITES:
+        cost, ledger = found["sites"][site], found["ledger"]["sites"][site]
+        assert cost["rounds_affordable"] == ledger["rounds_affordable"] > 15
+        assert (ledger["limit"], ledger["delta"], ledger["order"]) == (8.0, 1e-5, 3.9)
+        assert (ledger["spent"], ledger["held"], ledger["left"], ledger["affordable"]) == (0, 0, 1, True)
+        assert ledger["takes"] + ledger["left_after"] == pytest.approx(1)
+        assert ledger["epsilon_filter"] > ledger["epsilon_pld_after"] >= cost["epsilon"]
+        assert ledger["binds"] == "filter"
+    assert found["binds"]["rounds_affordable"] == list(SITES)
+    assert "at every site" in found["ledger_statement"] and "the ledger's filter binds" in found["ledger_statement"]
+    # Nothing was held: asking again gives the same.
+    assert planned(cli, *PAID) == found
+
+
+def test_a_site_that_cannot_pay_is_refused_beside_the_whole_table(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    budgets(cli, "cleveland", "hungary", "switzerland", limit=8)
+    budgets(cli, "va", limit=2)
+    status, out, err = cli("plan", *PAID)
+    assert status == 2
+    assert err.startswith("fedkit: FK339: va: the run would take ")
+    assert "Remedy: set privacy.epsilon=" in err
+    said = " ".join(out.split())
+    assert "the fewest, at va; 15 are planned" in said
+    assert "Everything that the sites' updates reveal" in said
+    assert max(len(line) for line in out.splitlines()) <= 80
+    status, out, err = cli("plan", *PAID, "--json")
+    assert status == 2 and len(out.splitlines()) == 1
+    found = json.loads(out)
+    assert found["refused"]["code"] == "FK339"
+    assert found["refused"]["message"].startswith("va: ") and "privacy.epsilon=" in found["refused"]["remedy"]
+    assert found["binds"]["rounds_affordable"] == ["va"]
+    assert err.startswith("fedkit: FK339: va: ")
+    # The remedy is one.
+    mended = planned(cli, *PAID, found["refused"]["remedy"].split(",")[0].removeprefix("set "))
+    assert "refused" not in mended
+
+
+def test_missing_ledgers_are_refused_with_the_commands_that_make_them(cli):
+    budgets(cli, "cleveland", "hungary", limit=8)
+    status, out, err = cli("plan", *PAID, "--json")
+    found = json.loads(out)
+    assert status == 2 and found["refused"]["code"] == "FK330"
+    assert list(found["ledger"]["sites"]) == ["cleveland", "hungary"]
+    assert found["sites"]["va"]["rounds_affordable"] is None
+    commands = [line.split("`")[1] for line in err.splitlines() if "`fedkit ledger create" in line]
+    assert len(commands) == 2
+    for command in commands:
+        assert cli(*command.split()[1:])[0] == 0
+    assert "refused" not in planned(cli, *PAID)
+    status, out, _ = cli("plan", *PAID[:2], "ledgers_dir=elsewhere")
+    assert status == 2
+    assert "No ledger in elsewhere can be used: rounds affordable are not known." in " ".join(out.split())
+
+
+def test_a_long_ledger_says_that_its_figure_is_being_computed(cli, monkeypatch):
+    from contextlib import contextmanager
+
+    from fedkit.cli import ledger_commands
+
+    said = []
+
+    @contextmanager
+    def status(sentence):
+        said.append(sentence)
+        yield
+
+    monkeypatch.setattr(ledger_commands, "computing", lambda *, enabled: status if enabled else None)
+    budgets(cli, limit=8)
+    assert cli("plan", *PAID)[0] == 0
+    assert [sentence.split(":")[0] for sentence in said] == list(SITES)
+    assert all("computing the PLD figure of heart_disease" in sentence for sentence in said)
+    assert cli("plan", *PAID)[0] == 0
+    assert len(said) == 4
+
+
+def test_seeded_noise_is_never_planned_against_a_ledger(cli):
+    status, _, err = cli("plan", "heart_disease", "ledgers_dir=ledgers")
+    assert status == 2
+    assert "a ledger charges only real noise" in err
 
 
 @pytest.mark.parametrize("noise", ["seeded", "secure"])
@@ -94,11 +197,15 @@ def test_the_table_fits_eighty_columns_and_says_what_its_numbers_are(cli, monkey
     said = " ".join(out.split())
     for word in ("cleveland", "sigma", "by RDP", "noise/signal", "sigma * sqrt(parameters) / lot", "Not private"):
         assert word in said
-    assert "Binds: epsilon 3.00, at every site; noise/signal 0.896, the largest, at switzerland" in said
+    cost = planned(cli, "heart_disease")["sites"]["switzerland"]
+    noise = f"{cost['noise_to_signal']:.3g}"
+    assert f"Binds: epsilon 3.00, at every site; noise/signal {noise}, the largest, at switzerland" in said
     assert "No ledger: rounds affordable are not known." in said
     assert "being left out is never credited" in said
     row = next(line for line in out.splitlines() if line.startswith("switzerland"))
-    assert row.split() == ["switzerland", "123", "0.1000", "1.943", "10", "8.1", "3.00", "3.30", "0.896"]
+    sigma = math.floor(1000 * cost["noise_multiplier"]) / 1000
+    rdp = f"{math.ceil(100 * cost['rdp_epsilon']) / 100:.2f}"
+    assert row.split() == ["switzerland", "123", "0.1000", f"{sigma:.3f}", "10", "8.1", "3.00", rdp, noise]
 
 
 def test_a_true_count_that_stands_in_is_marked(cli):

@@ -109,7 +109,7 @@ def test_bad_options_of_noise_are_refused_by_name(cli, option, value, code):
         ("0.05,0,10", "1e-5", "FK303", "noise multiplier 0"),
         ("0.05,-1,10", "1e-5", "FK303", "noise multiplier -1"),
         ("0.05,nan,10", "1e-5", "FK303", "noise multiplier nan"),
-        ("0.05,1e-6,10", "1e-5", "FK303", "at least 0.01"),
+        ("0.05,1e-6,10", "1e-5", "FK303", "at least 0.1"),
         ("0.05,inf,10", "1e-5", "FK303", "noise multiplier inf"),
         ("0,1,10", "1e-5", "FK304", "sampling rate 0"),
         ("1.5,1,10", "1e-5", "FK304", "sampling rate 1.5"),
@@ -122,7 +122,7 @@ def test_bad_options_of_noise_are_refused_by_name(cli, option, value, code):
         (None, "1e-5", "FK308", "--event is not given"),
         ("0.05,1,10", None, "FK308", "--delta is not given"),
         # Within range and beyond arithmetic: refused as well, never a traceback.
-        ("0.05,1e300,10", "1e-5", "FK303", "above 1e+06"),
+        ("0.05,1e300,10", "1e-5", "FK303", "above 10000"),
         ("1e-300,1,1", "1e-5", "FK304", "below 1e-06"),
         ("0.05,1,10", "1e-300", "FK302", "below 1e-12"),
     ],

@@ -47,7 +47,7 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
         data=data,
         model=ModelConfig("mlp", {"hidden": tuple(draw(st.lists(st.integers(1, 99), min_size=1, max_size=3)))}),
         strategy=StrategyConfig("fedprox", {"proximal_mu": draw(NUMBERS)}),
-        privacy=replace(DEMO.privacy, epsilon=draw(st.floats(1e-4, 100)), delta=draw(st.floats(1e-12, 0.9))),
+        privacy=replace(DEMO.privacy, epsilon=draw(st.floats(1e-4, 100)), delta=draw(st.floats(1e-11, 0.9))),
         training=replace(DEMO.training, learning_rate=draw(NUMBERS)),
     )
 

@@ -185,3 +185,75 @@ def test_unit_in_both_parts_is_refused():
     parts = {"x": GOOD[0], "y": GOOD[1], "unit": [1, 2], "x_test": GOOD[0], "y_test": GOOD[1], "unit_test": [2, 3]}
     with pytest.raises(DataError, match="1 units are in both"):
         arrays({"a": parts})
+
+
+def test_declared_counts_of_arrays_stand_for_the_true_ones_and_stop_a_private_run_that_has_more():
+    task, kept = Task("binary", ("no", "yes")), {"test_fraction": 0.25, "seed": 3}
+    data = {"a": images(), "b": images(20)}
+    dataset = from_arrays(data, task, **kept, private=True, records={"a": 50, "b": 20, "cleveland": 9})
+    assert [(site.records, site.records_declared) for site in dataset.sites] == [(50, True), (20, True)]
+    assert dataset.warnings == ("a has 40 units; records declares 50: it trains with the declared constants",)
+    assert not any(site.records_declared for site in from_arrays(data, task, **kept, records={"c": 9}).sites)
+    with pytest.raises(DataError, match="declares no count of b"):
+        from_arrays(data, task, **kept, records={"a": 50})
+    with pytest.raises(DataError, match="a has 40 units and declares 39; b has 20 units and declares 19") as caught:
+        from_arrays(data, task, **kept, private=True, records={"a": 39, "b": 19})
+    assert caught.value.code == "FK222"
+    assert len(from_arrays(data, task, **kept, records={"a": 39, "b": 19}).sites) == 2
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4), st.sampled_from("vw")), min_size=1, max_size=25),
+    st.integers(1, 3),
+    st.randoms(use_true_random=False),
+)
+def test_rows_of_a_unit_are_bounded_alike_in_any_order(rows, most, shuffler):
+    def kept(given):
+        owners, values, wards = zip(*given, strict=True)
+        x = np.array([values, owners], dtype=float).T
+        data = {"a": {"x": x, "y": x[:, 0], "unit": owners, "subgroups": {"ward": wards}}}
+        task = Task("regression", range=(0, 4))
+        dataset = from_arrays(data, task, test_fraction=0.5, seed=1, max_rows_per_unit=most)
+        found = []
+        for part in (dataset.sites[0].train, dataset.sites[0].test):
+            assert not len(part) or np.bincount(part.unit).max() <= most
+            found += [(*x, ward) for x, ward in zip(part.x.tolist(), part.subgroups["ward"].tolist(), strict=True)]
+        return sorted(found), dataset.warnings
+
+    owners = [owner for owner, *_ in rows]
+    found, warnings = kept(rows)
+    assert len(found) == sum(min(most, owners.count(owner)) for owner in set(owners))
+    assert bool(warnings) == (len(found) < len(rows))
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    assert kept(shuffled)[0] == found
+
+
+def test_bound_of_rows_follows_their_values_in_a_given_test_set_too():
+    x = np.arange(40.0)[:, None]
+    y = np.arange(40) % 2
+    order = np.random.default_rng(1).permutation(40)
+
+    def kept(order):
+        parts = {"x": x[order], "y": y[order], "unit": (x[order, 0] // 10).astype(int)}
+        tested = {"x_test": x[order] + 100, "y_test": y[order], "unit_test": (x[order, 0] // 20).astype(int) + 50}
+        dataset = from_arrays({"a": {**parts, **tested}}, None, test_fraction=0.25, seed=3, max_rows_per_unit=3)
+        (site,) = dataset.sites
+        assert (np.bincount(site.train.unit).tolist(), np.bincount(site.test.unit).tolist()) == ([3] * 4, [3] * 2)
+        assert dataset.warnings == (
+            "a: 28 rows beyond data.max_rows_per_unit=3 of their units are left out",
+            "a: 34 rows beyond data.max_rows_per_unit=3 of their units are left out",
+        )
+        return sorted(site.train.x.ravel()), sorted(site.test.x.ravel())
+
+    assert kept(order) == kept(np.arange(40))
+
+
+@pytest.mark.parametrize(("most", "unit"), [(0, [1, 2]), (2, None)])
+def test_impossible_bound_of_rows_is_refused(most, unit):
+    with pytest.raises(DataError, match=f"max_rows_per_unit={most}") as caught:
+        from_arrays(
+            {"a": {"x": GOOD[0], "y": GOOD[1], "unit": unit}}, None, test_fraction=0.25, seed=1, max_rows_per_unit=most
+        )
+    assert caught.value.code == "FK217"

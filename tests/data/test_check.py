@@ -77,3 +77,12 @@ def test_report_is_json(rows):
 def test_unreadable_table_is_refused(csv):
     with pytest.raises(DataError, match="is empty"):
         check_table(csv(""))
+
+
+def test_site_with_more_than_it_declares_is_told_before_a_private_run_refuses_it(rows):
+    lines = [f"north,{age},80,Male,{age % 2}" for age in range(11)]
+    report = check_table(rows(*lines, records={"north": 10}))
+    assert report.ok
+    (told,) = report.warnings
+    assert "north has 11 units and declares 10" in told
+    assert "data.records.north is at least 11" in told

@@ -83,6 +83,7 @@ def test_readme_shows_the_recorded_table(table, recorded):
     assert table.BEGIN in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_fresh_runs_of_the_first_seeds_give_the_recorded_accuracies(table, recorded):
     for key, row in table.ROWS.items():
         fresh = table.accuracies(row, 42)

@@ -8,7 +8,8 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedkit.config.experiment import FederationConfig
 from fedkit.federation import wire
-from fedkit.federation.rounds import RoundLoop, discover
+from fedkit.federation.discovery import discover
+from fedkit.federation.rounds import RoundLoop
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.types import ClientUpdate
 
@@ -50,6 +51,8 @@ def run(
     seed=0,
     num_rounds=2,
     planned: Mapping[str, float] | None = None,
+    measures: Mapping[str, tuple[int, ...]] | None = None,
+    cells: int = 0,
     **federation,
 ):
     grid = InProcessGrid(fake, order)
@@ -66,6 +69,8 @@ def run(
         names,
         names,
         weights=planned,
+        measures=measures or {},
+        cells=cells,
     )
     reports = []
 

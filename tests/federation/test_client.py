@@ -3,7 +3,7 @@
 import pytest
 from flwr.app import Context, Message, RecordDict
 
-from fedkit.errors import DataError
+from fedkit.errors import DataError, PrivacyError
 from fedkit.federation import wire
 from fedkit.federation.client import make_client_app
 from fedkit.federation.flower_internals import assign_id, local_identity
@@ -22,9 +22,10 @@ def _ask(load, kind="query"):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (ValueError("patient Jane Doe, born 1970"), "FK000"),
-        (DataError("patient Jane Doe has no age", code="FK207"), "FK207"),
-        (KeyError("Jane Doe"), "FK000"),
+        (ValueError("patient Jane Doe, born 1970"), "FK500"),
+        (DataError("patient Jane Doe has no age", code="FK207"), "FK500"),
+        (KeyError("Jane Doe"), "FK500"),
+        (PrivacyError("the budget of Jane Doe's ward", code="FK339"), "FK339"),
     ],
 )
 def test_no_text_of_an_exception_leaves_the_site(error, code, kind):

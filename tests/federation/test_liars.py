@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedAvg, QFedAvg
 
 from fedkit.errors import FederationError
 from fedkit.federation import wire
-from fedkit.federation.rounds import discover
+from fedkit.federation.discovery import discover
 from fedkit.simulation.grid import InProcessGrid
 from tests.federation.fakes import START, FakeSites, run
 
@@ -172,3 +172,29 @@ def test_a_query_that_cannot_be_read_is_named_with_the_missing_site(answer):
         discover(InProcessGrid(fake), list(fake.sites), 0.0)
     assert caught.value.code == "FK523"
     assert list(discover(InProcessGrid(fake), ["a", "z"], 0.0)) == ["a", "z"]
+
+
+HISTOGRAMS = {
+    "another number of cells": (wire.pack_histograms(np.zeros(3)), "FK511"),
+    "not a number": (wire.pack_histograms(np.array([np.nan, 1.0])), "FK512"),
+    "more units than people": (wire.pack_histograms(np.array([1e300, 1.0])), "FK512"),
+    "float32": (RecordDict({"arrays": ArrayRecord({"parameters": Array(np.zeros(2, np.float32))})}), "FK516"),
+    "metrics instead": (wire.pack_metrics(10, {"rmse": 1.0}), "FK515"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(HISTOGRAMS))
+def test_bad_histograms_are_that_sites_failure(name):
+    lie, code = HISTOGRAMS[name]
+
+    class Measured(FakeSites):
+        def answer_evaluate(self, site, content):
+            if not wire.asks_for_histograms(content):
+                return super().answer_evaluate(site, content)
+            return lie if site == "liar" else wire.pack_histograms(np.array([1.0, -2.0]))
+
+    fake = Measured({"a": 1.0, "liar": 1.0})
+    finish, reports = run(fake, measures={"a": (2,), "liar": (2,)}, cells=2)
+    assert finish.outcome == "degraded"
+    assert reports[2].histograms == {"a": (1.0, -2.0)} and reports[1].histograms == {}
+    assert code in reports[2].failed["liar"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fedkit.errors import FederationError
 from fedkit.federation import wire
-from fedkit.federation.rounds import digest, discover
+from fedkit.federation.discovery import discover
+from fedkit.federation.rounds import digest
 from fedkit.simulation.grid import InProcessGrid
 from tests.federation.fakes import SHAPES, START, FakeSites, run
 

@@ -31,6 +31,7 @@ def plan(**changes):
         "records": 50,
         "records_declared": True,
         "noise": "seeded",
+        "max_lot": 50,
     }
     return PrivacyPlan(**{**values, **changes})
 
@@ -44,8 +45,8 @@ class Fixed:
     def poisson_mask(self, n, q):
         return next(self.masks)
 
-    def gaussian(self, d):
-        return np.zeros(d)
+    def rounded_gaussian(self, d, scale):
+        return np.zeros(d, dtype=np.int64)
 
 
 def binary(outputs, y):

@@ -4,7 +4,8 @@ import warnings
 
 import pytest
 
-from fedkit.privacy.accounting import GaussianEvent, epsilon_of, noise_multiplier_for, rdp_epsilon
+from fedkit.privacy.accounting import GaussianEvent, epsilon_of, rdp_epsilon
+from fedkit.privacy.calibration import noise_multiplier_for
 
 DELTA = 1e-5
 THREE = ((0.05, 1.0, 400), (0.1, 1.5, 300), (0.01, 0.8, 2000))

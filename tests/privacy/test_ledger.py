@@ -1,24 +1,29 @@
 import dataclasses
+import json
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import suppress
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from fedkit.errors import PrivacyError
 from fedkit.privacy import rdp_filter
 from fedkit.privacy.accounting import GaussianEvent, epsilon_of
-from fedkit.privacy.ledger.export import check_against
-from fedkit.privacy.ledger.facts import Committed, Held, Job, Reserved, decode, events_of, job_of
+from fedkit.privacy.events import round_events
+from fedkit.privacy.ledger.book import Book
+from fedkit.privacy.ledger.export import check_against, read_export
+from fedkit.privacy.ledger.facts import Committed, Held, Job, Renewed, Reserved, decode, encode, job_of
 from fedkit.privacy.ledger.figures import pld_epsilon, summary
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.messages import Message
-from fedkit.privacy.rdp_filter import Charge, rounded
-from fedkit.types import PrivacyPlan
+from fedkit.privacy.rdp_filter import Charge, merged, rounded
+from fedkit.types import EvaluationPlan, PrivacyPlan
 
 ROUND = GaussianEvent(1.0, 10.0, 1)
 """Costs order / 200: 44 of these fit into epsilon 3 at order 7.5."""
@@ -42,6 +47,7 @@ def plan(**changes):
         records=300,
         records_declared=True,
         noise="secure",
+        max_lot=300,
     )
     return dataclasses.replace(values, **changes)
 
@@ -147,6 +153,65 @@ def test_a_hold_cannot_expire_in_the_past_or_never(ledger, clock):
     assert units(ledger) == (0, 0, FIT)
 
 
+def test_a_renewed_hold_lasts_longer_and_covers_what_it_covered(ledger, clock):
+    admit(ledger, "r1", 10, expires=clock.now + 60)
+    ledger.reserve(message(), [ROUND])
+    clock.now += 59
+    ledger.renew("icu", "r1", clock.now + 60)
+    assert units(ledger) == (1, 9, FIT - 10)
+    clock.now += 59
+    assert ledger.reserve(message(round_=2, digest="d2"), [ROUND]).fresh
+    refused("FK346", ledger.reserve, message(round_=3, digest="d3"), [dataclasses.replace(ROUND, steps=9)])
+    with Ledger(ledger.file.path, clock=clock) as again:
+        assert units(again) == (2, 8, FIT - 10)
+        assert again.account("icu").runs["r1"].expires_ms == int((clock.now + 1) * 1000)
+    clock.now += 1
+    refused("FK345", ledger.reserve, message(round_=3, digest="d3"), [ROUND])
+    assert units(ledger) == (2, 0, FIT - 2)
+
+
+def test_an_expired_or_released_hold_is_never_revived_by_a_renewal(ledger, clock):
+    admit(ledger, "r1", 5, expires=clock.now + 60)
+    admit(ledger, "r2", 5)
+    ledger.end("icu", "r2")
+    refused("FK345", ledger.renew, "icu", "r2", clock.now + 60)
+    refused("FK345", ledger.renew, "icu", "never admitted", clock.now + 60)
+    refused("FK340", ledger.renew, "unknown", "r1", clock.now + 60)
+    clock.now += 60
+    refused("FK345", ledger.renew, "icu", "r1", clock.now + 60)
+    clock.now -= 60
+    refused("FK345", ledger.renew, "icu", "r1", clock.now + 60)
+    assert units(ledger) == (0, 0, FIT)
+
+
+def test_a_hold_that_expires_between_the_look_and_the_lock_is_not_revived(ledger, clock, monkeypatch):
+    admit(ledger, "r1", 5, expires=clock.now + 60)
+    monkeypatch.setattr(ledger, "_sweep", lambda: setattr(clock, "now", clock.now + 60))
+    refused("FK345", ledger.renew, "icu", "r1", clock.now + 120)
+
+
+def test_a_renewal_that_changes_nothing_records_nothing(ledger, clock):
+    admit(ledger, "r1", 1, expires=clock.now + 60)
+    before = len(ledger.file.entries())
+    ledger.renew("icu", "r1", clock.now + 60)
+    ledger.renew("icu", "r1", clock.now + 30)
+    for expires in (clock.now, float("nan"), float("inf")):
+        refused("FK345", ledger.renew, "icu", "r1", expires)
+    ledger.reserve(message(), [ROUND])
+    ledger.renew("icu", "r1", clock.now + 600)
+    assert len(ledger.file.entries()) == before + 1
+    assert ledger.account("icu").runs["r1"].expires_ms == int((clock.now + 60) * 1000)
+
+
+def test_a_written_renewal_that_revives_a_hold_is_no_history(ledger, clock):
+    admit(ledger, "r1", 1, expires=clock.now + 60)
+    ledger.end("icu", "r1")
+    for expires in (0, 10**15):
+        with ledger.file.writing(), pytest.raises(PrivacyError) as caught:
+            ledger.file.append(Renewed("icu", "r1", expires), clock.now)
+        assert caught.value.code == "FK330"
+
+
 def test_admitting_the_same_job_again_changes_nothing_and_another_job_needs_another_run(ledger):
     admit(ledger)
     admit(ledger)
@@ -233,7 +298,20 @@ def test_state_is_that_of_the_newest_commit(ledger):
     for number in (1, 2):
         ledger.reserve(message(round_=number, digest=f"d{number}"), [ROUND])
         ledger.commit(message(round_=number, digest=f"d{number}"), b"r", b"state %d" % number)
+    ledger.reserve(message(round_=2, digest="e2", purpose="evaluate"), [ROUND])
+    ledger.commit(message(round_=2, digest="e2", purpose="evaluate"), b"histogram")
     assert ledger.state("icu", "r1") == b"state 2"
+    assert ledger.state("icu", "r1", "evaluate") == b""
+    assert ledger.state("icu", "r1", "another") is None
+
+
+def test_a_receipt_can_be_given_again_to_the_same_message_only(ledger):
+    admit(ledger)
+    refused("FK348", ledger.receipt, message())
+    ledger.reserve(message(), [ROUND])
+    given = ledger.commit(message(), b"reply").receipt
+    assert ledger.receipt(message()) == given
+    refused("FK347", ledger.receipt, message(digest="other"))
 
 
 def test_pruning_deletes_replies_and_keeps_every_charge(ledger):
@@ -309,8 +387,10 @@ def test_seeded_noise_never_touches_a_ledger():
 def test_a_plan_is_held_in_full_and_its_rounds_add_up_to_it():
     whole = plan(sample_rate=1 / 19, noise_multiplier=3.3, steps=19, rounds=100)
     assert job_of(whole).charges == (Charge(52631579, 3300000, 1900),)
-    assert events_of(whole)[0].steps == 19
-    assert events_of(whole, 100)[0].steps == 1900
+    assert merged(rounded(event) for event in round_events(whole, "train") * 100) == job_of(whole).charges
+    evaluated = plan(steps=19, rounds=100, evaluation=EvaluationPlan(5.0, (50, 100), 2, 10))
+    parts = round_events(evaluated, "train") * 100 + round_events(evaluated, "evaluate") * 2
+    assert merged(rounded(event) for event in parts) == job_of(evaluated).charges
 
 
 @pytest.mark.parametrize(
@@ -321,6 +401,7 @@ def test_a_message_is_named_in_full(ledger, change, code):
     admit(ledger)
     refused(code, ledger.reserve, dataclasses.replace(message(), **change), [ROUND])
     refused("FK305", ledger.reserve, message(), [dataclasses.replace(ROUND, steps=0)])
+    refused("FK305", ledger.reserve, message(), [])
     assert units(ledger)[0] == 0
 
 
@@ -338,6 +419,26 @@ def test_raw_events_are_recorded_with_the_accountants_version_and_a_nonce(ledger
     assert "dp-accounting 0.6" in held.accountant == reserved.accountant
     nonces = {entry.body.split('"nonce":"')[1][:32] for entry in ledger.file.entries()}
     assert len(nonces) == 5
+
+
+def test_a_ledger_that_an_older_version_wrote_reads_as_it_did():
+    """ledger_format_1.json was written before holds could be renewed; it holds every kind of fact of that time."""
+    found = read_export(Path(__file__).with_name("ledger_format_1.json"))
+    book = Book()
+    for entry in found.entries:
+        fact, at_ms = decode(entry.body)
+        assert encode(fact, at_ms / 1000, json.loads(entry.body)["nonce"]) == entry.body
+        book.apply(entry)
+    icu, one = book.accounts["icu"], rdp_filter.cost([rounded(ROUND)], 7.5)
+    assert (icu.spent, icu.held(), icu.left() // one) == (3 * one, 4 * one, FIT - 7)
+    assert {name: run.state for name, run in icu.runs.items()} == {"r1": "ended", "r2": "expired", "r3": "held"}
+    assert icu.runs["r1"].pruned and icu.runs["r1"].reserved["train", 2].lost
+
+
+def test_a_renewal_has_one_canonical_text():
+    body = encode(Renewed("icu", "r1", 90_000), 1.5, "n")
+    assert body == '{"at_ms":1500,"dataset":"icu","expires_ms":90000,"kind":"renew","nonce":"n","run":"r1"}'
+    assert decode(body) == (Renewed("icu", "r1", 90_000), 1500)
 
 
 def test_costs_are_recomputed_on_opening_and_never_read_from_the_file(ledger, monkeypatch, clock):
@@ -360,6 +461,54 @@ def test_200_distinct_events_cost_one_evaluation_each_however_often_the_ledger_i
         for _ in range(5):
             again.jobs_left("icu", job(1))
     assert rdp_filter.step_cost.cache_info().misses == 201
+
+
+def varied(count):
+    """Distinct events of ordinary runs."""
+    return [GaussianEvent(0.005 + 0.001 * (k % 170), 2.0 + 0.03 * k, 5 + 7 * k % 150) for k in range(count)]
+
+
+@pytest.fixture
+def long(ledger, clock):
+    ledger.create_budget("long", unit="record", limit=90.0, delta=1e-5)
+    for number, event in enumerate(varied(200)):
+        ledger.admit("long", f"r{number}", "s", Job("record", "add_remove", (rounded(event),)), 2e6)
+        ledger.reserve(Message("long", f"r{number}", 1, "d"), [event])
+    return ledger.file.path
+
+
+def test_the_filter_s_state_of_200_distinct_events_takes_under_a_second(long, clock):
+    rdp_filter.step_cost.cache_clear()
+    start = time.process_time()
+    with Ledger(long, clock=clock) as opened:
+        assert opened.account("long").spent > 0
+        assert time.process_time() - start < 1.0
+        start = time.process_time()
+        assert summary(opened, "long", pld=False)["left"] >= 0
+        assert time.process_time() - start < 0.1
+    assert rdp_filter.step_cost.cache_info().misses == 200
+
+
+@pytest.mark.slow
+def test_the_pld_figure_of_200_distinct_events_takes_under_thirty_seconds_and_is_kept(long, clock):
+    said = []
+
+    @contextmanager
+    def computing(sentence):
+        said.append(sentence)
+        yield
+
+    with Ledger(long, clock=clock) as opened:
+        start = time.process_time()
+        found = pld_epsilon(opened, "long", computing=computing)
+        assert time.process_time() - start < 30
+        assert said == ["computing the PLD figure of long (200 kinds of events)"]
+        start = time.process_time()
+        assert pld_epsilon(opened, "long", computing=computing) == found
+        assert time.process_time() - start < 0.1
+        shown = summary(opened, "long", computing=computing)
+    assert len(said) == 1
+    assert 0 < shown["epsilon_pld"] == found < shown["epsilon_spent"]
 
 
 def test_another_process_s_entries_are_read_without_folding_the_chain_anew(ledger, monkeypatch, clock):
@@ -672,3 +821,14 @@ def test_a_ledger_belongs_to_one_thread(used):
     thread.start()
     thread.join()
     assert seen == ["FK330"]
+
+
+def test_a_budget_admits_no_more_runs_than_its_delta_pays_residues_for(tmp_path):
+    with Ledger.create(tmp_path / "ledger.sqlite", clock=lambda: 1000.0) as ledger:
+        ledger.create_budget("ward", unit="record", limit=50.0, delta=5e-12)
+        job = Job("record", "add_remove", (rounded(GaussianEvent(0.01, 50.0, 1)),))
+        for number in range(2):
+            ledger.admit("ward", f"run-{number}", "study", job, 2000.0)
+        with pytest.raises(PrivacyError, match="pays for the residues of 2") as caught:
+            ledger.admit("ward", "run-2", "study", job, 2000.0)
+        assert caught.value.code == "FK339"

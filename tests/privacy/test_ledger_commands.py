@@ -1,11 +1,12 @@
 """``fedkit ledger``, as its Typer app; errors come through as they reach the entry point."""
 
 import json
+from contextlib import contextmanager, nullcontext
 
 import pytest
 from typer.testing import CliRunner
 
-from fedkit.cli.ledger_commands import ledger_app
+from fedkit.cli.ledger_commands import computing, ledger_app
 from fedkit.errors import PrivacyError
 from fedkit.privacy.accounting import GaussianEvent
 from fedkit.privacy.ledger.facts import Job
@@ -59,9 +60,30 @@ def test_show_gives_spent_held_and_left_per_data_set_study_and_run(path):
 
 def test_show_without_the_pld_figure_says_that_it_is_not_there_yet(path):
     assert show(path, "--no-pld")["icu"]["epsilon_pld"] is None
-    assert "PLD computing" in " ".join(run("show", "--ledger", path, "--no-pld").split())
+    assert "PLD not computed" in " ".join(run("show", "--ledger", path, "--no-pld").split())
     found = show(path)["icu"]["epsilon_pld"]
     assert show(path, "--no-pld")["icu"]["epsilon_pld"] == found
+
+
+def test_show_says_that_a_figure_is_being_computed_until_it_is_stored(path, monkeypatch):
+    said = []
+
+    @contextmanager
+    def status(sentence):
+        said.append(sentence)
+        yield
+
+    monkeypatch.setattr("fedkit.cli.ledger_commands.computing", lambda *, enabled: status if enabled else nullcontext)
+    run("show", "--ledger", path, "--dataset", "icu")
+    assert said == ["computing the PLD figure of icu (1 kinds of events)"]
+    run("show", "--ledger", path, "--dataset", "icu")
+    show(path)
+    assert len(said) == 1
+
+
+def test_computing_is_shown_on_a_terminal_and_nowhere_else():
+    assert computing(enabled=True) is nullcontext
+    assert computing(enabled=False) is nullcontext
 
 
 def test_show_counts_the_jobs_that_are_still_affordable(path, tmp_path):
@@ -73,6 +95,12 @@ def test_show_counts_the_jobs_that_are_still_affordable(path, tmp_path):
     plan.write_text(json.dumps({**values, "steps": 2, "rounds": 2, "noise": "seeded"}))
     assert show(path, "--plan", plan, "--dataset", "icu")["icu"]["jobs_left"] == 10
     refused("FK341", "show", "--ledger", path, "--plan", plan, "--dataset", "ward")
+    # Six histograms of sigma 10 beside two rounds of two steps: as much as ten steps.
+    evaluation = {"noise_multiplier": 10.0, "rounds": [1, 2], "histograms": 3, "bins": 10}
+    plan.write_text(json.dumps({**values, "steps": 2, "rounds": 2, "evaluation": evaluation}))
+    assert show(path, "--plan", plan, "--dataset", "icu")["icu"]["jobs_left"] == 4
+    plan.write_text(json.dumps({**values, "steps": 2, "rounds": 2, "evaluation": {"sigma": 10.0}}))
+    refused("FK350", "show", "--ledger", path, "--plan", plan, "--dataset", "icu")
 
 
 def test_show_for_people_names_the_budget_and_its_runs(path):
@@ -123,6 +151,6 @@ def test_what_cannot_be_used_is_refused_by_its_code(path, tmp_path):
     refused("FK350", "export", "--ledger", path, "--out", tmp_path / "no" / "head.json")
 
 
-@pytest.mark.parametrize("name", ["show", "verify", "export", "reconcile"])
+@pytest.mark.parametrize("name", ["create", "show", "verify", "export", "reconcile"])
 def test_every_help_has_an_example(name):
     assert f"Example: fedkit ledger {name}" in " ".join(run(name, "--help").split())

@@ -22,6 +22,7 @@ operations = st.one_of(
     st.tuples(st.just("reserve"), runs, rounds, sigmas, digests),
     st.tuples(st.just("commit"), runs, rounds, digests),
     st.tuples(st.just("end"), runs),
+    st.tuples(st.just("renew"), runs, st.integers(-5, 40)),
     st.tuples(st.just("wait"), st.integers(-20, 30)),
     st.tuples(st.just("reopen")),
 )
@@ -49,6 +50,8 @@ def perform(ledger, operation, clock):
             return ledger.commit(Message("x", f"r{run}", round_, digest), reply)
         case ("end", run):
             ledger.end("x", f"r{run}")
+        case ("renew", run, seconds):
+            ledger.renew("x", f"r{run}", clock[0] + seconds)
         case ("wait", seconds):
             clock[0] += seconds
     return None

@@ -57,7 +57,8 @@ def test_epsilon_by_round_ends_on_the_plans_epsilon():
     plan = make_plan(FACTS, PRIVACY, TRAINING, 10)
     curve = epsilon_by_round(plan)
     assert len(curve) == 11 and curve == sorted(curve)
-    assert curve[-1] == plan.epsilon == epsilon(1 / 19, 1.2, 190, 1e-5)
+    assert curve[-1] == plan.epsilon == pytest.approx(epsilon(1 / 19, 1.2, 190, 1e-5), rel=1e-9)
+    assert plan.epsilon >= epsilon(1 / 19, 1.2, 190, 1e-5)  # the lots beyond max_lot are paid for
 
 
 def test_delta_at_or_above_one_over_records_is_refused_with_value_and_bound():

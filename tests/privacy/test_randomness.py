@@ -1,10 +1,15 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
-from fedkit.privacy.randomness import Secure, Seeded, box_muller, derive_seed, uniforms
+from fedkit.privacy.randomness import Secure, Seeded, box_muller, derive_seed, generator, uniforms
 
+GOLDEN = [-341511, -134612, -287333, -403322]
 SOURCES = {"seeded": lambda: Seeded(1, 2, "north", "noise"), "secure": Secure}
 
 
@@ -26,6 +31,32 @@ def test_masks_join_each_unit_with_chance_q(name):
     assert SOURCES[name]().poisson_mask(0, 0.5).shape == (0,)
 
 
+@settings(max_examples=200, deadline=None)
+@given(q=st.one_of(st.floats(0, 1), st.floats(0, 1e-18), st.sampled_from([0.0, 2.0**-64, 0.3, 1 - 2.0**-53, 1.0])))
+def test_secure_masks_never_join_with_more_than_chance_q(q):
+    below = int(Fraction(q) * 2**64)
+    assert Fraction(below, 2**64) <= Fraction(q) < Fraction(below + 1, 2**64)
+    words = sorted({w for w in (0, below - 1, below, below + 1, 2**64 - 1) if 0 <= w < 2**64})
+    source = Secure()
+    source._bits = lambda n: np.array(words, dtype=np.uint64)
+    assert source.poisson_mask(len(words), q).tolist() == [w < below for w in words]
+
+
+@pytest.mark.parametrize("q", [-0.1, float("nan"), float("inf")])
+def test_a_chance_that_is_none_is_refused(q):
+    with pytest.raises((ValueError, OverflowError)):
+        Secure().poisson_mask(3, q)
+
+
+def test_seeded_draws_keep_the_bits_that_recorded_runs_repeat():
+    plain = generator(1, 2, "north", "noise").standard_normal(1001)
+    source = Seeded(1, 2, "north", "noise")
+    assert np.array_equal(source.rounded_gaussian(1001, 1234567.8), np.rint(plain * 1234567.8).astype(np.int64))
+    assert source.rounded_gaussian(3, 1e6).dtype == np.int64
+    assert np.array_equal(Seeded(4).poisson_mask(500, 0.3), generator(4).random(500) < 0.3)
+    assert Seeded(1, 2, "north", "noise").rounded_gaussian(4, 2.0**20).tolist() == GOLDEN
+
+
 def test_tails_reach_beyond_what_float32_normals_can():
     # torch.normal in float32 ends at 5.768 sigma; here the bound is that of the smallest 53-bit uniform.
     assert box_muller(np.zeros(2, dtype=np.uint64))[0] == pytest.approx(8.6528, abs=1e-3)
@@ -43,6 +74,9 @@ def test_secure_streams_differ_from_each_other_and_go_on():
     first, second = a.gaussian(1000), a.gaussian(1000)
     assert not np.any(first == second)
     assert not np.any(first == b.gaussian(1000))
+    drawn = [source.rounded_gaussian(1000, 2.0**40) for source in (a, a, b)]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not np.any(drawn[one] == drawn[other])
 
 
 def test_secure_noise_ignores_every_seed():

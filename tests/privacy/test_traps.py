@@ -131,9 +131,9 @@ def wide():
 
 def test_every_lot_of_every_round_is_drawn_at_the_plans_rate_and_charged(logistic, monkeypatch):
     drawn = []
-    masks, normals = Seeded.poisson_mask, Seeded.gaussian
+    masks, normals = Seeded.poisson_mask, Seeded.rounded_gaussian
     monkeypatch.setattr(Seeded, "poisson_mask", lambda self, n, q: drawn.append((n, q)) or masks(self, n, q))
-    monkeypatch.setattr(Seeded, "gaussian", lambda self, d: drawn.append(d) or normals(self, d))
+    monkeypatch.setattr(Seeded, "rounded_gaussian", lambda self, d, scale: drawn.append(d) or normals(self, d, scale))
     privacy = PrivacyConfig("record_dp", noise_multiplier=1.2, delta=1e-5, max_grad_norm=1.0, sample_rate=1 / 19)
     plan = make_plan(SiteFacts("north", 303, True, "record", 0.25), privacy, TrainingConfig(0.1, local_epochs=1), 3)
     # 41 rows are no multiple of a lot, 4 are less than one, none is none: the draws are the same.
@@ -349,8 +349,8 @@ def test_only_per_sample_gradients_come_from_libraries():
 
 def test_secure_is_the_source_of_a_private_round(logistic, monkeypatch):
     used = []
-    real = Secure.gaussian
-    monkeypatch.setattr(Secure, "gaussian", lambda self, d: used.append(d) or real(self, d))
+    real = Secure.rounded_gaussian
+    monkeypatch.setattr(Secure, "rounded_gaussian", lambda self, d, scale: used.append(d) or real(self, d, scale))
     trained(examples(40), logistic, steps=4)
     assert used == [6] * 4
 

@@ -78,6 +78,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         fedkit.replay(tmp_path)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_replays_as_far_as_it_got():
     from fedkit.errors import Interrupted
 

@@ -35,6 +35,7 @@ def test_the_main_job_leaves_everything_that_a_run_must_leave(here):
         "metrics.jsonl",
         "model.safetensors",
         "predictions.npz",
+        "privacy.md",
         "report.html",
         "result.json",
     ]
@@ -68,6 +69,7 @@ def test_secure_noise_is_private_and_never_repeats(here):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("privacy", [[], ["privacy=none"]])
 def test_the_same_seed_gives_the_same_bits_whatever_the_threads(here, privacy):
     before = torch.get_num_threads()
@@ -102,6 +104,7 @@ def test_client_sampling_is_never_credited(here):
     assert sigma[0] == sigma[1]
 
 
+@pytest.mark.slow
 def test_the_users_table_needs_no_code(my, here):
     overrides = [*SMALL, "data=icu", "model=logistic", "privacy.delta=0.001"]
     run = fedkit.simulate(None, overrides=overrides, config_dir=my)

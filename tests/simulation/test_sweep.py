@@ -55,6 +55,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on():
     assert [cell["status"] for cell in again.cells] == ["kept", "failed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"result": {}}'])
 def test_a_torn_cell_is_run_again(content):
     words = [*SMALL, "privacy=none", "seed=1,2"]

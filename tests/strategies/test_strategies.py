@@ -45,6 +45,7 @@ def _arguments(name):
     return {"client_learning_rate": 0.1} if name == "qfedavg" else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_strategy_folds_a_round_of_equal_updates(name):
     strategy = build(StrategyConfig(name, _arguments(name)), num_sites=7, private=False)

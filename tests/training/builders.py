@@ -40,6 +40,7 @@ def privacy_plan(name="north", **changes):
         "records": 50,
         "records_declared": True,
         "noise": "seeded",
+        "max_lot": 50,
     }
     return PrivacyPlan(**{**values, **changes})
 

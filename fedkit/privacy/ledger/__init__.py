@@ -1,7 +1,7 @@
 """A site's budget: every noisy release is reserved before training and charged for good.
 
 ``facts`` is what a ledger records, ``book`` what follows from it, ``file`` how it is kept on disk, ``ledger`` what a
-site calls, ``export`` and ``reconcile`` what outlives a lost disk, ``figures`` what people are shown.
+site calls, ``export`` and ``reconcile`` what outlives a lost disk, ``figures`` and ``forecast`` what people are shown.
 
 ::
 
@@ -16,4 +16,5 @@ site calls, ``export`` and ``reconcile`` what outlives a lost disk, ``figures`` 
     FK338  busy                                        FK348  a commit without its reservation
     FK339  more than the budget has left               FK349  the reply is no longer here
                                                        FK350  an export, receipt or plan file that cannot be used
+                                                       FK353  a plan of another delta
 """

@@ -18,6 +18,7 @@ from fedkit.privacy.ledger.facts import (
     Pruned,
     Reconciled,
     Released,
+    Renewed,
     Reserved,
     decode,
 )
@@ -54,6 +55,7 @@ class Run:
         state: ``held``, or why the hold is gone; ``lost`` if only a reconciliation knows the run.
         left: (q, sigma) to steps that the hold still covers.
         reserved: (purpose, round) to its reservation.
+        newest: purpose to the reservation that was committed last.
     """
 
     study: str
@@ -63,7 +65,7 @@ class Run:
     expires_ms: int = 0
     reserved: dict[tuple[str, int], Reservation] = field(default_factory=dict)
     spent: _Steps = field(default_factory=dict)
-    newest: Reservation | None = None
+    newest: dict[str, Reservation] = field(default_factory=dict)
     pruned: bool = False
 
 
@@ -140,6 +142,15 @@ class Book:
             )
         return self.accounts[dataset]
 
+    def expired(self, now_ms: int) -> list[tuple[str, str]]:
+        """(data set, run) of the holds whose time has passed and which no entry has released yet."""
+        return [
+            (dataset, name)
+            for dataset, account in self.accounts.items()
+            for name, run in account.runs.items()
+            if run.state == "held" and run.expires_ms <= now_ms
+        ]
+
     def _apply(self, fact: Fact, digest: str) -> None:
         if (self.last is None) != isinstance(fact, Opened):
             raise ValueError("a ledger is opened once, at its start")
@@ -162,7 +173,12 @@ class Book:
                 if reservation.commit is not None or reservation.digest != fact.digest:
                     raise ValueError("a second reply")
                 reservation.commit, reservation.stored = digest, (fact.reply, fact.state)
-                run.newest = reservation
+                run.newest[fact.purpose] = reservation
+            case Renewed():
+                run = self.accounts[fact.dataset].runs[fact.run]
+                if run.state != "held" or fact.expires_ms <= run.expires_ms:
+                    raise ValueError(f"run {fact.run} has no hold that this renews")
+                run.expires_ms = fact.expires_ms
             case Released():
                 run = self.accounts[fact.dataset].runs[fact.run]
                 run.state, run.left = fact.reason, {}

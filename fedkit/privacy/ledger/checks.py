@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 from fedkit.errors import PrivacyError
+from fedkit.privacy import rdp_filter
 from fedkit.privacy.accounting import ADJACENCY
+from fedkit.privacy.events import RESIDUE
 from fedkit.privacy.ledger.book import Account, Reservation, Run
 from fedkit.privacy.ledger.facts import Created, Job
 from fedkit.privacy.ledger.file import LedgerFile
@@ -56,16 +59,32 @@ def same_budget(there: Created, wanted: Created, *, given_order: bool) -> Create
 
 def fits(account: Account, job: Job) -> None:
     """A job protects the same unit under the same adjacency, and has a cost."""
+    same_guarantee(account, job.unit, job.adjacency)
+    if not job.charges:
+        raise PrivacyError("the job releases nothing", code="FK305")
+
+
+def same_guarantee(account: Account, unit: str, adjacency: str) -> None:
+    """Both protect the same unit under the same adjacency."""
     there = account.budget
-    if (job.unit, job.adjacency) != (there.unit, there.adjacency):
+    if (unit, adjacency) != (there.unit, there.adjacency):
         raise PrivacyError(
-            f"the job protects one {job.unit} ({job.adjacency}); the budget of {there.dataset} is for one {there.unit}"
+            f"the job protects one {unit} ({adjacency}); the budget of {there.dataset} is for one {there.unit}"
             f" ({there.adjacency})",
             code="FK341",
             remedy=f"declare unit: {there.unit} for the run's data",
         )
-    if not job.charges:
-        raise PrivacyError("the job releases nothing", code="FK305")
+
+
+def same_delta(account: Account, delta: float) -> None:
+    """A plan's delta is the budget's: an epsilon says nothing at another one."""
+    there = account.budget
+    if delta != there.delta:
+        raise PrivacyError(
+            f"the plan is made at delta {delta!r}; the budget of {there.dataset} is at delta {there.delta!r} for good",
+            code="FK353",
+            remedy=f"set privacy.delta={there.delta!r}",
+        )
 
 
 def same_job(there: Run, run: str, study: str, job: Job) -> None:
@@ -90,6 +109,14 @@ def future(expires: float, now: float) -> None:
 def affordable(account: Account, dataset: str, job: Job) -> None:
     """Spent, held by others and asked for together stay within the capacity."""
     asked, left, there = account.cost(job.charges), account.left(), account.budget
+    most = math.floor(there.delta * rdp_filter.RESIDUE_SHARE / RESIDUE)
+    if len(account.runs) >= most:
+        raise PrivacyError(
+            f"{len(account.runs):,} runs were admitted on {dataset}; its delta {there.delta:g} pays for the residues of"
+            f" {most:,}",
+            code="FK339",
+            remedy="nothing can be run on this budget any more",
+        )
     if asked > left:
         share = 100 * asked / account.capacity
         raise PrivacyError(
@@ -98,6 +125,12 @@ def affordable(account: Account, dataset: str, job: Job) -> None:
             code="FK339",
             remedy="lower federation.num_rounds or raise the noise; what was spent never comes back",
         )
+
+
+def charged(asked: Sequence[Charge]) -> None:
+    """Whatever leaves is charged."""
+    if not asked:
+        raise PrivacyError("a message that releases nothing needs no reservation, and gets none", code="FK305")
 
 
 def message(dataset: str, run: str, round_: int, purpose: str, digest: str) -> None:
@@ -122,6 +155,13 @@ def open_hold(there: Run, run: str) -> None:
         raise PrivacyError(
             f"run {run} holds no budget: its hold is {there.state}", code="FK345", remedy="submit a new run"
         )
+
+
+def unexpired(there: Run, run: str, now_ms: int) -> None:
+    """A hold whose time has passed is gone, whether or not an entry says so yet."""
+    open_hold(there, run)
+    if there.expires_ms <= now_ms:
+        raise PrivacyError(f"run {run} holds no budget: its hold has expired", code="FK345", remedy="submit a new run")
 
 
 def not_over(there: Run, run: str) -> None:

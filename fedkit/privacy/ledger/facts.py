@@ -14,6 +14,7 @@ from typing import Any
 
 from fedkit.errors import PrivacyError
 from fedkit.privacy.accounting import GaussianEvent
+from fedkit.privacy.events import events_of
 from fedkit.privacy.rdp_filter import Charge, accountant, merged, rounded
 from fedkit.types import PrivacyPlan
 
@@ -91,6 +92,15 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class Renewed:
+    """A hold that had not expired lasts until ``expires_ms``; it covers what it covered before, and no more."""
+
+    dataset: str
+    run: str
+    expires_ms: int
+
+
+@dataclass(frozen=True)
 class Released:
     """What remained of a hold is free again; ``reason`` is ``ended``, ``stopped`` or ``expired``."""
 
@@ -139,11 +149,12 @@ class Reconciled:
     accountant: str
 
 
-Fact = Opened | Created | Held | Reserved | Committed | Released | Pruned | Reconciled
+Fact = Opened | Created | Held | Renewed | Reserved | Committed | Released | Pruned | Reconciled
 _KINDS: dict[str, type[Any]] = {
     "open": Opened,
     "create": Created,
     "hold": Held,
+    "renew": Renewed,
     "reserve": Reserved,
     "commit": Committed,
     "release": Released,
@@ -168,19 +179,25 @@ class Job:
     charges: tuple[Charge, ...]
 
 
-def events_of(plan: PrivacyPlan, rounds: int = 1) -> tuple[GaussianEvent, ...]:
-    """What some rounds of a plan release."""
-    return (GaussianEvent(plan.sample_rate, plan.noise_multiplier, plan.steps * rounds),)
-
-
 def job_of(plan: PrivacyPlan, extra: Sequence[GaussianEvent] = ()) -> Job:
-    """The whole of a plan as a job.
+    """The whole of a plan as a job: everything that :func:`fedkit.privacy.events.events_of` says it releases.
 
     Args:
-        extra: what the run releases besides training, such as the evaluation's histogram.
+        extra: what the run releases besides what its plan says.
 
     Raises:
         PrivacyError: seeded noise (FK342), or an event that cannot be charged.
+    """
+    require_real_noise(plan)
+    events = (*events_of(plan), *extra)
+    return Job(plan.unit, plan.adjacency, merged(rounded(event) for event in events))
+
+
+def require_real_noise(plan: PrivacyPlan) -> None:
+    """Seeded noise is never charged.
+
+    Raises:
+        PrivacyError: FK342.
     """
     if plan.noise != "secure":
         raise PrivacyError(
@@ -188,8 +205,6 @@ def job_of(plan: PrivacyPlan, extra: Sequence[GaussianEvent] = ()) -> Job:
             code="FK342",
             remedy="set privacy.noise=secure",
         )
-    events = (*events_of(plan, plan.rounds), *extra)
-    return Job(plan.unit, plan.adjacency, merged(rounded(event) for event in events))
 
 
 def held(dataset: str, run: str, study: str, job: Job, expires: float) -> Held:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from fedkit.errors import PrivacyError
@@ -12,11 +13,17 @@ from fedkit.privacy import accounting, rdp_filter
 from fedkit.privacy.ledger.book import Account, Run, charges
 from fedkit.privacy.ledger.facts import Job
 from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.privacy.rdp_filter import Charge, merged
+
+Computing = Callable[[str], AbstractContextManager[Any]]
+"""Shows that a figure is being computed, for as long as it is."""
 
 PLD_NOTE = "tight only if all parameters had been fixed in advance; the ledger enforces epsilon_spent"
 
 
-def summary(ledger: Ledger, dataset: str, *, job: Job | None = None, pld: bool = True) -> dict[str, Any]:
+def summary(
+    ledger: Ledger, dataset: str, *, job: Job | None = None, pld: bool = True, computing: Computing = nullcontext
+) -> dict[str, Any]:
     """One data set's budget as plain JSON types.
 
     ``spent``, ``held`` and ``left`` are shares of the budget in Renyi cost, which adds up; ``epsilon_spent`` is what
@@ -25,6 +32,7 @@ def summary(ledger: Ledger, dataset: str, *, job: Job | None = None, pld: bool =
     Args:
         job: also say how many more of it the budget affords.
         pld: compute the PLD figure if it is not stored yet (seconds for hundreds of distinct events).
+        computing: entered with a sentence while that figure is computed.
     """
     account, now = ledger.account(dataset), ledger.now_ms()
     budget, whole = account.budget, account.capacity
@@ -39,7 +47,7 @@ def summary(ledger: Ledger, dataset: str, *, job: Job | None = None, pld: bool =
         "held": account.held(now) / whole,
         "left": account.left(now) / whole,
         "epsilon_spent": _up(rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)),
-        "epsilon_pld": pld_epsilon(ledger, dataset, compute=pld),
+        "epsilon_pld": pld_epsilon(ledger, dataset, compute=pld, computing=computing),
         "epsilon_pld_note": PLD_NOTE,
         "studies": {},
         "runs": [_run(account, name, run, now) for name, run in account.runs.items()],
@@ -54,20 +62,32 @@ def summary(ledger: Ledger, dataset: str, *, job: Job | None = None, pld: bool =
     return shown
 
 
-def pld_epsilon(ledger: Ledger, dataset: str, *, compute: bool = True) -> float | None:
+def pld_epsilon(
+    ledger: Ledger,
+    dataset: str,
+    more: Sequence[Charge] = (),
+    *,
+    compute: bool = True,
+    computing: Computing = nullcontext,
+) -> float | None:
     """Epsilon of everything that was reserved, by privacy-loss distributions; stored by the events' digest.
+
+    Args:
+        more: what is asked about besides.
+        computing: entered with a sentence while the figure is computed.
 
     Returns:
         None where it was not computed before and ``compute`` is False: say "computing".
     """
     account = ledger.account(dataset)
-    spent = charges(account.steps)
-    named = f"{accounting.ACCOUNTANT} {rdp_filter.accountant()} {account.budget.delta!r} {spent!r}"
+    counted = merged([*charges(account.steps), *more])
+    named = f"{accounting.ACCOUNTANT} {rdp_filter.accountant()} {account.budget.delta!r} {counted!r}"
     key = hashlib.sha256(named.encode()).hexdigest()
     stored = ledger.file.figure(key)
     if stored is not None or not compute:
         return stored
-    found = _up(accounting.epsilon_of([charge.event for charge in spent], account.budget.delta))
+    with computing(f"computing the PLD figure of {dataset} ({len(counted)} kinds of events)"):
+        found = _up(accounting.epsilon_of([charge.event for charge in counted], account.budget.delta))
     # A read-only or full disk costs the reader some seconds the next time, nothing else.
     with suppress(PrivacyError):
         ledger.file.store_figure(key, found)

@@ -256,6 +256,11 @@ def create(path: Path, at: float) -> None:
         scrap.unlink(missing_ok=True)
 
 
+def may_write(path: Path) -> bool:
+    """Whether a ledger can be written by this user: its file, and its folder for the write-ahead log."""
+    return os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
+
+
 def _values(entry: Entry) -> tuple[int, str, str, str]:
     return entry.seq, entry.prev, entry.body, entry.digest
 

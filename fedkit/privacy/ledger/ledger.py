@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from fedkit.privacy import rdp_filter
 from fedkit.privacy.accounting import ADJACENCY, GaussianEvent
 from fedkit.privacy.ledger import checks
-from fedkit.privacy.ledger.book import Account, Book
+from fedkit.privacy.ledger.book import Account, Book, charges
 from fedkit.privacy.ledger.export import Export, check_against, exported
-from fedkit.privacy.ledger.facts import Committed, Created, Job, Pruned, Released, Reserved, held
+from fedkit.privacy.ledger.facts import Committed, Created, Job, Pruned, Released, Renewed, Reserved, held
 from fedkit.privacy.ledger.file import LedgerFile, create
 from fedkit.privacy.ledger.messages import Answer, Message, Ticket
 from fedkit.privacy.rdp_filter import merged, rounded
@@ -128,6 +129,23 @@ class Ledger:
             checks.affordable(account, dataset, job)
             self.file.append(held(dataset, run, study, job, expires), now)
 
+    def renew(self, dataset: str, run: str, expires: float) -> None:
+        """Let an open hold last longer; it covers what it still covers, and no more.
+
+        A hold that lasts as long already, or that covers nothing any more, stays as it is.
+
+        Raises:
+            PrivacyError: FK340, no such budget; FK345, no open hold (one that has expired cannot be revived), or
+                ``expires`` has passed.
+        """
+        self._sweep()
+        with self.file.writing() as book:
+            found, now = checks.known_run(book.account(dataset), run), self._clock()
+            checks.unexpired(found, run, int(now * 1000))
+            checks.future(expires, now)
+            if int(expires * 1000) > found.expires_ms and charges(found.left):
+                self.file.append(Renewed(dataset, run, int(expires * 1000)), now)
+
     def reserve(self, message: Message, events: Sequence[GaussianEvent]) -> Ticket:
         """Spend a part of a run's hold for one message, on disk, before any record is read.
 
@@ -143,6 +161,7 @@ class Ledger:
         """
         checks.message(message.dataset, message.run, message.round, message.purpose, message.digest)
         asked = merged(rounded(event) for event in events)
+        checks.charged(asked)
         self._sweep()
         with self.file.writing() as book:
             account = book.account(message.dataset)
@@ -183,15 +202,24 @@ class Ledger:
                 self.file.store_reply(entry.digest, reply, state)
             else:
                 reply = checks.stored(self.file, found, f"round {message.round} of run {message.run}")[0]
-            ledger = book.ledger
-        return Answer(reply, {"ledger": ledger, "entry": asdict(self.file.entry(found.entry))})
+        return Answer(reply, self.receipt(message))
 
-    def state(self, dataset: str, run: str) -> bytes | None:
-        """The state that the run's newest commit left; None before the first."""
-        found = checks.known_run(self.file.refresh().account(dataset), run)
-        if found.newest is None:
-            return None
-        return checks.stored(self.file, found.newest, f"the newest round of run {run}")[1]
+    def receipt(self, message: Message) -> dict[str, Any]:
+        """The receipt of a reserved message again, as :meth:`commit` gives it.
+
+        Raises:
+            PrivacyError: FK345, FK348, no such reservation; FK347, another message has this round.
+        """
+        book = self.file.refresh()
+        run = checks.known_run(book.account(message.dataset), message.run)
+        found = checks.reserved(run, message.purpose, message.round, message.run)
+        checks.same_message(found, message.digest, found.charges, message.round, message.run)
+        return {"ledger": book.ledger, "entry": asdict(self.file.entry(found.entry))}
+
+    def state(self, dataset: str, run: str, purpose: str = "train") -> bytes | None:
+        """The state that the run's newest commit for a purpose left; None before the first."""
+        found = checks.known_run(self.file.refresh().account(dataset), run).newest.get(purpose)
+        return None if found is None else checks.stored(self.file, found, f"the newest round of run {run}")[1]
 
     def end(self, dataset: str, run: str, reason: str = "ended") -> None:
         """Free what remains of a run's hold; what it reserved stays spent. Ending twice changes nothing.
@@ -264,17 +292,8 @@ class Ledger:
     def _sweep(self) -> None:
         """Turn holds whose time has passed into releases, so that a clock set back cannot revive them."""
         now = self.now_ms()
-        if not any(_expired(self.file.refresh(), now)):
+        if not self.file.refresh().expired(now):
             return
         with self.file.writing() as book:
-            for dataset, run in _expired(book, now):
+            for dataset, run in book.expired(now):
                 self.file.append(Released(dataset, run, "expired"), self._clock())
-
-
-def _expired(book: Book, now_ms: int) -> list[tuple[str, str]]:
-    return [
-        (dataset, name)
-        for dataset, account in book.accounts.items()
-        for name, run in account.runs.items()
-        if run.state == "held" and run.expires_ms <= now_ms
-    ]

@@ -1,0 +1,1 @@
+"""What uses privacy, data and training together: audits and federated statistics."""

@@ -1,0 +1,58 @@
+"""Which node is which site."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from fedkit.errors import FederationError, FedkitError
+from fedkit.federation import wire
+from fedkit.federation.flower_internals import local_identity
+
+
+def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, tuple[int, wire.Roster]]:
+    """Ask every node who it is until the expected sites have answered.
+
+    Returns:
+        site to (node id, its answer), in the order of ``expected``.
+
+    Raises:
+        FederationError: a site is missing after ``timeout`` seconds, or two nodes claim one name.
+    """
+    deadline = time.monotonic() + timeout
+    found: dict[str, tuple[int, wire.Roster]] = {}
+    asked: set[int] = set()
+    unread: list[str] = []
+    with local_identity():
+        while True:
+            fresh = [node for node in grid.get_node_ids() if node not in asked]
+            messages = [grid.create_message(RecordDict(), "query", node, "", ttl=timeout) for node in fresh]
+            replies = grid.send_and_receive(messages, timeout=max(1.0, deadline - time.monotonic())) if messages else ()
+            for reply in replies:
+                if reply.has_error():
+                    continue
+                asked.add(reply.metadata.src_node_id)
+                try:
+                    roster = wire.unpack_roster(reply.content)
+                except FedkitError as error:
+                    unread.append(f"; node {reply.metadata.src_node_id} gave no usable answer ({error})")
+                    continue
+                if roster.site not in expected:
+                    continue
+                if roster.site in found:
+                    raise FederationError(f"two nodes claim to be site {roster.site}", code="FK522")
+                found[roster.site] = (reply.metadata.src_node_id, roster)
+            missing = [site for site in expected if site not in found]
+            if not missing:
+                return {site: found[site] for site in expected}
+            if time.monotonic() > deadline:
+                raise FederationError(
+                    f"{len(missing)} of {len(expected)} sites did not join within {timeout:g} s: {', '.join(missing)}"
+                    + "".join(unread),
+                    code="FK523",
+                    remedy="start the missing sites or raise federation.timeout",
+                )
+            time.sleep(0.5)

@@ -1,0 +1,112 @@
+"""How much noise an epsilon needs: the inverse of the accountant."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from fedkit.errors import PrivacyError
+from fedkit.privacy.accounting import MAX_SIGMA, MIN_SIGMA, GaussianEvent, check_event, epsilon_of, rough_epsilon
+from fedkit.privacy.pld import FINE
+
+MIN_EPSILON, MAX_EPSILON = 1e-4, 100.0
+"""Targets for calibration: below is noise alone, above protects nobody."""
+
+
+@lru_cache(maxsize=256)
+def noise_multiplier_for(
+    epsilon: float, delta: float, sample_rate: float, steps: int, others: tuple[GaussianEvent, ...] = ()
+) -> float:
+    """The smallest sigma, rounded UP to 4 decimals, whose epsilon does not exceed the target; cached.
+
+    Args:
+        epsilon: the target for all steps and the other events together.
+        others: what else is released and was fixed before, such as an evaluation's histograms.
+
+    Raises:
+        PrivacyError: a value out of its range, other events that leave nothing, or a target that no noise within the
+            accountant's range reaches.
+
+    Guarantee: the epsilon of the other events and ``steps`` of the result together is at most the target.
+    """
+    target = float(epsilon)
+    if not MIN_EPSILON <= target <= MAX_EPSILON:
+        message = f"epsilon {target:g} is not between {MIN_EPSILON:g} and {MAX_EPSILON:g}"
+        raise PrivacyError(message, code="FK301", remedy="set privacy.epsilon=3")
+    check_event(GaussianEvent(sample_rate, 1.0, steps))
+    if steps < 1:
+        raise PrivacyError(f"steps {steps} is below 1: there is nothing to calibrate", code="FK305")
+    if others and (already := epsilon_of(others, delta)) >= target:
+        raise PrivacyError(
+            f"what is released besides training costs epsilon {already:.3g}, the target is {target:g}: nothing is left",
+            code="FK321",
+            remedy="raise privacy.evaluation.noise_multiplier (null releases no evaluation), or privacy.epsilon",
+        )
+    problem = _Problem(target, float(delta), float(sample_rate), int(steps), others)
+    if problem.fine(MIN_SIGMA) <= target:
+        return MIN_SIGMA
+    low = high = problem.enough_by_rdp()
+    while low > math.log(MIN_SIGMA) and problem.excess(low) <= 0:
+        low, high = max(low - math.log(1.4), math.log(MIN_SIGMA)), low
+    if low == high:
+        low -= math.log(1.1)
+    from scipy.optimize import brentq
+
+    coarse = high
+    if problem.excess(high) < 0 < problem.excess(low):
+        coarse = float(brentq(problem.excess, low, high, xtol=2e-5, rtol=1e-9))
+    # The search's own pessimism is taken back with one Newton step at the fine discretisation, then confirmed.
+    slope = (problem.excess(high) - problem.excess(low)) / (high - low)
+    fine = math.log(max(problem.fine(math.exp(coarse)), 1e-12) / target)
+    refined = min(max(coarse - fine / slope, low), high) if slope < 0 else coarse
+    sigma = _round_up(math.exp(refined))
+    step = max(1e-4, sigma * 1e-4)
+    while sigma <= MAX_SIGMA:
+        if problem.fine(sigma) <= target:
+            return sigma
+        sigma, step = _round_up(sigma + step), 2 * step
+    raise _out_of_reach(target)
+
+
+class _Problem:
+    """Epsilon as a function of sigma, all else fixed."""
+
+    def __init__(self, target: float, delta: float, q: float, steps: int, others: tuple[GaussianEvent, ...]) -> None:
+        self.target, self.delta, self.q, self.steps, self.others = target, delta, q, steps, others
+
+    def events(self, sigma: float) -> tuple[GaussianEvent, ...]:
+        # The exponential of a logarithm may leave the range by its last bit.
+        return (*self.others, GaussianEvent(self.q, min(max(sigma, MIN_SIGMA), MAX_SIGMA), self.steps))
+
+    def fine(self, sigma: float) -> float:
+        return epsilon_of(self.events(sigma), self.delta)
+
+    def excess(self, log_sigma: float) -> float:
+        found = epsilon_of(self.events(math.exp(log_sigma)), self.delta, 10 * FINE)
+        return math.log(max(found, 1e-12) / self.target)
+
+    def enough_by_rdp(self) -> float:
+        """Log of a sigma at which the Renyi bound, hence the PLD, meets the target; within 1 % of the least such."""
+        low, high = math.log(MIN_SIGMA), math.log(MAX_SIGMA)
+        if rough_epsilon(self.events(math.exp(high)), self.delta) > self.target:
+            # The Renyi bound is looser: where it alone fails, the search starts at the most noise there is.
+            if self.fine(MAX_SIGMA) > self.target:
+                raise _out_of_reach(self.target)
+            return high
+        while high - low > 0.01:
+            middle = (low + high) / 2
+            enough = rough_epsilon(self.events(math.exp(middle)), self.delta) <= self.target
+            low, high = (low, middle) if enough else (middle, high)
+        return high
+
+
+def _out_of_reach(target: float) -> PrivacyError:
+    return PrivacyError(
+        f"epsilon {target:g} cannot be reached with a noise multiplier up to {MAX_SIGMA:g}",
+        code="FK309",
+        remedy="raise privacy.epsilon or privacy.delta, or lower federation.num_rounds or privacy.sample_rate",
+    )
+
+
+def _round_up(sigma: float) -> float:
+    return math.ceil(sigma * 1e4 - 1e-9) / 1e4

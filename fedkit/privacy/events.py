@@ -1,0 +1,74 @@
+"""What a plan's run does at its site, as events that an accountant prices: the one list of them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fedkit.privacy.accounting import GaussianEvent
+from fedkit.types import EvaluationPlan, PrivacyPlan
+
+Purpose = Literal["train", "evaluate"]
+
+LOT_RESIDUE = 1e-15
+"""The chance, over a whole run, that a lot exceeds the plan's ``max_lot``; part of delta."""
+RESIDUE = 2 * LOT_RESIDUE
+"""What a run's delta pays beside the Gaussian mechanisms: lots beyond the bound, and the noise sampler's distance from
+rounded ideal Gaussians, which is below 1e-15 in all (see ``fedkit.privacy.rounded_gaussian``)."""
+
+
+def round_events(plan: PrivacyPlan, purpose: Purpose) -> tuple[GaussianEvent, ...]:
+    """What one answer of this kind releases."""
+    if purpose == "train":
+        return (GaussianEvent(plan.sample_rate, plan.noise_multiplier, plan.steps),)
+    return () if plan.evaluation is None else (_evaluation(plan.evaluation, 1),)
+
+
+def events_after(plan: PrivacyPlan, rounds: int) -> tuple[GaussianEvent, ...]:
+    """What has been released once a number of rounds are done, all of them called."""
+    events: list[GaussianEvent] = []
+    if rounds:
+        events.append(GaussianEvent(plan.sample_rate, plan.noise_multiplier, plan.steps * rounds))
+    if plan.evaluation is not None and (done := sum(number <= rounds for number in plan.evaluation.rounds)):
+        events.append(_evaluation(plan.evaluation, done))
+    return tuple(events)
+
+
+def events_of(plan: PrivacyPlan) -> tuple[GaussianEvent, ...]:
+    """What the whole run releases."""
+    return events_after(plan, plan.rounds)
+
+
+def evaluation_events(evaluation: EvaluationPlan | None) -> tuple[GaussianEvent, ...]:
+    """What the evaluations of a whole run release."""
+    return () if evaluation is None else (_evaluation(evaluation, len(evaluation.rounds)),)
+
+
+def gaussian_delta(delta: float) -> float:
+    """What of a run's delta is left for its Gaussian mechanisms."""
+    return delta - RESIDUE
+
+
+def max_lot(records: int, sample_rate: float, steps: int) -> int:
+    """A number of units that no lot of a run exceeds, but for a chance of ``LOT_RESIDUE``.
+
+    Args:
+        records: declared units, which a site may not exceed.
+        steps: of the whole run.
+
+    >>> max_lot(300, 0.1, 150), max_lot(300, 1.0, 150)
+    (83, 300)
+    """
+    from scipy.stats import binom
+
+    if sample_rate >= 1:
+        return records
+    # Not isf: it goes through 1 - p, which is 1 here. Half the chance forgives the survival function's own rounding.
+    low, high, chance = 0, records, LOT_RESIDUE / steps / 2
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if float(binom.sf(middle, records, sample_rate)) <= chance else (middle + 1, high)
+    return low
+
+
+def _evaluation(evaluation: EvaluationPlan, times: int) -> GaussianEvent:
+    return GaussianEvent(1.0, evaluation.noise_multiplier, evaluation.histograms * times)
