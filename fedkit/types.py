@@ -135,8 +135,8 @@ class PrivacyPlan:
         records: the declared count that q and the lot derive from; ``records_declared`` False says that the
             simulation's true count stands in for a declaration.
         noise: ``secure`` (operating system's randomness) or ``seeded`` (replayable: NOT private).
-        max_lot: a count of units that no lot of the run exceeds, but for a chance that ``delta`` covers; the noise
-            allows for the rounding that so many units cause in each other's gradients.
+        max_lot: a count of units that no lot of the run exceeds, but for a chance that ``delta`` covers: the number
+            of places that a lot's rows are laid out in.
         evaluation: the histograms that are charged beside the training; None releases none.
     """
 

@@ -38,6 +38,8 @@ def load(context: Context) -> SiteRuntime:
         plans=local.sites,
         evaluates=frozenset(local.tested),
         specs=local.specs,
+        # The loopback simulation: no ledger, exact metrics. A deployed site leaves this out.
+        exact=True,
     )
 
 

@@ -143,7 +143,7 @@ def site_reply(config: DataConfig, site: str, request: StatsRequest, rows: Table
 
     Returns:
         32 bytes of the question's digest, then int64 (little endian) noisy sums of all columns' cells in units of
-        1 / 2**20.
+        1 / 2**26.
     """
     cells = declared_cells(config, request.columns, request.bins)
     # Sensitive: sums are exact; nothing but their noisy copy leaves this function.

@@ -40,6 +40,7 @@ def audit(words: Words = None, config_dir: ConfigDir = None, json_: Json = False
                 prepared.local.sites,
                 num_rounds=config.federation.num_rounds,
                 seed=config.seed,
+                specs=prepared.local.specs,
                 progress=progress,
             )
     except KeyboardInterrupt:
@@ -65,9 +66,19 @@ def audit(words: Words = None, config_dir: ConfigDir = None, json_: Json = False
 
 @contextmanager
 def _progress(*, enabled: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr where that is a terminal; nothing elsewhere."""
-    if not enabled or not sys.stderr.isatty():
+    """A bar on stderr where that is a terminal, a line a stage elsewhere."""
+    if not enabled:
         yield lambda what, share: None
+        return
+    if not sys.stderr.isatty():
+        told: set[str] = set()
+
+        def say(what: str, share: float) -> None:
+            if what not in told:
+                told.add(what)
+                sys.stderr.write(f"audit: {what}\n")
+
+        yield say
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

@@ -11,7 +11,9 @@ from fedkit.cli.run_commands import ConfigDir, Json, Words
 from fedkit.cli.words import name_and_overrides
 
 config_app = typer.Typer(
-    help="See what an experiment says.\n\nExample: fedkit config show heart_disease", no_args_is_help=True
+    help="See what an experiment says.\n\nExample: fedkit config show heart_disease",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

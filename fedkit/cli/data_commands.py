@@ -12,7 +12,9 @@ from fedkit.cli.run_commands import ConfigDir, Json
 from fedkit.cli.words import name_and_overrides
 
 data_app = typer.Typer(
-    help="Look at a declared table before training.\n\nExample: fedkit data check heart_disease", no_args_is_help=True
+    help="Look at a declared table before training.\n\nExample: fedkit data check heart_disease",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 

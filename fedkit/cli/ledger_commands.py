@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from fedkit.privacy.ledger.facts import Job
 
 ledger_app = typer.Typer(
-    help="See and keep a site's privacy budget.\n\nExample: fedkit ledger show --ledger ledger.db", no_args_is_help=True
+    help="See and keep a site's privacy budget.\n\nExample: fedkit ledger show --ledger ledger.db",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 ledger_app.command()(create)
 LedgerPath = Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The site's ledger.")]
@@ -215,8 +217,10 @@ def _print_budget(shown: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from fedkit.reporting import text
+
     console = Console()
-    pld = "not computed" if shown["epsilon_pld"] is None else f"{shown['epsilon_pld']:.4g}"
+    pld = "not computed" if shown["epsilon_pld"] is None else f"{text.epsilon(shown['epsilon_pld'])}"
     console.print(
         f"{shown['dataset']}: epsilon {shown['limit']:g} at delta {shown['delta']:g} for one {shown['unit']}"
         f" ({shown['adjacency']}), enforced at order {shown['order']:g}",
@@ -224,7 +228,8 @@ def _print_budget(shown: dict[str, Any]) -> None:
         highlight=False,
     )
     console.print(
-        f"  spent {shown['spent']:.2%} (epsilon {shown['epsilon_spent']:g}; by PLD {pld}, {shown['epsilon_pld_note']})"
+        f"  spent {shown['spent']:.2%} (epsilon {text.epsilon(shown['epsilon_spent'])} by the filter; by PLD {pld},"
+        f" {shown['epsilon_pld_note']})"
         f"\n  held {shown['held']:.2%}, left {shown['left']:.2%}",
         highlight=False,
     )

@@ -49,7 +49,12 @@ def plan(words: Words = None, config_dir: ConfigDir = None, json_: Json = False)
         **costs,
         "ledger": ledger,
         "ledger_statement": statement,
-        "notes": [*prepared.local.notes, *plan_notes(costs, config.federation.fraction_train)],
+        "notes": [
+            *prepared.local.notes,
+            *prepared.local.remarks,
+            *plan_notes(costs, config.federation.fraction_train),
+            *prepared.dataset.warnings,
+        ],
         "statement": plan_statement(costs),
     }
     if refused is not None:

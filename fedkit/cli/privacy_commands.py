@@ -23,6 +23,7 @@ privacy_app = typer.Typer(
     help="What private training costs, and what noise a budget needs.\n\n"
     "Example: fedkit privacy epsilon --event 0.05,1.0,1000 --delta 1e-5",
     no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 # Numbers are taken as text, so that a bad one is refused like all other input: by name, with the others.

@@ -78,7 +78,7 @@ MODEL_ARGUMENTS: Mapping[str, Mapping[str, Argument]] = {
 STRATEGY_ARGUMENTS: Mapping[str, Mapping[str, Argument]] = {
     "fedavg": {},
     "fedavgm": {"server_learning_rate": Argument(1.0, above=0), "server_momentum": Argument(0.0, at_least=0, below=1)},
-    "fedprox": {"proximal_mu": Argument(0.01, at_least=0)},
+    "fedprox": {"proximal_mu": Argument(0.01, at_least=0, below=1e4)},
     "fedadagrad": {**_ETA, "beta_1": Argument(0.0, at_least=0, below=1), **_TAU},
     "fedadam": {**_ETA, **_BETAS, **_TAU},
     "fedadam_uncorrected": {

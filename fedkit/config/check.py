@@ -130,11 +130,11 @@ def _evaluation(privacy: PrivacyConfig) -> Iterator[str]:
             "privacy.evaluation.share=null"
         )
     if share is not None and not 0.01 <= share <= 0.9:
-        yield f"privacy.evaluation.share is {share}; it must be between 0.01 and 0.9: set privacy.evaluation.share=0.4"
+        yield f"privacy.evaluation.share is {share}; it must be between 0.01 and 0.9: set 0.4, or null for none"
     if evaluation.every < 0:
         yield f"privacy.evaluation.every is {evaluation.every}; it must be at least 1, or 0 for the last round alone"
     if not 2 <= evaluation.bins <= _MOST_BINS or evaluation.bins % 2:
-        yield f"privacy.evaluation.bins is {evaluation.bins}; it must be an even number from 2 to {_MOST_BINS}"
+        yield f"privacy.evaluation.bins is {evaluation.bins}; it must be an even number from 2 to {_MOST_BINS}: set 6"
 
 
 def _example(name: str) -> str:

@@ -6,6 +6,7 @@ The same in a simulation and at a deployed site. Knows no Flower, no network and
 
     FK351  a round or purpose that the plan does not have
     FK352  bytes that are no reply, or a reply with something that nothing charges
+    FK354  a round that failed while it was computed: it is closed
     FK357  a model whose reply the ledger could not keep
     and the ledger's own: FK342 seeded noise, FK345 no open hold, FK346 more than the hold has left, FK347 another
     message for the same round, FK349 a reply that is gone, FK330 to FK338 a file that cannot be trusted or written
@@ -15,20 +16,22 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.errors import PrivacyError
+from fedkit.errors import FederationError, PrivacyError
 from fedkit.federation import reply
+from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.privacy.accounting import GaussianEvent
 from fedkit.privacy.events import Purpose, round_events
 from fedkit.privacy.ledger.facts import job_of, require_real_noise
 from fedkit.privacy.ledger.ledger import Ledger
-from fedkit.privacy.ledger.messages import Message
+from fedkit.privacy.ledger.messages import FAILED, Message
 from fedkit.types import ClientUpdate, Float32, PrivacyPlan, SiteState
 
 HOLD_SECONDS = 86_400.0
@@ -36,6 +39,7 @@ HOLD_SECONDS = 86_400.0
 # SQLite keeps at most 1e9 bytes in one place.
 _MOST_BYTES = 10**9 - 10**6
 _DOMAIN = b"fedkit-request-1\n"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Gate:
 
     Guarantee: whatever :meth:`answer` returns was charged to the ledger before ``compute`` was called and was stored
     before it was returned; a request that was answered is answered with the same bytes for ever and computes nothing;
-    a round serves one request a purpose. Hence everything that leaves through the gate, over all runs, is
-    (limit, delta)-DP as the ledger's budget says, if each reply is as noisy as the ``events`` given with it. Holds
-    across crashes at any point and among processes.
+    a request that failed has failed for ever; a round serves one request a purpose. Hence everything that leaves
+    through the gate, over all runs, is (limit, delta)-DP as the ledger's budget says, if each reply is as noisy as the
+    ``events`` given with it. Holds across crashes at any point and among processes.
 
     Attributes:
         dataset: the declared population that is charged.
@@ -84,10 +88,13 @@ class Gate:
             digest: of the request, see :func:`request_digest`.
             events: everything that the reply releases.
             compute: reads records and returns the reply and the state after it; called at most once, with the charge
-                on disk. What it raises leaves the charge: the same request may come again.
+                on disk. If it raises, or its reply cannot be stored, the round is closed before the error goes on:
+                whether it fails may depend on records, so nobody gets to see a second try. Only a process that died,
+                or a disk that takes not even the closing, leaves the request to be computed again.
 
         Raises:
             PrivacyError: see the module; nothing was computed, except where the disk fails after it.
+            Exception: what ``compute`` raised, if its code stays at the site; else FK354, raised from it.
         """
         require_real_noise(self.plan)
         if number not in self._rounds(purpose):
@@ -102,8 +109,19 @@ class Gate:
         if ticket.reply is not None:
             return ticket.reply
         self._keep_hold()
-        computed, state = compute()
-        return self.ledger.commit(message, computed, state).reply
+        try:
+            computed, state = compute()
+            sent = self.ledger.commit(message, computed, state).reply
+        except Exception as error:
+            # Another process may have answered meanwhile: then that answer stands.
+            sent = self.ledger.commit(message, FAILED).reply
+            if sent == FAILED and public_code(error) == COMMON:
+                raise
+            if sent == FAILED:
+                raise _closed(message, error) from error
+        if sent == FAILED:
+            raise _closed(message)
+        return sent
 
     def update(
         self,
@@ -185,6 +203,61 @@ class Gate:
         run, now = self.ledger.account(self.dataset).runs[self.run], self.ledger.now_ms()
         if run.state == "held" and now < run.expires_ms < now + 500 * self.hold_seconds:
             self.ledger.renew(self.dataset, self.run, self._later())
+
+
+@dataclass
+class Recall(Generic[T]):
+    """What a simulation without ledgers keeps in a gate's place: the newest round's reply of each site and purpose.
+
+    Guarantee: while it lives, a site answers one request a purpose and round, with one reply, and one that failed
+    stays failed. It charges nothing, holds over one run only, and is gone with the process.
+    """
+
+    _newest: dict[tuple[str, str], tuple[int, str, T | None]] = field(default_factory=dict)
+
+    def reply(self, site: str, purpose: Purpose, number: int, digest: str) -> T | None:
+        """The reply that this request got before; None where the round is still to be answered.
+
+        Raises:
+            FederationError: FK535, another request had this round, or the round is past.
+            PrivacyError: FK354, the round failed.
+        """
+        newest, known, kept = self._newest.get((site, purpose), (-1, "", None))
+        if number > newest:
+            return None
+        if (number, digest) != (newest, known):
+            raise FederationError(f"round {number} of {site} was answered for another request", code="FK535")
+        if kept is None:
+            raise PrivacyError(
+                f"round {number} of {site} failed while it was computed",
+                code="FK354",
+                remedy="go on with the next round",
+            )
+        return kept
+
+    def keep(self, site: str, purpose: Purpose, number: int, digest: str, kept: T | None) -> None:
+        """Remember the reply to a request; None says that it failed."""
+        self._newest[site, purpose] = (number, digest, kept)
+
+    @contextmanager
+    def failing(self, sites: Sequence[str], purpose: Purpose, number: int, digest: str) -> Iterator[None]:
+        """Stands around the computing: where it fails on records, the round has failed for these sites."""
+        try:
+            yield
+        except Exception as error:
+            if public_code(error) == COMMON:
+                for site in sites:
+                    self.keep(site, purpose, number, digest, None)
+            raise
+
+
+def _closed(message: Message, error: Exception | None = None) -> PrivacyError:
+    why = f" ({error})" if error is not None else " in another process"
+    return PrivacyError(
+        f"round {message.round} of run {message.run} failed while it was computed and is closed{why}",
+        code="FK354",
+        remedy="go on with the next round",
+    )
 
 
 def request_digest(run: str, number: int, purpose: str, parameters: Float32, proximal_mu: float) -> str:

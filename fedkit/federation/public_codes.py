@@ -37,7 +37,8 @@ _PLAN = {
 
 _LEDGER = {f"FK{number}" for number in (*range(330, 350), 351, 353, 357)}
 # What a ledger refuses follows from its limits, the plans it was charged for and its disk, never from a record.
-# FK350 is about files that a command reads; no answer raises it. FK352 stays: a reply that holds NaN is one.
+# FK350 is about files that a command reads; no answer raises it. FK352 stays: a reply that holds NaN is one. So does
+# FK354, a round that failed on its records: a repeated request is answered as the first one was.
 
 _MODEL = {
     "FK401",  # the request's parameters are not of the model's size
@@ -56,7 +57,8 @@ _WIRE = {
     "FK510",  # a request of another version, or of no known kind
     "FK515",  # a request without the one packed array
     "FK516",  # a packed array that is not flat float32
-    "FK535",  # an evaluation that the plan does not contain, exact metrics among them
+    "FK535",  # what the plan does not contain, a second request for a round, a site that keeps no ledger
+    "FK536",  # a request's parameters or proximal_mu out of bounds
 }
 
 PUBLIC_CODES: frozenset[str] = frozenset(_CONFIG | _PLAN | _LEDGER | _MODEL | _WIRE)

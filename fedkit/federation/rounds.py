@@ -1,7 +1,8 @@
 """The one round loop: any Flower strategy over any Grid, in process or deployed.
 
 Flower's own ``Strategy.start`` has no hook for a round, a quorum or a deadline, so the loop drives a strategy through
-its four methods. A strategy sees full models and Flower's messages; the wire carries packed updates.
+its four methods. A strategy sees full models and Flower's messages; the wire carries packed updates. In a private run
+it sees nothing that is not charged: its ``aggregate_evaluate`` is never called.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class RoundLoop:
         weights: site to the weight that its plan declares, which a reply must repeat; None leaves weights unchecked.
         measures: site to the rounds after which its plan releases histograms.
         cells: how many cells a site's histograms have together.
+        private: the strategy is told no exact metrics: it could copy them into the model, which is not charged for
+            them.
     """
 
     grid: Grid
@@ -68,6 +71,7 @@ class RoundLoop:
     weights: Mapping[str, float] | None = None
     measures: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     cells: int = 0
+    private: bool = False
 
     def run(self, parameters: Float32, on_round: OnRound) -> Finish:
         """Run every round.
@@ -187,7 +191,8 @@ class RoundLoop:
                 failed[site] = str(error)
                 continue
             heard.append((reply, rows, measured[site]))
-        self._tell_strategy(number, heard)
+        if not self.private:
+            self._tell_strategy(number, heard)
         return measured, failed
 
     def _measure(self, number: int, parameters: Float32) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,15 +12,18 @@ from torch import nn
 
 from fedkit.errors import FederationError
 from fedkit.federation import wire
-from fedkit.federation.gate import Gate
+from fedkit.federation.gate import Gate, Recall, request_digest
 from fedkit.federation.public_codes import on_records
 from fedkit.privacy.histogram import noisy_histogram
 from fedkit.privacy.randomness import Secure, Seeded, Source
 from fedkit.training.evaluate import predict
 from fedkit.training.histograms import HistogramSpec, cells_of
-from fedkit.training.local import check_model, train
+from fedkit.training.local import PARAMETER_LIMIT, check_model, train
 from fedkit.training.metrics import metrics
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
+
+MOST_MU = 1e4
+"""Largest proximal_mu of a request to a private site."""
 
 
 @dataclass
@@ -30,9 +34,11 @@ class SiteRuntime:
         plans: sites that train; one that is too small has no plan.
         evaluates: sites with enough test rows for exact metrics.
         specs: the histograms of a charged evaluation.
-        exact: admit requests for exact metrics: a simulation's privilege.
+        exact: this is a simulation on one machine: exact metrics are told, and a private site may answer without a
+            ledger. Anywhere else it stays False.
         gates: site to the ledger's gate that its answers pass; where any site has one, a private site without answers
             nothing.
+        recall: what a private site of a simulation answered in the newest round, where it has no gate.
         state: what each site keeps from round to round; where it has a gate, the ledger keeps it.
     """
 
@@ -43,9 +49,10 @@ class SiteRuntime:
     plans: Mapping[str, LocalPlan]
     evaluates: frozenset[str]
     specs: tuple[HistogramSpec, ...] = ()
-    exact: bool = True
+    exact: bool = False
     gates: Mapping[str, Gate] = field(default_factory=dict)
     state: dict[str, SiteState] = field(default_factory=dict)
+    recall: Recall[RecordDict] = field(default_factory=Recall)
 
     def answer_query(self, name: str) -> RecordDict:
         """Who the site is and what it takes part in."""
@@ -55,24 +62,65 @@ class SiteRuntime:
         """Train a batch of sites on one request.
 
         Raises:
-            FederationError: FK535, a round that a site's plan does not contain.
+            FederationError: FK535, a round that a site's plan does not contain or another request had, or a private
+                site that keeps no ledger; FK536, parameters or proximal_mu out of bounds.
         """
         parameters, server_round, proximal_mu = wire.unpack_model(content)
+        self._check_request(names, parameters, proximal_mu)
         for name in names:
             privacy = self.plans[name].privacy if name in self.plans else None
             if privacy is not None and not 1 <= server_round <= privacy.rounds:
                 raise FederationError(f"the plan has no round {server_round}", code="FK535")
         plan = RoundPlan(self.seed, server_round, parameters, proximal_mu, {n: self.plans[n] for n in names})
         gates = {name: self._gate(name) for name in names}
-        free = [self.sites[name] for name, gate in gates.items() if gate is None]
-        updates, state = train(self.model, self.task, free, plan, self.state) if free else ([], {})
-        self.state.update(state)
-        updates += [self._through_gate(gate, self.sites[name], plan) for name, gate in gates.items() if gate]
-        return {update.site: wire.pack_update(update) for update in updates}
+        through = [self._through_gate(gate, self.sites[name], plan) for name, gate in gates.items() if gate]
+        return self._free([n for n, gate in gates.items() if gate is None], plan) | {
+            update.site: wire.pack_update(update) for update in through
+        }
+
+    def _free(self, names: Sequence[str], plan: RoundPlan) -> dict[str, RecordDict]:
+        """The updates of sites without a gate; those with real noise train once a round."""
+        digest = request_digest("", plan.round, "train", plan.parameters, plan.proximal_mu)
+        once = [name for name in names if self._secure(name)]
+        before = {name: self.recall.reply(name, "train", plan.round, digest) for name in once}
+        found = {name: reply for name, reply in before.items() if reply is not None}
+        new = [self.sites[name] for name in names if name not in found]
+        if new:
+            with self.recall.failing([n for n in once if n not in found], "train", plan.round, digest):
+                updates, state = train(self.model, self.task, new, plan, self.state)
+            self.state.update(state)
+            for update in updates:
+                found[update.site] = wire.pack_update(update)
+                if update.site in once:
+                    self.recall.keep(update.site, "train", plan.round, digest, found[update.site])
+        return found
+
+    def _check_request(self, names: Sequence[str], parameters: Float32, proximal_mu: float) -> None:
+        # Numbers that overflow would make rounding, or a failure, depend on records.
+        private = any(name in self.plans and self.plans[name].privacy is not None for name in names)
+        largest = float(np.abs(parameters).max(initial=0.0)) if private else 0.0
+        if not largest <= PARAMETER_LIMIT:
+            raise FederationError(
+                f"the request has a parameter of size {largest:g}; a private site takes at most {PARAMETER_LIMIT:g}",
+                code="FK536",
+                remedy="lower training.learning_rate or the strategy's server learning rate",
+            )
+        if not (math.isfinite(proximal_mu) and (not private or 0 <= proximal_mu <= MOST_MU)):
+            raise FederationError(
+                f"proximal_mu {proximal_mu:g} is not between 0 and {MOST_MU:g}",
+                code="FK536",
+                remedy="lower strategy.proximal_mu",
+            )
+
+    def _secure(self, name: str) -> bool:
+        local = self.plans.get(name)
+        return local is not None and local.privacy is not None and local.privacy.noise == "secure"
 
     def _gate(self, name: str) -> Gate | None:
-        """The gate that a site's answers pass; None where no site of this process keeps a ledger."""
+        """The gate that a site's answers pass; None in a simulation without ledgers, and where nothing is private."""
         if not self.gates:
+            if self._secure(name) and not self.exact:
+                raise FederationError(f"{name} keeps no ledger, and would answer for ever", code="FK535")
             return None
         gate, local = self.gates.get(name), self.plans.get(name)
         # What is charged must be what is done.
@@ -94,13 +142,17 @@ class SiteRuntime:
         """The charged histograms of the site's test units, or its exact metrics, which are not protected.
 
         Raises:
-            FederationError: FK535, an evaluation that the site's plan does not contain.
+            FederationError: FK535, an evaluation that the site's plan does not contain or another request had, or a
+                private site that keeps no ledger; FK536, parameters out of bounds.
         """
-        parameters, server_round, _ = wire.unpack_model(content)
+        parameters, server_round, proximal_mu = wire.unpack_model(content)
         if wire.asks_for_histograms(content):
+            self._check_request([name], parameters, proximal_mu)
             gate = self._gate(name)
             if gate is None:
-                return wire.pack_histograms(self.histograms(name, parameters, server_round))
+                return self._measured(name, parameters, server_round)
+            # What is refused must not cost budget.
+            self._check_evaluation(name, parameters, server_round)
             found = gate.measurement(
                 server_round, parameters, lambda: {"counts": self.histograms(name, parameters, server_round)}
             )
@@ -109,6 +161,18 @@ class SiteRuntime:
             raise FederationError("exact metrics are not released by this site", code="FK535")
         test = self.sites[name].test
         return wire.pack_metrics(len(test), metrics(self.task, predict(self.model, parameters, self.task, test)))
+
+    def _measured(self, name: str, parameters: Float32, server_round: int) -> RecordDict:
+        """The histograms of a site without a gate; one with real noise measures once a round."""
+        if not self._secure(name):
+            return wire.pack_histograms(self.histograms(name, parameters, server_round))
+        digest = request_digest("", server_round, "evaluate", parameters, 0.0)
+        found = self.recall.reply(name, "evaluate", server_round, digest)
+        if found is None:
+            with self.recall.failing([name], "evaluate", server_round, digest):
+                found = wire.pack_histograms(self.histograms(name, parameters, server_round))
+            self.recall.keep(name, "evaluate", server_round, digest, found)
+        return found
 
     def histograms(self, name: str, parameters: Float32, server_round: int) -> wire.Float64:
         """What a charged evaluation releases, float64 [cells of all specs].
@@ -119,23 +183,30 @@ class SiteRuntime:
         Guarantee: one Gaussian mechanism of the plan's evaluation noise a histogram; neither the length of the result
         nor any error depends on a record.
         """
-        local = self.plans.get(name)
-        privacy = local.privacy if local else None
-        evaluation = privacy.evaluation if privacy else None
-        if privacy is None or evaluation is None or server_round not in evaluation.rounds:
-            raise FederationError(f"the plan has no evaluation after round {server_round}", code="FK535")
-        test = self.sites[name].test
-        nobody = Examples(np.zeros((1, *test.x.shape[1:]), np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
-        # What is wrong with the model is said before a record is used, and also by a site that has none.
-        predict(self.model, parameters, self.task, nobody, finite=False)
-        source: Source
-        source = Secure() if privacy.noise == "secure" else Seeded(self.seed, server_round, name, "evaluation")
-        sigma = evaluation.noise_multiplier
+        sigma = self._check_evaluation(name, parameters, server_round)
+        test, source = self.sites[name].test, self._source(name, server_round)
         with on_records():
-            predictions = predict(self.model, parameters, self.task, test, finite=False)
+            predictions = predict(self.model, parameters, self.task, test, places=source)
             cells = [cells_of(spec, predictions, test.subgroups) for spec in self.specs]
             parts = [
                 noisy_histogram(mine, test.unit, spec.size, sigma, source)
                 for mine, spec in zip(cells, self.specs, strict=True)
             ]
             return np.concatenate(parts)
+
+    def _check_evaluation(self, name: str, parameters: Float32, server_round: int) -> float:
+        """The evaluation's noise multiplier, once the request is found to be one of the plan's.
+
+        What is wrong with the model is said before a record is used, and also by a site that has none.
+        """
+        local = self.plans.get(name)
+        evaluation = local.privacy.evaluation if local and local.privacy else None
+        if evaluation is None or server_round not in evaluation.rounds:
+            raise FederationError(f"the plan has no evaluation after round {server_round}", code="FK535")
+        shape = self.sites[name].test.x.shape[1:]
+        nobody = Examples(np.zeros((1, *shape), np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
+        predict(self.model, parameters, self.task, nobody, places=Secure())
+        return evaluation.noise_multiplier
+
+    def _source(self, name: str, server_round: int) -> Source:
+        return Secure() if self._secure(name) else Seeded(self.seed, server_round, name, "evaluation")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from fedkit.errors import TrainingError
 from fedkit.privacy.independence import WithoutDropout, check_independence, moved, refusal, snapshot
-from fedkit.privacy.lattice import G, clipped_sum, integer_noise
+from fedkit.privacy.lattice import G, LatticeSum, integer_noise
+from fedkit.privacy.placement import blocks_of
 from fedkit.privacy.randomness import Source
 from fedkit.types import Int64, PrivacyPlan
 
@@ -69,48 +70,58 @@ class LotGradients:
         self._wrapped, self._losses = wrapped, losses
         self._parameters: list[Any] = [p for p in wrapped.parameters() if p.requires_grad]
         self.d = sum(p.numel() for p in self._parameters)
+        self.most = max(1, min(MAX_ROWS, _MAX_VALUES // max(1, self.d)))
 
-    def clipped_sum(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float) -> Tensor:
-        """The sum of the clipped gradients of the units of a lot, on the lattice.
+    def of_records(
+        self, x: Tensor, y: Tensor, max_grad_norm: float, source: Source, *, max_lot: int, lot_size: float
+    ) -> Tensor:
+        """The sum of the clipped gradients of a lot whose rows are the units, on the lattice.
+
+        Args:
+            x: float32 [rows, ...], y: targets [rows, ...].
+            max_lot, lot_size: public bound and expectation of the rows.
+
+        Returns:
+            int64 [d]; multiply by C / G for the sum.
+
+        Guarantee: a row that joins or leaves changes no other row's term, bit for bit; see
+        :mod:`fedkit.privacy.placement`.
+        """
+        total = LatticeSum(self.d, max_grad_norm)
+        for block in blocks_of(len(x), source, max_lot=max_lot, lot_size=lot_size, d=self.d, most=self.most):
+            rows, places = torch.from_numpy(block.rows), torch.from_numpy(block.places)
+            block_x, block_y = torch.zeros((block.size, *x.shape[1:])), torch.zeros(block.size, dtype=y.dtype)
+            block_x[places], block_y[places] = x[rows], y[rows]
+            present = torch.zeros(block.size, dtype=torch.bool)
+            present[places] = True
+            torch.default_generator.manual_seed(source.seed())
+            total.add(self._row_gradients(block_x, block_y), present)
+        return total.result()
+
+    def of_units(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float, source: Source) -> Tensor:
+        """The sum of the clipped gradients of units of any number of rows, each in arrays of its own.
 
         Args:
             x: float32 [rows, ...], y: targets [rows, ...]: all rows of the lot's units.
             unit: the unit that owns each row, ascending; a unit's gradient is the mean over its rows.
 
         Returns:
-            int64 [d]; multiply by C / G for the sum. The same whatever the number of units held at once, but for
-            the float32 rounding of a forward pass.
+            int64 [d]; multiply by C / G for the sum.
         """
-        total = torch.zeros(self.d, dtype=torch.int64)
+        total = LatticeSum(self.d, max_grad_norm)
         if not len(unit):
-            return total
+            return total.result()
         starts = np.flatnonzero(np.r_[True, unit[1:] != unit[:-1]])
-        ends = np.r_[starts[1:], len(unit)]
-        most = max(1, min(MAX_ROWS, _MAX_VALUES // max(1, self.d)))
-        first = 0
-        while first < len(starts):
-            last = first + 1
-            while last < len(starts) and ends[last] - starts[first] <= most:
-                last += 1
-            gradients = self._unit_gradients(x, y, starts[first:last], ends[first:last], most)
-            total += clipped_sum(gradients, max_grad_norm)
-            first = last
-        return total
-
-    def _unit_gradients(self, x: Tensor, y: Tensor, starts: Int64, ends: Int64, most: int) -> list[Tensor]:
-        """Mean gradient of each unit's rows; one float32 [units, *shape] a parameter."""
-        begin, end, units = int(starts[0]), int(ends[-1]), len(starts)
-        if end - begin == units:
-            return self._row_gradients(x[begin:end], y[begin:end])
-        rows = torch.from_numpy(ends - starts)
-        owner = torch.repeat_interleave(torch.arange(units), rows)
-        sums = [torch.zeros((units, *p.shape)) for p in self._parameters]
-        # A unit with more rows than are held at once is summed in pieces: it is one clip all the same.
-        for at in range(begin, end, most):
-            piece = self._row_gradients(x[at : min(at + most, end)], y[at : min(at + most, end)])
-            for total, part in zip(sums, piece, strict=True):
-                total.index_add_(0, owner[at - begin : at - begin + len(part)], part)
-        return [total / rows.view(-1, *[1] * (total.dim() - 1)) for total in sums]
+        for begin, end in zip(starts, np.r_[starts[1:], len(unit)], strict=True):
+            torch.default_generator.manual_seed(source.seed())
+            sums = [torch.zeros((1, *p.shape)) for p in self._parameters]
+            # A unit with more rows than are held at once is summed in pieces: it is one clip all the same.
+            for at in range(int(begin), int(end), self.most):
+                last = min(at + self.most, int(end))
+                for part, piece in zip(sums, self._row_gradients(x[at:last].clone(), y[at:last].clone()), strict=True):
+                    part += piece.sum(0)
+            total.add([part / int(end - begin) for part in sums])
+        return total.result()
 
     def check_independence(self, shape: tuple[int, ...], target: torch.dtype) -> None:
         """Refuse a model that mixes or remembers rows: once, before it sees a record, with random numbers alone.
@@ -221,6 +232,10 @@ def train_lots(
     for _ in range(plan.steps):
         rows = np.flatnonzero(source.poisson_mask(units, plan.sample_rate)[unit])
         chosen = torch.from_numpy(rows)
-        total = gradients.clipped_sum(x[chosen], y[chosen], unit[rows], plan.max_grad_norm)
-        total += torch.from_numpy(integer_noise(source, gradients.d, plan.noise_multiplier, plan.max_lot))
+        clip, lot = plan.max_grad_norm, (x[chosen], y[chosen])
+        if plan.unit == "record" and units == len(unit):
+            total = gradients.of_records(*lot, clip, source, max_lot=plan.max_lot, lot_size=plan.lot_size)
+        else:
+            total = gradients.of_units(*lot, unit[rows], clip, source)
+        total += torch.from_numpy(integer_noise(source, gradients.d, plan.noise_multiplier))
         update((total.double() * to_mean).float())

@@ -36,6 +36,18 @@ class Source(Protocol):
         """Independent normals of standard deviation ``scale``, rounded to integers; int64 [d]."""
         ...
 
+    def permutation(self, n: int) -> Int64:
+        """0 .. n - 1 in a random order: places, which need not be secret but must not depend on records."""
+        ...
+
+    def columns(self, n: int, width: int) -> Int64:
+        """n independent uniform numbers below ``width``; int64 [n]."""
+        ...
+
+    def seed(self) -> int:
+        """63 bits to seed a model's own random layers with."""
+        ...
+
 
 def derive_seed(*material: str | int) -> int:
     """128 bits from SHA-256 of the material, in which no two different sequences collide.
@@ -76,6 +88,18 @@ class Seeded:
         """Philox normals times ``scale``, rounded; int64 [d]. Its bits are part of what a replay repeats."""
         return np.rint(self._generator.standard_normal(d) * scale).astype(np.int64)
 
+    def permutation(self, n: int) -> Int64:
+        """0 .. n - 1 in a random order."""
+        return self._generator.permutation(n)
+
+    def columns(self, n: int, width: int) -> Int64:
+        """n independent uniform numbers below ``width``; int64 [n]."""
+        return self._generator.integers(0, width, n)
+
+    def seed(self) -> int:
+        """63 bits to seed a model's own random layers with."""
+        return int(self._generator.integers(0, 2**63))
+
 
 class Secure:
     """AES-256-CTR under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated.
@@ -90,6 +114,8 @@ class Secure:
 
         # Sensitive: the key lives in the cipher only; nothing keeps or returns it.
         self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
+        # Places and dropout: whoever knew them would learn nothing, and they are drawn without looking at a record.
+        self._places = np.random.Generator(np.random.Philox(int.from_bytes(os.urandom(16))))
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
         """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
@@ -107,6 +133,18 @@ class Secure:
             PrivacyError: a scale out of bounds (FK315).
         """
         return rounded_gaussian(self._bits, d, scale)
+
+    def permutation(self, n: int) -> Int64:
+        """0 .. n - 1 in a random order."""
+        return self._places.permutation(n)
+
+    def columns(self, n: int, width: int) -> Int64:
+        """n independent uniform numbers below ``width``; int64 [n]."""
+        return self._places.integers(0, width, n)
+
+    def seed(self) -> int:
+        """63 bits to seed a model's own random layers with."""
+        return int(self._places.integers(0, 2**63))
 
     def _bits(self, n: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._stream.update(bytes(8 * n)), dtype=np.uint64)

@@ -63,7 +63,8 @@ def claims_in_words(claims: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"epsilon {text.epsilon(plan['epsilon'])} at delta {text.small(plan['delta'])} for one {plan['unit']},"
             f" {ADJACENCY.get(plan['adjacency'], plan['adjacency'])} adjacency"
             f" (q {text.ceiled(plan['sample_rate'])}, sigma {text.floored(plan['noise_multiplier'])},"
-            f" {text.plural(plan['steps'], 'step')} a round, {text.plural(plan['rounds'], 'round')})"
+            f" {text.plural(plan['steps'], 'step')} a round, {text.plural(plan['rounds'], 'round')}; histograms of the"
+            f" evaluation: {text.evaluation(plan.get('evaluation'))})"
         )
         sites.setdefault(words, []).append(site)
     return [

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-NAME = "privacy.md"
+NAMES = ("privacy.md", "ledger.md")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
-def claim() -> str:
-    """The text of docs/privacy.md, from the installed package or the repository; empty where it is missing."""
+def claim(name: str = NAMES[0]) -> str:
+    """A page of docs/, from the installed package or the repository; empty where it is missing."""
     for base in (_PACKAGE, _PACKAGE.parent):
-        path = base / "docs" / NAME
+        path = base / "docs" / name
         if path.is_file():
             return path.read_text(encoding="utf-8")
     return ""

@@ -62,8 +62,9 @@ def summary(view: RunView) -> str:
         for name in ("accuracy", "auroc", "rmse")
         if name in evaluation["overall"]
     ]
+    told_by = "released, within epsilon" if evaluation.get("private") else "would release, were the noise real"
     return (
-        "The metrics above are exact: simulation only, not protected. What the sites would release, within epsilon"
+        f"The metrics above are exact: simulation only, not protected. What the sites {told_by}"
         f" ({text.plural(evaluation['histograms'], 'noisy histogram')} a site, sigma"
         f" {evaluation['noise_multiplier']:g}; 95 % intervals): {', '.join(told)}."
     )
@@ -89,6 +90,7 @@ def context(view: RunView) -> dict[str, Any] | None:
         "sigma": f"{evaluation['noise_multiplier']:g}",
         "histograms": text.plural(evaluation["histograms"], "noisy histogram"),
         "private": bool(evaluation.get("private")),
+        "missing": ", ".join(site for site in view.sites if site not in (evaluation.get("sites") or {})),
         "overall": shown({name: overall[name] for name in names}),
         "columns": [label(name) for name in narrow],
         "sites": [

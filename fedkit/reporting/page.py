@@ -36,6 +36,7 @@ def _environment() -> Environment:
         epsilon=text.epsilon,
         small=text.small,
         floored=text.floored,
+        evaluation_of=text.evaluation,
         ceiled=text.ceiled,
         count=lambda value: "–" if value is None else f"{value:,}",
     )

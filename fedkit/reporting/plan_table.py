@@ -56,7 +56,7 @@ def plan_statement(plan: Mapping[str, Any]) -> str:
     )
     if plan["private"]:
         return (
-            f"Everything that the sites' updates reveal over {text.plural(plan['num_rounds'], 'round')} is bounded by "
+            f"{_everything(plan)} reveal over {text.plural(plan['num_rounds'], 'round')} is bounded by "
             f"{cost}. Exact metrics of a simulation are not protected."
         )
     return (
@@ -106,6 +106,11 @@ def plan_notes(plan: Mapping[str, Any], fraction_train: float) -> list[str]:
     return notes
 
 
+def _everything(plan: Mapping[str, Any]) -> str:
+    measured = any(site.get("evaluation") for site in plan["sites"].values())
+    return f"Everything that the sites' updates{' and histograms' if measured else ''}"
+
+
 def _plain(sites: Mapping[str, Mapping[str, Any]]) -> Table:
     table = _table("site", "steps a round", "batch", "epsilon")
     for name, site in list(sites.items())[:_MOST_SITES]:
@@ -114,7 +119,10 @@ def _plain(sites: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _private(sites: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = _table("site", "records", "q", "sigma", "steps", "lot", "epsilon", "by RDP", "noise/signal")
+    shown = ("site", "records", "q", "sigma", "steps", "lot", "evaluation", "epsilon", "by\nRDP", "noise/\nsignal")
+    table = _table(*shown)
+    # So eighty columns hold the names of sites whole.
+    table.collapse_padding = True
     for name, site in list(sites.items())[:_MOST_SITES]:
         records = f"{site['records']:,}" if site["records_declared"] else f"{site['records']:,}*"
         rdp = site["rdp_epsilon"]
@@ -125,6 +133,7 @@ def _private(sites: Mapping[str, Mapping[str, Any]]) -> Table:
             text.floored(site["noise_multiplier"]),
             f"{site['steps']:,}",
             f"{site['lot_size']:.1f}",
+            text.evaluation(site.get("evaluation")),
             text.epsilon(site["epsilon"]),
             "–" if rdp is None else text.epsilon(rdp),
             f"{site['noise_to_signal']:.3g}",
@@ -159,7 +168,8 @@ def _ledgers(sites: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _legend(plan: Mapping[str, Any]) -> list[str]:
     lines = [
-        "q: chance to join a lot; sigma: noise over the clip; steps: a round; lot: declared expected size.",
+        "q: chance to join a lot; sigma: noise over the clip; steps: a round; lot: declared expected size; evaluation:"
+        " noisy histograms of the whole run and the sigma of each.",
         "epsilon: of the whole run, by PLD, tight as all is fixed here in advance; by RDP: at the order that suits it"
         " best, where a ledger fixes its order beforehand.",
         "noise/signal: length of the noise on the mean gradient of one step over the clip, which is the most that the"

@@ -46,7 +46,8 @@ def write_report(run_dir: Path | str) -> Path:
             code="FK611",
             remedy="restore the files",
         ) from error
-    page.write(view.path / claim.NAME, claim.claim())
+    for name in claim.NAMES:
+        page.write(view.path / name, claim.claim(name))
     return page.write(view.path / "report.html", content)
 
 
@@ -82,7 +83,7 @@ def _context(view: RunView) -> dict[str, Any]:
         ),
         "smallest": SMALL,
         "evaluation": evaluation.context(view),
-        "claim": claim.NAME if claim.claim() else "",
+        "claim": claim.NAMES[0] if claim.claim() else "",
         "protections": protections(view),
         "plans": [{**plan, "site": s, "chip": _chip(view, s)} for s, plan in view.plan.items()],
         "stand_in": not all(plan.get("records_declared") for plan in view.plan.values()),
@@ -155,12 +156,20 @@ def _tiles(view: RunView) -> list[dict[str, str]]:
         {
             "label": "Sites",
             "value": str(len(view.sites)),
-            "detail": f"{units:,} training {view.data.get('unit', 'record')}s",
+            "detail": _trained_on(view, units),
         }
     )
     done = str(view.rounds_done) + ("" if view.rounds_done >= view.num_rounds else f" of {view.num_rounds}")
     tiles.append({"label": "Rounds", "value": done, "detail": f"in {text.duration(view.manifest.get('seconds'))}"})
     return tiles
+
+
+def _trained_on(view: RunView, rows: int) -> str:
+    if view.data.get("unit") != "patient":
+        return f"{rows:,} training records"
+    trained = view.manifest.get("local") or {}
+    sites = (view.data.get("sites") or {}).items()
+    return f"{rows:,} training rows of {sum(facts.get('train', 0) for s, facts in sites if s in trained):,} patients"
 
 
 def _results_lead(view: RunView) -> str:

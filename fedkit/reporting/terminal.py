@@ -61,11 +61,23 @@ def closing_table(view: RunView, report: Path | None = None) -> RenderableType:
     parts: list[RenderableType] = [_headline(view)]
     parts += [_Widest(tuple(_sites_table(view, shown, beside) for shown, beside in widths))] if view.sites else []
     parts += [*lines, privacy]
-    if told := evaluation_summary(view):
-        parts.append(Text(told))
+    parts += [Text(told) for told in (evaluation_summary(view), _charged(view)) if told]
     if report is not None:
         parts.append(Text.assemble(("Report: ", "bold"), str(report), no_wrap=True, overflow="fold"))
     return Group(*parts)
+
+
+def _charged(view: RunView) -> str:
+    """What the ledgers say; nothing where no noise was real."""
+    if not view.manifest.get("private"):
+        return ""
+    ledger = view.manifest.get("ledger") or {}
+    if not ledger and (run := view.manifest.get("ledger_run")):
+        return f"Charged to each site's ledger as {run}; `fedkit ledger show` tells what is left."
+    if not ledger:
+        return "No ledger kept count: each further run on these records adds its epsilon to this one."
+    took, left = max(facts["took"] for facts in ledger.values()), min(facts["left"] for facts in ledger.values())
+    return f"Charged to {text.plural(len(ledger), 'ledger')}: {took:.2%} of a budget at most, {left:.2%} left at least."
 
 
 def _sites_table(view: RunView, shown: Sequence[str], beside: Sequence[str]) -> Table:

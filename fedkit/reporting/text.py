@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from fedkit.runs.statement import rounded_up
 
@@ -88,13 +89,24 @@ def epsilon(value: float | None) -> str:
     return UNDEFINED if value is None else rounded_up(value)
 
 
-def floored(value: float | None, digits: int = 3) -> str:
+def floored(value: float | None, digits: int = 4) -> str:
     """A noise multiplier or another protection, rounded down.
 
-    >>> floored(1.3119)
-    '1.311'
+    >>> floored(1.31198)
+    '1.3119'
     """
     return "–" if value is None else f"{math.floor(value * 10**digits + 1e-6) / 10**digits:.{digits}f}"
+
+
+def evaluation(plan: Mapping[str, Any] | None) -> str:
+    """The charged evaluation of a plan: how many histograms, and the sigma of each.
+
+    >>> evaluation({"histograms": 3, "rounds": [15], "noise_multiplier": 5.4747}), evaluation(None)
+    ('3 at 5.4747', 'none')
+    """
+    if not plan:
+        return "none"
+    return f"{plan['histograms'] * len(plan['rounds'])} at {floored(plan['noise_multiplier'])}"
 
 
 def ceiled(value: float | None, digits: int = 4) -> str:

@@ -82,7 +82,8 @@ def verdict(view: RunView) -> Verdict:
         return Verdict(
             "good",
             "Private: differential privacy with real noise",
-            f"All that a site's updates and the model reveal in {text.plural(view.num_rounds, 'round')}, to an "
+            f"All that a site's updates{_histogrammed(view)} and the model reveal in "
+            f"{text.plural(view.num_rounds, 'round')}, to an "
             f"observer of every message, is bounded by {price}.{unfinished}{_counts(view)}",
         )
     return Verdict(
@@ -91,6 +92,10 @@ def verdict(view: RunView) -> Verdict:
         f"Noise was seeded for replay: this model is NOT private; with real noise the same plan would cost {price}."
         f"{unfinished}{_counts(view)}",
     )
+
+
+def _histogrammed(view: RunView) -> str:
+    return ", histograms" if any(plan.get("evaluation") for plan in view.plan.values()) else ""
 
 
 def _counts(view: RunView) -> str:
@@ -136,8 +141,17 @@ def protections(view: RunView) -> tuple[Protection, ...]:
             "by which whoever guesses the records can confirm them.",
         )
     )
-    rows += [_scaling(view), _split(view)]
-    left_out = [n for n in view.manifest.get("notes") or () if "left out" in n]
+    if view.data.get("warnings"):
+        rows.append(
+            Protection(
+                "Warnings on the data",
+                "bad",
+                "exact, simulation only",
+                "They count rows and units of the tables; no epsilon covers them.",
+            )
+        )
+    rows += [_scaling(view), _split(view), _sum_of_runs(view)]
+    left_out = [n for n in view.manifest.get("notes") or () if "left out of training" in n or "left out of test" in n]
     if left_out:
         rows.append(
             Protection(
@@ -155,6 +169,23 @@ def protections(view: RunView) -> tuple[Protection, ...]:
         else Protection("Choice of model and hyperparameters", "bad", "not protected", "Set by the researcher.")
     )
     return tuple(rows)
+
+
+def _sum_of_runs(view: RunView) -> Protection:
+    what = "Sum over all runs on the same records"
+    ledger = view.manifest.get("ledger") or {}
+    if not view.manifest.get("private"):
+        return Protection(what, "bad", "not accounted", "This run promises nothing that could be added up.")
+    run = view.manifest.get("ledger_run")
+    if run and not ledger:
+        told = f"Charged to each site's ledger as {run}; `fedkit ledger show` tells what it took and what is left."
+        return Protection(what, "warn", "charged, shares not kept", told)
+    if not ledger:
+        told = "No ledger kept count: each further run on these records adds its epsilon, and this one added its own."
+        return Protection(what, "warn", "not accounted", told)
+    shares = ", ".join(f"{site}: {facts['took']:.2%} taken, {facts['left']:.2%} left" for site, facts in ledger.items())
+    told = f"Charged to each site's ledger as {run} ({shares})."
+    return Protection(what, "good", "within each site's budget", told)
 
 
 def _updates(view: RunView) -> Protection:

@@ -64,6 +64,9 @@ def way_out(config: ExperimentConfig, short: Mapping[str, Short]) -> str:
             ways.append(f"set privacy.epsilon={epsilon:g}")
         if rounds and len(noises) == 1:
             noise = f"privacy.epsilon=null privacy.noise_multiplier={noises.pop()!r}"
+            measured = {each.plan.evaluation.noise_multiplier for each in short.values() if each.plan.evaluation}
+            if share is not None and len(measured) == 1:
+                noise += f" privacy.evaluation.share=null privacy.evaluation.noise_multiplier={measured.pop()!r}"
             ways.append(f"keep this noise and set federation.num_rounds={rounds} {noise}")
     return ", or ".join(ways) or "wait until other runs end, or leave the site out; what was spent never comes back"
 

@@ -13,10 +13,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import PrivacyError
 from fedkit.federation.gate import Gate
 from fedkit.privacy.ledger import checks
+from fedkit.privacy.ledger.book import charges
 from fedkit.privacy.ledger.export import read_export
 from fedkit.privacy.ledger.facts import require_real_noise
 from fedkit.privacy.ledger.figures import Computing
@@ -98,6 +100,22 @@ def gates(prepared: Prepared, run: str | None = None) -> Iterator[dict[str, Gate
         finally:
             for gate in held:
                 _leave(gate, reason)
+
+
+def taken(opened: Mapping[str, Gate]) -> dict[str, dict[str, float]]:
+    """Site to the shares of its budget that the run took (rounded up) and that all runs left (rounded down)."""
+    found = {}
+    for site, gate in opened.items():
+        # A ledger that broke meanwhile has stopped the run with an error of its own.
+        with suppress(PrivacyError):
+            account = gate.ledger.account(gate.dataset)
+            spent = account.cost(charges(account.runs[gate.run].spent))
+            found[site] = {
+                "took": math.ceil(1e4 * spent / account.capacity) / 1e4,
+                "left": math.floor(1e4 * (account.capacity - account.spent) / account.capacity) / 1e4,
+                "limit": account.budget.limit,
+            }
+    return found
 
 
 def forecasts(

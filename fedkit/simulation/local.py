@@ -61,6 +61,8 @@ def run_local(
         prepared.local.sites,
         frozenset(prepared.local.tested) if evaluate else frozenset(),
         prepared.local.specs,
+        # All sites are on this machine, and so is whoever reads the exact metrics.
+        exact=True,
         gates=gates or {},
     )
     with one_thread():
@@ -92,6 +94,7 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
         _weights(prepared),
         evaluation_rounds(prepared),
         sum(spec.size for spec in prepared.local.specs),
+        private=prepared.config.privacy.mode != "none",
     )
 
 

@@ -160,6 +160,7 @@ def _refold(
             {site: node for site, (node, _) in roster.items()},
             trains,
             frozenset(),
+            private=True,
         )
         if last:
             loop.run(pack(module), compare)

@@ -24,7 +24,7 @@ from fedkit.runs.directory import RunDirectory, cannot_write, create, prove_writ
 from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
-from fedkit.simulation.ledgers import gates, refuse_uncharged
+from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
 from fedkit.simulation.local import predict_all, run_local
 from fedkit.simulation.measured import measured
 from fedkit.simulation.prepare import Prepared, prepare, strategy_for
@@ -137,11 +137,12 @@ def _run(
         parameters=sum(p.numel() for p in prepared.model.parameters()),
         model_source=prepared.model_source,
         strategy_source=prepared.strategy_source,
-        notes=[*prepared.local.notes, *prepared.dataset.warnings],
+        notes=[*prepared.local.notes, *prepared.local.remarks, *prepared.dataset.warnings],
     )
     manifest["ledger_run"] = next((gate.run for gate in opened.values()), None)
+    manifest["ledger"] = {}
     journal = _Journal(directory, is_private(prepared.config), progress)
-    closing = _Closing(prepared, directory, manifest, journal)
+    closing = _Closing(prepared, directory, manifest, journal, opened)
     try:
         directory.write_config(prepared.config)
         directory.write_manifest(manifest)
@@ -197,6 +198,7 @@ class _Closing:
     directory: RunDirectory
     manifest: dict[str, Any]
     journal: _Journal
+    gates: Mapping[str, Gate]
     start: float = field(default_factory=time.perf_counter)
 
     def finish(self, outcome: str, finish: Finish) -> dict[str, Any]:
@@ -237,6 +239,7 @@ class _Closing:
             "rounds_done": self.journal.rounds,
             "seconds": round(time.perf_counter() - self.start, 3),
             "epsilon": dict(self.journal.epsilon),
+            "ledger": taken(self.gates),
         }
 
     def _write(self, manifest: Mapping[str, Any], parameters: Float32 | None) -> dict[str, Any]:

@@ -23,6 +23,9 @@ from fedkit.training.losses import loss, targets
 from fedkit.training.updates import updater
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
 
+PARAMETER_LIMIT = 1e6
+"""Largest size of a parameter in a private round; requests beyond it are refused, steps beyond it are cut back."""
+
 
 def train(
     model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
@@ -160,6 +163,9 @@ def _private(
     def step(gradient: Tensor) -> None:
         with torch.no_grad():
             update(gradient)
+            # A failure would be seen off-site and be nobody's charge; a bound on the parameters is post-processing.
+            flat.nan_to_num_(nan=0.0, posinf=PARAMETER_LIMIT, neginf=-PARAMETER_LIMIT)
+            flat.clamp_(-PARAMETER_LIMIT, PARAMETER_LIMIT)
 
     with dp_sgd.lot_gradients(worker, _summed(task)) as gradients:
         dp_sgd.train_lots(gradients, x, y, site.train.unit, privacy, source, step)

@@ -10,7 +10,7 @@ from typing import Literal
 from fedkit.config.experiment import ExperimentConfig, TrainingConfig
 from fedkit.data.encode import subgroup_names
 from fedkit.errors import TrainingError
-from fedkit.privacy.plan import SiteFacts, declared_train_units, make_plans, whole_steps
+from fedkit.privacy.plan import MIN_TEST_UNITS, SiteFacts, declared_train_units, make_plans, whole_steps
 from fedkit.training.histograms import HistogramSpec, specs_of
 from fedkit.training.updates import UPDATES
 from fedkit.types import Dataset, LocalPlan, Site, Task
@@ -27,6 +27,7 @@ class LocalPlans:
         sites: site to plan, in the data set's order; sites too small to train are absent.
         tested: sites with enough test rows for exact metrics (simulation only).
         notes: one sentence for each site that is left out of a part.
+        remarks: what else a reader should know; the run is whole all the same.
         specs: the histograms that a charged evaluation releases; empty where the plans have none.
     """
 
@@ -34,6 +35,7 @@ class LocalPlans:
     tested: tuple[str, ...]
     notes: tuple[str, ...]
     specs: tuple[HistogramSpec, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 def evaluation_specs(config: ExperimentConfig, task: Task) -> tuple[HistogramSpec, ...]:
@@ -87,7 +89,11 @@ def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
         plans = _private(config, [_facts(site, dataset) for site in trained], len(specs))
     else:
         plans = {site.name: _plain(config, site) for site in trained}
-    return LocalPlans(sites=plans, tested=tuple(tested), notes=tuple(notes), specs=specs)
+    silent = [name for name, plan in plans.items() if specs and plan.privacy and plan.privacy.evaluation is None]
+    remarks = [
+        f"{name} releases no histogram: at least {MIN_TEST_UNITS} declared test units are needed" for name in silent
+    ]
+    return LocalPlans(plans, tuple(tested), tuple(notes), specs, tuple(remarks))
 
 
 def _private(config: ExperimentConfig, facts: list[SiteFacts], histograms: int) -> dict[str, LocalPlan]:

@@ -202,11 +202,18 @@ def _in_units(spec: HistogramSpec, found: dict[str, Estimate]) -> dict[str, Esti
     """Errors of a regression in the target's own units, and r2 in place of what it leaves unexplained."""
     low, high = spec.task.range or (0.0, 1.0)
     shown = {"units": found["units"]}
-    shown["rmse"] = _mapped(found["mse"], lambda value: math.sqrt(value) * (high - low))
-    shown["mae"] = _mapped(found["mae"], lambda value: value * (high - low))
+    # An error whose interval reaches 0 is not told from none; and noise may put the mean error above its square's root.
+    rmse = _mapped(_above_zero(found["mse"]), lambda value: math.sqrt(value) * (high - low))
+    mae = _mapped(_above_zero(found["mae"]), lambda value: value * (high - low))
+    impossible = rmse.value is not None and mae.value is not None and mae.value > rmse.value
+    shown["rmse"], shown["mae"] = (UNKNOWN, UNKNOWN) if impossible else (rmse, mae)
     if "unexplained" in found:
         shown["r2"] = _mapped(found["unexplained"], lambda value: 1 - value)
     return shown
+
+
+def _above_zero(estimate: Estimate) -> Estimate:
+    return UNKNOWN if estimate.low is None or estimate.low <= 0 else estimate
 
 
 def _mapped(estimate: Estimate, change: Callable[[float], float]) -> Estimate:

@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from fedkit.cli.audit_command import _progress
+
 SMALL = ["federation.num_rounds=1", "training.local_steps=2"]
 
 
@@ -84,3 +86,12 @@ def test_version(cli):
     status, out, _ = cli("--version")
     assert status == 0
     assert out.startswith("fedkit ")
+
+
+def test_an_audit_tells_each_stage_once_where_no_terminal_is(capsys):
+    with _progress(enabled=True) as say:
+        for what, share in (("own noise", 0.1), ("whole rounds", 0.5), ("whole rounds", 0.6)):
+            say(what, share)
+    with _progress(enabled=False) as say:
+        say("own noise", 0.1)
+    assert capsys.readouterr() == ("", "audit: own noise\naudit: whole rounds\n")

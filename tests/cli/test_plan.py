@@ -111,7 +111,7 @@ def test_a_site_that_cannot_pay_is_refused_beside_the_whole_table(cli, monkeypat
     assert "Remedy: set privacy.epsilon=" in err
     said = " ".join(out.split())
     assert "the fewest, at va; 15 are planned" in said
-    assert "Everything that the sites' updates reveal" in said
+    assert "Everything that the sites' updates and histograms reveal" in said
     assert max(len(line) for line in out.splitlines()) <= 80
     status, out, err = cli("plan", *PAID, "--json")
     assert status == 2 and len(out.splitlines()) == 1
@@ -203,9 +203,40 @@ def test_the_table_fits_eighty_columns_and_says_what_its_numbers_are(cli, monkey
     assert "No ledger: rounds affordable are not known." in said
     assert "being left out is never credited" in said
     row = next(line for line in out.splitlines() if line.startswith("switzerland"))
-    sigma = math.floor(1000 * cost["noise_multiplier"]) / 1000
+    # Protection is rounded down: as shown, no noise is larger than it is.
+    sigma, measured = (
+        f"{math.floor(1e4 * value) / 1e4:.4f}"
+        for value in (cost["noise_multiplier"], cost["evaluation"]["noise_multiplier"])
+    )
     rdp = f"{math.ceil(100 * cost['rdp_epsilon']) / 100:.2f}"
-    assert row.split() == ["switzerland", "123", "0.1000", f"{sigma:.3f}", "10", "8.1", "3.00", rdp, noise]
+    # 3 histograms: overall, sex, age.
+    cells = ["switzerland", "123", "0.1000", sigma, "10", "8.1", "3", "at", measured, "3.00", rdp, noise]
+    assert row.split() == cells
+
+
+def test_without_an_evaluation_the_plan_says_none(cli):
+    status, out, _ = cli("plan", "heart_disease", "privacy.evaluation.share=null", "privacy.noise=secure")
+    assert status == 0
+    row = next(line for line in out.splitlines() if line.startswith("switzerland"))
+    assert row.split()[6] == "none"
+    assert "Everything that the sites' updates reveal" in " ".join(out.split())
+
+
+def test_a_plan_warns_of_the_data_and_names_sites_that_release_no_histogram(cli, tmp_path):
+    my = write_table(tmp_path / "my", sizes={"north": 120, "south": 16}, records="records: {north: 120, south: 16}")
+    table = my / "data" / "icu.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    # Three rows without an outcome.
+    untold = [line[: line.rindex(",") + 1] for line in lines[1:4]]
+    table.write_text("\n".join([lines[0], *untold, *lines[4:]]) + "\n", encoding="utf-8")
+    found = planned(cli, "--config-dir", str(my), "data=icu")
+    assert "south releases no histogram: at least 5 declared test units are needed" in found["notes"]
+    assert "3 of 136 rows have no died and are left out" in " ".join(found["notes"])
+    assert found["sites"]["north"]["evaluation"] and found["sites"]["south"]["evaluation"] is None
+    status, out, _ = cli("plan", "--config-dir", str(my), "data=icu")
+    assert status == 0
+    said = " ".join(out.split())
+    assert "! south releases no histogram" in said and "3 of 136 rows have no died" in said
 
 
 def test_a_true_count_that_stands_in_is_marked(cli):

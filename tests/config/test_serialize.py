@@ -46,7 +46,7 @@ def configs(draw: st.DrawFn) -> ExperimentConfig:
         seed=draw(st.integers(0, 2**63 - 1)),
         data=data,
         model=ModelConfig("mlp", {"hidden": tuple(draw(st.lists(st.integers(1, 99), min_size=1, max_size=3)))}),
-        strategy=StrategyConfig("fedprox", {"proximal_mu": draw(NUMBERS)}),
+        strategy=StrategyConfig("fedprox", {"proximal_mu": draw(st.floats(1e-6, 9e3))}),
         privacy=replace(DEMO.privacy, epsilon=draw(st.floats(1e-4, 100)), delta=draw(st.floats(1e-11, 0.9))),
         training=replace(DEMO.training, learning_rate=draw(NUMBERS)),
     )

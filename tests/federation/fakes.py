@@ -53,6 +53,7 @@ def run(
     planned: Mapping[str, float] | None = None,
     measures: Mapping[str, tuple[int, ...]] | None = None,
     cells: int = 0,
+    private: bool = False,
     **federation,
 ):
     grid = InProcessGrid(fake, order)
@@ -71,6 +72,7 @@ def run(
         weights=planned,
         measures=measures or {},
         cells=cells,
+        private=private,
     )
     reports = []
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import os
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from fedkit.errors import PrivacyError
 from fedkit.federation import gate as module
 from fedkit.federation import reply
 from fedkit.federation.gate import Gate, request_digest
+from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.privacy.accounting import GaussianEvent
 from fedkit.privacy.events import events_of, round_events
 from fedkit.privacy.ledger.ledger import Ledger
-from fedkit.privacy.ledger.messages import Message
+from fedkit.privacy.ledger.messages import FAILED, Message
 from fedkit.privacy.rdp_filter import rounded
 from fedkit.types import ClientUpdate, EvaluationPlan, PrivacyPlan
 
@@ -218,12 +220,12 @@ def test_seeded_noise_and_a_run_that_was_not_admitted_get_no_answer(ledger, gate
     assert spent(ledger) == 0
 
 
-def test_an_update_with_metrics_is_charged_and_never_sent(gate, ledger):
+def test_an_update_with_metrics_is_charged_and_never_sent(gate):
     def train(_):
         return ClientUpdate("north", MODEL, 1.0, {"train_loss": 0.3}), {}
 
     assert "train_loss" in refused("FK352", gate.update, 1, MODEL, 0.0, train)
-    assert ledger.verify() == 0
+    refused("FK354", gate.update, 1, MODEL, 0.0, Site().train)
 
 
 def test_a_model_that_the_ledger_cannot_keep_is_refused_before_anything_is_spent(gate, ledger):
@@ -235,17 +237,114 @@ def test_a_model_that_the_ledger_cannot_keep_is_refused_before_anything_is_spent
 # Crashes
 
 
-def test_what_fails_while_it_is_computed_stays_charged_and_may_be_asked_for_again(gate, ledger):
-    def fail(_):
-        raise RuntimeError("power")
+def fail(*_):
+    raise RuntimeError("an odd record")
 
-    with pytest.raises(RuntimeError, match="power"):
+
+def test_what_fails_while_it_is_computed_stays_charged_and_is_never_computed_again(gate, ledger, clock):
+    with pytest.raises(RuntimeError, match="an odd record"):
         gate.update(1, MODEL, 0.0, fail)
     once, site = spent(ledger), Site()
     assert once == cost(ledger, round_events(PLAN, "train"))
-    refused("FK347", gate.update, 1, MODEL + 1, 0.0, site.train)
+    with Ledger(ledger.file.path, clock=clock) as other:
+        for each in (gate, dataclasses.replace(gate, ledger=other)):
+            refused("FK354", each.update, 1, MODEL, 0.0, site.train)
+            refused("FK347", each.update, 1, MODEL + 1, 0.0, site.train)
+    gate.end()
+    ledger.prune("icu", "r1")
+    refused("FK354", gate.update, 1, MODEL, 0.0, site.train)
+    assert (site.reads, spent(ledger)) == (0, once)
+
+
+def test_a_failed_evaluation_is_not_measured_again_and_leaves_training_alone(gate):
+    site = Site()
+    gate.update(1, MODEL, 0.0, site.train)
+    gate.update(2, MODEL, 0.0, site.train)
+    with pytest.raises(RuntimeError):
+        gate.measurement(2, MODEL, fail)
+    refused("FK354", gate.measurement, 2, MODEL, site.measure)
+    assert site.reads == 2
+    assert gate.measurement(3, MODEL, site.measure)["histograms"].tolist() == [1.5, -0.25, 3.0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("an odd record"), MemoryError(), *(PrivacyError("", code=code) for code in ("FK331", "FK404"))],
+    ids=lambda error: getattr(error, "code", type(error).__name__),
+)
+def test_the_first_and_every_later_answer_to_a_failed_request_have_the_common_code(gate, error):
+    def break_(_):
+        raise error
+
+    told = []
+    for train in (break_, Site().train):
+        with pytest.raises((RuntimeError, MemoryError, PrivacyError)) as caught:
+            gate.update(1, MODEL, 0.0, train)
+        told.append(public_code(caught.value))
+    assert told == [COMMON, COMMON]
+
+
+def test_a_failed_round_leaves_the_state_of_the_round_before(gate, ledger):
+    site = Site()
+    assert gate.state() == {}
+    with pytest.raises(RuntimeError):
+        gate.update(1, MODEL, 0.0, fail)
+    assert gate.state() == {} and ledger.state("icu", "r1") is None
+    gate.update(2, MODEL, 0.0, site.train)
+    kept = ledger.state("icu", "r1")
+    with pytest.raises(RuntimeError):
+        gate.update(3, MODEL, 0.0, fail)
+    assert ledger.state("icu", "r1") == kept
+    assert gate.state()["control"].tolist() == [[1.0, 0.5]]
+
+
+def test_a_failed_round_survives_the_files_checks_its_export_and_its_receipt(gate, ledger, clock):
+    with pytest.raises(RuntimeError):
+        gate.update(1, MODEL, 0.0, fail)
+    digest = request_digest("r1", 1, "train", MODEL, 0.0)
+    assert ledger.verify() == 1
+    receipt = ledger.receipt(Message("icu", "r1", 1, digest))
+    with Ledger(ledger.file.path, clock=clock, head=ledger.export()) as other:
+        assert other.receipt(Message("icu", "r1", 1, digest)) == receipt
+        assert other.account("icu").runs["r1"].reserved["train", 1].failed
+        assert spent(other) == spent(ledger)
+
+
+def test_an_interruption_leaves_the_round_to_be_computed(gate, ledger):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        gate.update(1, MODEL, 0.0, interrupt)
+    once, site = spent(ledger), Site()
     gate.update(1, MODEL, 0.0, site.train)
     assert (site.reads, spent(ledger)) == (1, once)
+
+
+def test_of_an_answer_and_a_failure_in_two_processes_the_first_on_disk_is_everybodys(gate, ledger, clock):
+    with Ledger(ledger.file.path, clock=clock) as own:
+        other, site = dataclasses.replace(gate, ledger=own), Site()
+
+        def slow_and_failing(_):
+            other.update(1, MODEL, 0.0, site.train)
+            fail()
+
+        def slow(state):
+            with pytest.raises(RuntimeError):
+                other.update(2, MODEL, 0.0, fail)
+            return site.train(state)
+
+        assert gate.update(1, MODEL, 0.0, slow_and_failing).delta.tolist() == [1.0] * 4
+        refused("FK354", gate.update, 2, MODEL, 0.0, slow)
+        refused("FK354", other.update, 2, MODEL, 0.0, site.train)
+    assert site.reads == 2
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.dictionaries(st.text("_delta", max_size=9), st.just(np.zeros(2, np.float32))))
+def test_no_reply_of_arrays_is_the_mark_of_a_failure(arrays):
+    assert not reply.arrays_to_bytes(arrays).startswith(FAILED[:8])
+    refused("FK352", reply.arrays_from_bytes, FAILED)
 
 
 def die(work):
@@ -330,7 +429,7 @@ def test_processes_that_race_for_one_request_send_the_same_bytes(gate, ledger, c
 # Files that cannot be used
 
 
-def test_on_a_full_disk_nothing_is_sent_and_space_makes_it_go_on(gate, ledger):
+def test_a_reply_that_the_disk_does_not_take_closes_its_round_as_a_failure_does(gate, ledger):
     site, big = Site(), np.zeros(10**6, np.float32)
 
     def train(state):
@@ -339,10 +438,35 @@ def test_on_a_full_disk_nothing_is_sent_and_space_makes_it_go_on(gate, ledger):
 
     pages = ledger.file._sql.execute("PRAGMA page_count").fetchone()[0]
     ledger.file._sql.execute(f"PRAGMA max_page_count = {pages + 4}")
-    refused("FK337", gate.update, 1, MODEL, 0.0, train)
+    assert "full" in refused("FK354", gate.update, 1, MODEL, 0.0, train)
     once = spent(ledger)
     ledger.file._sql.execute("PRAGMA max_page_count = 1000000")
-    gate.update(1, MODEL, 0.0, train)
+    refused("FK354", gate.update, 1, MODEL, 0.0, train)
+    assert (site.reads, spent(ledger)) == (1, once)
+    assert gate.update(2, MODEL, 0.0, train).delta.tobytes() == big.tobytes()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_on_a_disk_that_takes_nothing_a_reply_and_a_failure_look_alike(gate, ledger, monkeypatch, fails):
+    site, room = Site(), True
+    append = ledger.file.append
+
+    def full(fact, at):
+        if room:
+            return append(fact, at)
+        raise sqlite3.OperationalError("database or disk is full")
+
+    def train(state):
+        nonlocal room
+        room = False
+        update = site.train(state)
+        return fail() if fails else update
+
+    monkeypatch.setattr(ledger.file, "append", full)
+    monkeypatch.setattr(sqlite3.OperationalError, "sqlite_errorname", "SQLITE_FULL", raising=False)
+    refused("FK337", gate.update, 1, MODEL, 0.0, train)
+    once, room = spent(ledger), True
+    gate.update(1, MODEL, 0.0, site.train)
     assert (site.reads, spent(ledger)) == (2, once)
 
 

@@ -31,6 +31,11 @@ def test_with_privacy_a_site_weighs_what_it_declared():
     assert loop.weights == {name: plan.weight for name, plan in prepared.local.sites.items()}
 
 
+def test_the_strategy_of_a_private_run_is_told_no_exact_metrics():
+    assert _loop()[1].private and _loop("privacy.noise=secure")[1].private
+    assert not _loop("privacy=none")[1].private
+
+
 @pytest.mark.parametrize("privacy", [[], ["privacy=none"]])
 def test_honest_sites_repeat_their_planned_weights(privacy):
     finish = run_local(prepare(compose("heart_disease", [*SMALL, *privacy])), lambda *_: None)

@@ -110,3 +110,24 @@ def test_a_missing_site_is_named_when_the_wait_ends():
     with pytest.raises(FederationError, match=r"1 of 2 sites did not join .*: ghost") as caught:
         discover(InProcessGrid(FakeSites({"a": 0.0})), ["a", "ghost"], 0.0)
     assert caught.value.code == "FK523"
+
+
+class _Copying(FedAvg):
+    """Writes the exact metric that it is told into the next model."""
+
+    told = 0.0
+
+    def aggregate_evaluate(self, server_round, replies):
+        self.told = float(next(iter(replies)).content["metrics"]["rmse"])
+        return super().aggregate_evaluate(server_round, replies)
+
+    def aggregate_train(self, server_round, replies):
+        record, metrics = super().aggregate_train(server_round, replies)
+        return wire.to_record(wire.from_record(record, SHAPES) + np.float32(1000 * self.told), SHAPES), metrics
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_no_exact_metric_reaches_a_private_model_through_its_strategy(private):
+    finish, reports = run(FakeSites({"a": 1.0}), strategy=_Copying(1.0, 1.0, 1, 1, 1), num_rounds=1, private=private)
+    assert reports[0].sites["a"]["rmse"] == 1.0
+    np.testing.assert_allclose(finish.parameters, START + 1.0 + (0.0 if private else 1000.0))

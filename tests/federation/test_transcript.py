@@ -7,8 +7,8 @@ site's ClientApp. Everything of the replies but the noisy numbers must be equal.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,14 @@ from fedkit.errors import TrainingError
 from fedkit.federation import wire
 from fedkit.federation.client import make_client_app
 from fedkit.federation.flower_internals import assign_id, local_identity
+from fedkit.federation.gate import Gate
 from fedkit.federation.public_codes import COMMON
 from fedkit.federation.site import SiteRuntime
 from fedkit.models import build
 from fedkit.models.flat import pack
+from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.training.plan import local_plans
-from fedkit.types import Float32
+from fedkit.types import Float32, PrivacyPlan
 
 DECLARED = 60
 ROUNDS = 3
@@ -100,6 +102,7 @@ class Bench:
     folder: Path
     kind: str
     config: ExperimentConfig
+    ledgers: list[Ledger] = field(default_factory=list)
 
     def transcript(self, rows: tuple[str, ...]) -> list[Message]:
         """The site's replies to all requests, in order."""
@@ -118,7 +121,18 @@ class Bench:
         model = build(self.config.model, dataset.input_shape, dataset.task.num_outputs, self.config.seed)
         sites = {site.name: site for site in dataset.sites}
         tested, specs = frozenset(local.tested), local.specs
-        return SiteRuntime(model, dataset.task, self.config.seed, sites, local.sites, tested, specs, exact=False)
+        gates = {name: self.gate(plan.privacy) for name, plan in local.sites.items()}
+        return SiteRuntime(model, dataset.task, self.config.seed, sites, local.sites, tested, specs, gates=gates)
+
+    def gate(self, plan: PrivacyPlan) -> Gate:
+        """A ledger that nothing was spent from yet."""
+        ledger = Ledger.create(self.folder / f"{len(self.ledgers)}.sqlite")
+        self.ledgers.append(ledger)
+        ledger.file._sql.execute("PRAGMA synchronous = OFF")
+        ledger.create_budget("icu", unit=plan.unit, limit=50.0, delta=plan.delta)
+        gate = Gate(ledger, "icu", "r1", plan)
+        gate.admit("icu")
+        return gate
 
     @property
     def parameters(self) -> Float32:
@@ -143,13 +157,18 @@ class Bench:
             ("evaluate", wire.pack_evaluation(model, ROUNDS, histograms=False)),
             ("evaluate", wire.pack_evaluation(model[1:], ROUNDS, histograms=True)),
             ("evaluate", wire.pack_evaluation(np.full_like(model, np.nan), ROUNDS, histograms=True)),
+            ("train", wire.pack_model(model, 1, -1.0)),
+            ("train", wire.pack_model(model + 1, 1, 0.0)),
+            ("evaluate", wire.pack_evaluation(model + 1, 1, histograms=True)),
+            ("train", wire.pack_model(model, 1, 0.0)),
             ("query", RecordDict()),
         ]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory) -> Callable[..., Bench]:
+def bench(tmp_path_factory) -> Iterator[Callable[..., Bench]]:
     """The bench of a kind of target and a declared count; composed once each."""
+    made: list[Bench] = []
 
     @functools.cache
     def make(kind: str = "binary", declared: int = DECLARED) -> Bench:
@@ -157,9 +176,13 @@ def bench(tmp_path_factory) -> Callable[..., Bench]:
         (folder / "data").mkdir()
         told = DECLARATION.format(kind=kind, target=TARGETS[kind], declared=declared)
         (folder / "data" / "icu.yaml").write_text(told, encoding="utf-8")
-        return Bench(folder, kind, compose(None, SETTINGS, folder))
+        made.append(Bench(folder, kind, compose(None, SETTINGS, folder)))
+        return made[-1]
 
-    return make
+    yield make
+    for each in made:
+        for ledger in each.ledgers:
+            ledger.close()
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +229,8 @@ def test_a_normal_transcript_is_a_whole_run_and_refuses_what_the_plan_lacks(norm
     errors = [part[2] if part[0] == "error" else None for part in normal(kind)]
     run = 1 + 2 * ROUNDS
     assert errors[:run] == [None] * run
-    assert errors[run:] == ["FK535", "FK401", None, COMMON, "FK535", "FK535", "FK401", None, None]
+    assert errors[run : run + 8] == ["FK535", "FK401", "FK536", COMMON, "FK535", "FK535", "FK401", "FK536"]
+    assert errors[run + 8 :] == ["FK536", "FK347", "FK347", None, None]
     (query,) = normal(kind)[0][4].values()
     assert (query["site"], query["trains"], query["evaluates"]) == ("north", True, False)
 
@@ -246,11 +270,17 @@ def test_a_failure_on_records_has_no_code_of_its_own(bench, monkeypatch):
 
     bench().write("\n".join((HEADER, *NORMAL)) + "\n")
     runtime = bench().runtime()
-    monkeypatch.setattr("fedkit.privacy.dp_sgd.train_lots", explode)
-    monkeypatch.setattr("fedkit.federation.site.cells_of", explode)
     app = make_client_app(lambda _: runtime)
+    with monkeypatch.context() as broken:
+        broken.setattr("fedkit.privacy.dp_sgd.train_lots", explode)
+        broken.setattr("fedkit.federation.site.cells_of", explode)
+        for kind, content in bench().requests()[1:3]:
+            assert shape(ask(app, kind, content)) == ("error", 2, COMMON)
+    # What failed once has failed for ever, and says so in the same words; the next round is as good as any.
     for kind, content in bench().requests()[1:3]:
         assert shape(ask(app, kind, content)) == ("error", 2, COMMON)
+    for kind, content in bench().requests()[3:5]:
+        assert not ask(app, kind, content).has_error()
 
 
 class Mixing(nn.Module):

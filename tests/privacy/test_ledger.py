@@ -380,6 +380,15 @@ def test_a_job_of_another_unit_or_adjacency_is_refused(ledger):
     refused("FK305", ledger.admit, "icu", "r1", "s", Job("record", "add_remove", ()), 2e6)
 
 
+def test_the_way_out_of_another_unit_is_never_the_weaker_one(ledger):
+    ledger.create_budget("ward", unit="patient", limit=3.0, delta=1e-5)
+    for dataset, asked, said in (("icu", "patient", "create one with --unit patient"), ("ward", "record", "set data.")):
+        with pytest.raises(PrivacyError) as caught:
+            ledger.jobs_left(dataset, job(unit=asked))
+        assert caught.value.code == "FK341" and said in caught.value.remedy
+        assert "unit: record" not in caught.value.remedy and "--unit record" not in caught.value.remedy
+
+
 def test_seeded_noise_never_touches_a_ledger():
     assert "protects nobody" in refused("FK342", job_of, plan(noise="seeded"))
 

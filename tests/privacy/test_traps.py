@@ -143,7 +143,9 @@ def test_every_lot_of_every_round_is_drawn_at_the_plans_rate_and_charged(logisti
         for number in (1, 2, 3):
             trained(part, logistic, number=number, **dataclasses.asdict(plan))
         assert drawn == [(rows_here, 1 / 19), 6] * 57
-    assert plan.epsilon == epsilon(1 / 19, 1.2, 57, 1e-5)
+    # A little more than the steps alone: delta pays for the lots beyond the bound, too.
+    assert plan.epsilon == pytest.approx(epsilon(1 / 19, 1.2, 57, 1e-5), rel=1e-9)
+    assert plan.epsilon >= epsilon(1 / 19, 1.2, 57, 1e-5)
 
 
 def test_noise_is_new_in_every_round_whatever_is_seeded(wide):
@@ -217,7 +219,7 @@ def test_an_update_carries_the_plans_noise_on_real_records(wide):
 def test_a_lot_that_failed_leaves_nothing_to_the_next(monkeypatch):
     monkeypatch.setattr(dp_sgd, "MAX_ROWS", 8)
     part, calls = examples(40), []
-    x, y, unit = torch.tensor(part.x), torch.tensor(part.y, dtype=torch.float32), part.unit
+    x, y = torch.tensor(part.x), torch.tensor(part.y, dtype=torch.float32)
     module, untouched = (build(ModelConfig("mlp", {"hidden": [8]}), (5,), 1, 0) for _ in range(2))
 
     def losses(outputs, expected):
@@ -228,11 +230,11 @@ def test_a_lot_that_failed_leaves_nothing_to_the_next(monkeypatch):
 
     # The lot stops in its third part of five, and with it the round; the next round finds the module as new.
     with pytest.raises(KeyboardInterrupt), dp_sgd.lot_gradients(module, losses) as gradients:
-        gradients.clipped_sum(x, y, unit, 1.0)
+        gradients.of_records(x, y, 1.0, Seeded(1), max_lot=40, lot_size=10.0)
     sums = []
     for each in (module, untouched):
         with dp_sgd.lot_gradients(each, losses) as gradients:
-            sums += [gradients.clipped_sum(x, y, unit, 1.0) for _ in range(2)]
+            sums += [gradients.of_records(x, y, 1.0, Seeded(1), max_lot=40, lot_size=10.0) for _ in range(2)]
     assert all(torch.equal(each, sums[-1]) for each in sums)
     assert G < float(sums[0].double().norm()) <= 40 * G
 

@@ -43,6 +43,7 @@ class Fabricated:
     untested: tuple[str, ...] = ()
     seed: int = 42
     overrides: dict = field(default_factory=dict)
+    evaluation: dict | None = None
 
 
 def value(metric, site_index, progress, rng):
@@ -89,6 +90,7 @@ def manifest(run):
                 "records": train + test,
                 "records_declared": run.declared,
                 "noise": run.noise,
+                "evaluation": run.evaluation,
             }
     task = {"kind": run.kind, "classes": [], "range": None}
     if run.kind == "regression":
@@ -232,6 +234,7 @@ SUBGROUPS = {
     },
 }
 NO_AUROC = (("switzerland", "auroc"), ("switzerland", "average_precision"))
+EVALUATION = {"noise_multiplier": 5.47479, "rounds": [15], "histograms": 3, "bins": 6}
 HOSTILE = {
     '<script>alert("s")</script>': (120, 40),
     "$x_{$ & \"quotes\" 'single'": (90, 30),
@@ -241,7 +244,9 @@ HOSTILE = {
 
 KINDS = {
     "seeded": Fabricated(undefined=NO_AUROC, subgroups=SUBGROUPS, baselines=True),
-    "secure": Fabricated(noise="secure", declared=True, undefined=NO_AUROC, subgroups=SUBGROUPS),
+    "secure": Fabricated(
+        noise="secure", declared=True, undefined=NO_AUROC, subgroups=SUBGROUPS, evaluation=EVALUATION
+    ),
     "open": Fabricated(name="flamby_heart", mode="none", undefined=NO_AUROC),
     "regression": Fabricated(name="icu_stay", kind="regression", noise="secure"),
     "multiclass": Fabricated(name="severity", kind="multiclass"),
@@ -267,6 +272,13 @@ def make_run(tmp_path):
         return write(folder or tmp_path / kind, Fabricated(**{**base.__dict__, **changes}))
 
     return make
+
+
+def edited(path, **changes):
+    """Change keys of a run's manifest; returns the run's path."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps(manifest | changes))
+    return path
 
 
 @pytest.fixture(params=KINDS, scope="session")

@@ -11,6 +11,7 @@ import pytest
 
 from fedkit.errors import RunError
 from fedkit.reporting.report import write_report
+from tests.reporting.conftest import edited
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -233,3 +234,67 @@ def test_a_full_disk_asks_for_space(make_run, monkeypatch):
     with pytest.raises(RunError, match="No space left") as caught:
         write_report(make_run("seeded"))
     assert "free space" in caught.value.remedy
+
+
+LEDGERS = {"va": {"took": 0.1234, "left": 0.5, "limit": 3.0}, "hungary": {"took": 0.2, "left": 0.75, "limit": 8.0}}
+
+
+def test_a_ledgers_shares_are_named_and_where_there_is_none_nobody_kept_count(make_run, tmp_path):
+    what = "Sum over all runs on the same records"
+    alone = Page(write_report(make_run("secure")).read_text()).text
+    assert f"{what} not accounted No ledger kept count" in alone
+    path = edited(make_run("secure", tmp_path / "a"), ledger_run="heart-1a2b", ledger=LEDGERS)
+    charged = Page(write_report(path).read_text()).text
+    assert f"{what} within each site's budget Charged to each site's ledger as heart-1a2b" in charged
+    assert "va: 12.34% taken, 50.00% left, hungary: 20.00% taken, 75.00% left" in charged
+    # A run that was killed left no shares: its ledgers were charged all the same.
+    killed = Page(write_report(edited(path, ledger={})).read_text()).text
+    assert "ledger as heart-1a2b; `fedkit ledger show`" in killed
+    assert "No ledger kept count" not in charged + killed
+    seeded = Page(write_report(make_run("seeded")).read_text()).text
+    assert f"{what} not accounted This run promises nothing" in seeded
+
+
+def test_patients_are_counted_beside_their_rows(make_run):
+    path = make_run("secure")
+    data = json.loads((path / "manifest.json").read_text())["data"]
+    assert "486 training records" in Page(write_report(path).read_text()).text
+    for facts in data["sites"].values():
+        facts["train"] //= 2
+    patients = sum(facts["train"] for facts in data["sites"].values())
+    text = Page(write_report(edited(path, data=data | {"unit": "patient"})).read_text()).text
+    assert f"486 training rows of {patients} patients" in text
+    assert "training patients" not in text
+
+
+def test_rows_left_out_are_not_sites_left_out(make_run, tmp_path):
+    rows = ("5 rows have no patient_id and are left out", "north: 1 row beyond data.max_rows_per_unit=2 is left out")
+    assert "Sites left out" not in Page(write_report(make_run("seeded", notes=rows)).read_text()).text
+    assert "Sites left out" in Page(write_report(make_run("degraded")).read_text()).text
+    untested = ("va left out of testing: 4 test rows, at least 5 needed",)
+    assert "Sites left out" in Page(write_report(make_run("seeded", tmp_path / "b", notes=untested)).read_text()).text
+
+
+def test_the_plan_shows_the_evaluation_and_the_verdict_covers_it(make_run):
+    text = Page(write_report(make_run("secure")).read_text()).text
+    assert "secure 3 at 5.4747 record" in text
+    assert "All that a site's updates, histograms and the model reveal" in text
+    path = make_run("seeded")
+    plans = json.loads((path / "manifest.json").read_text())["plan"]
+    for plan in plans.values():
+        del plan["evaluation"]
+    assert "seeded none record" in Page(write_report(edited(path, plan=plans)).read_text()).text
+
+
+def test_the_claim_and_what_it_links_to_stand_beside_the_report(make_run):
+    path = write_report(make_run("secure")).parent
+    for name in ("privacy.md", "ledger.md"):
+        links = re.findall(r"\]\(([^)#:]+)\)", (path / name).read_text(encoding="utf-8"))
+        assert links and all((path / link).is_file() for link in links)
+
+
+def test_warnings_on_the_data_are_called_exact(make_run, tmp_path):
+    path = make_run("secure")
+    assert "Warnings on the data exact, simulation only" in Page(write_report(path).read_text()).text
+    data = json.loads((path / "manifest.json").read_text())["data"]
+    assert "Warnings on the data" not in Page(write_report(edited(path, data=data | {"warnings": []})).read_text()).text

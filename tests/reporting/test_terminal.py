@@ -10,6 +10,7 @@ from rich.console import Console
 from fedkit.reporting.compare import compare
 from fedkit.reporting.reader import read_run
 from fedkit.reporting.terminal import closing_table, comparison_table, sweep_table
+from tests.reporting.conftest import edited
 
 
 def printed(renderable, width=140):
@@ -53,6 +54,17 @@ def test_sizes_stay_whatever_the_width(make_run, width):
 def test_notes_and_data_warnings_stand_in_the_closing_table(make_run):
     view = read_run(make_run("seeded", notes=("switzerland: chol is missing in every row",)))
     assert "! switzerland: chol is missing in every row" in printed(closing_table(view))
+
+
+def test_the_terminal_says_what_the_ledgers_were_charged(make_run):
+    path = make_run("secure")
+    assert "No ledger kept count" in printed(closing_table(read_run(path)), width=200)
+    shares = {"va": {"took": 0.1234, "left": 0.5, "limit": 3.0}, "hungary": {"took": 0.2, "left": 0.75, "limit": 8.0}}
+    text = printed(closing_table(read_run(edited(path, ledger_run="r1", ledger=shares))), width=200)
+    assert "Charged to 2 ledgers: 20.00% of a budget at most, 50.00% left at least." in text
+    killed = printed(closing_table(read_run(edited(path, ledger={}))), width=200)
+    assert "ledger as r1" in killed and "No ledger" not in killed
+    assert "ledger" not in printed(closing_table(read_run(make_run("seeded"))), width=200)
 
 
 def test_comparison_shows_what_differs(make_run, tmp_path):

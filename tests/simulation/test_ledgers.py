@@ -247,8 +247,15 @@ def test_a_calibrated_run_is_told_the_epsilon_that_fits(folder, evaluation):
         assert (error is None) == fit
         assert {each["affordable"] for each in found.values()} == {fit}
     kept = text.split("keep this noise and set ")[1].rstrip(".").split(" ")
-    assert kept[1] == "privacy.epsilon=null" and len(kept) == 3
-    with gates(words(*kept, "ledgers_dir=ledgers")):
+    assert kept[1] == "privacy.epsilon=null" and len(kept) == (3 if evaluation is FIXED else 5)
+    mended = words(*kept, "ledgers_dir=ledgers")
+    # Fewer rounds cost less, and every noise is as it was: also the evaluation's.
+    for site in SITES:
+        before, after = words("privacy.epsilon=2").local.sites[site].privacy, mended.local.sites[site].privacy
+        assert after.noise_multiplier == before.noise_multiplier
+        assert after.evaluation.noise_multiplier == before.evaluation.noise_multiplier
+        assert after.rounds < before.rounds and after.epsilon < before.epsilon
+    with gates(mended):
         pass
 
 

@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import fedkit
 from fedkit.config.compose import compose
@@ -13,6 +15,7 @@ from fedkit.privacy.accounting import GaussianEvent, epsilon_of
 from fedkit.privacy.events import gaussian_delta
 from fedkit.runs.directory import read_json
 from fedkit.simulation.prepare import prepare
+from tests.simulation.conftest import write_table
 
 SMALL = ["federation.num_rounds=2", "training.local_steps=3"]
 
@@ -81,6 +84,17 @@ def test_without_an_evaluation_the_whole_epsilon_goes_into_training():
     assert read_json(both.path / "manifest.json")["plan"]["va"]["noise_multiplier"] > plan["noise_multiplier"]
 
 
+def test_a_site_that_releases_no_histogram_is_named_and_the_run_is_whole(tmp_path):
+    my = write_table(tmp_path / "my", sizes={"north": 120, "south": 16}, records="records: {north: 120, south: 16}")
+    run = fedkit.simulate(None, overrides=[*SMALL, "data=icu"], config_dir=my)
+    manifest = read_json(run.path / "manifest.json")
+    assert manifest["outcome"] == run.result["outcome"] == "complete"
+    assert any(note.startswith("south releases no histogram") for note in manifest["notes"])
+    assert list(run.result["evaluation"]["sites"]) == ["north"]
+    page = (run.path / "report.html").read_text()
+    assert "Without histograms: south." in page and "Sites left out" not in page
+
+
 def test_seeded_histograms_repeat_and_secure_ones_do_not():
     def released(noise):
         return _lines(fedkit.simulate("heart_disease", overrides=[*SMALL, f"privacy.noise={noise}"]))[-1]["histograms"]
@@ -95,7 +109,7 @@ def _runtime(exact):
     local = prepared.local
     sites = {site.name: site for site in prepared.dataset.sites}
     runtime = SiteRuntime(
-        prepared.model, prepared.dataset.task, 1, sites, local.sites, frozenset(local.tested), local.specs, exact
+        prepared.model, prepared.dataset.task, 1, sites, local.sites, frozenset(local.tested), local.specs, exact=exact
     )
     return runtime, pack(prepared.model)
 
@@ -120,8 +134,19 @@ def test_an_evaluation_that_is_not_in_the_plan_is_refused_before_a_record_is_rea
     assert counts.dtype == np.float64
 
 
+class Overflowing(nn.Module):
+    """Scores that are NaN or infinite whatever the row is."""
+
+    def __init__(self, d):
+        super().__init__()
+        self.flat = nn.Parameter(torch.zeros(d))
+
+    def forward(self, x):
+        return (x.sum(1, keepdim=True) + self.flat.sum()) * float("inf")
+
+
 def test_a_model_whose_predictions_are_not_finite_is_measured_like_any_other():
     runtime, parameters = _runtime(exact=True)
-    broken = np.full_like(parameters, np.inf)
-    reply = runtime.answer_evaluate("va", wire.pack_evaluation(broken, 2, histograms=True))
+    runtime.model = Overflowing(len(parameters))
+    reply = runtime.answer_evaluate("va", wire.pack_evaluation(parameters, 2, histograms=True))
     assert np.isfinite(wire.unpack_histograms(reply, sum(spec.size for spec in runtime.specs))).all()

@@ -31,6 +31,7 @@ def test_the_main_job_leaves_everything_that_a_run_must_leave(here):
     run = fedkit.simulate("heart_disease", overrides=SMALL)
     assert sorted(path.name for path in run.path.iterdir()) == [
         "config.yaml",
+        "ledger.md",
         "manifest.json",
         "metrics.jsonl",
         "model.safetensors",

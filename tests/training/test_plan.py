@@ -5,6 +5,7 @@ import pytest
 
 from fedkit.config.experiment import (
     DataConfig,
+    EvaluationConfig,
     ExperimentConfig,
     FeaturesConfig,
     FederationConfig,
@@ -87,6 +88,18 @@ def test_a_private_run_leaves_sites_out_by_their_declaration_only():
     plans = local_plans(config(PRIVATE), dataset((40, 30, 6), (1, 30, 100)))
     assert list(plans.sites) == ["s1"]
     assert "s0 left out of training: 4.5 declared training units" in plans.notes[0]
+
+
+def test_a_site_with_too_few_declared_test_units_is_remarked_upon_and_trains():
+    evaluated = dataclasses.replace(PRIVATE, evaluation=EvaluationConfig(share=0.4))
+    plans = local_plans(config(evaluated), dataset((90, 30, 120), (12, 30, 16)))
+    assert list(plans.sites) == ["s0", "s1"] and plans.notes == ()
+    assert plans.remarks == ("s1 releases no histogram: at least 5 declared test units are needed",)
+    assert plans.sites["s0"].privacy.evaluation and plans.sites["s1"].privacy.evaluation is None
+    # By the declaration alone, whatever the rows; and silent where nothing is released anywhere.
+    assert local_plans(config(evaluated), dataset((90, 30, 120), (90, 2, 120))).remarks == ()
+    assert local_plans(config(PRIVATE), dataset((90, 30, 120), (12, 30, 16))).remarks == ()
+    assert local_plans(config(), dataset((90, 30, 120), (12, 30, 16))).remarks == ()
 
 
 def test_no_site_at_all_is_an_error():

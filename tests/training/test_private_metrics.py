@@ -226,6 +226,20 @@ def test_no_spread_of_the_target_leaves_r2_undefined():
     assert found["rmse"].value is not None
 
 
+def test_a_regression_whose_error_is_not_told_from_none_is_too_uncertain():
+    specs, predictions = specs_of(LENGTH, {}, 6), regression(60)
+    unknown = 0
+    for seed in range(60):
+        found = measured(specs, predictions, {}, 8.0, seed).overall
+        rmse, mae = found["rmse"], found["mae"]
+        unknown += rmse.value is None
+        assert all(each.value is None or each.low > 0 for each in (rmse, mae))
+        assert rmse.value is None or mae.value is None or mae.value <= rmse.value
+    assert unknown > 10
+    told = measured(specs, regression(20000), {}, 8.0, 1).overall
+    assert 0 < told["mae"].value <= told["rmse"].value
+
+
 def test_noise_that_drowns_a_level_makes_it_unknown():
     specs, predictions, groups = specs_of(BINARY, SEX, 10), classifier(60), labels(60)
     runs = [measured(specs, predictions, groups, 40.0, seed).subgroups["sex"]["f"] for seed in range(60)]

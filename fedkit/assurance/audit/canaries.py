@@ -161,7 +161,7 @@ def privacy_of(plan: LocalPlan) -> PrivacyPlan:
 
 def allowance(plan: PrivacyPlan, d: int) -> float:
     """How much the noise may exceed the plan's sigma: what the mechanism documents for rounding; at least 1."""
-    return max(1.0, slack(d, plan.max_lot))
+    return slack(d)
 
 
 def _small_rate(privacy: PrivacyPlan, gradient: float) -> float:

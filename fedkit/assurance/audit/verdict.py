@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 from fedkit.assurance.audit.accounting import Observed, accounting_findings
 from fedkit.assurance.audit.canaries import allowance, privacy_of
 from fedkit.assurance.audit.clipping import influence_findings, own_influence_finding, own_noise
+from fedkit.assurance.audit.evaluation import evaluation_findings
 from fedkit.assurance.audit.finding import Finding
 from fedkit.assurance.audit.measure import (
     Scores,
@@ -24,12 +25,13 @@ from fedkit.assurance.audit.measure import (
 from fedkit.assurance.audit.noise import own_model_finding, tail_seen
 from fedkit.assurance.audit.one_run import CONFIDENCE, one_run
 from fedkit.errors import PrivacyError
+from fedkit.training.histograms import HistogramSpec
 from fedkit.types import Dataset, LocalPlan, PrivacyPlan
 
 FALSE_ALARM = 1e-4
 """Chance that a correct mechanism fails any of the conformance findings, all of them together."""
 MAX_SITES = 6
-PER_SITE, SHARED = 10, 20
+PER_SITE, SHARED = 12, 20
 """Statistical findings of a site and of all sites together, at most: what the error rate is shared among."""
 _OWN_VALUES = 400_000
 
@@ -78,6 +80,7 @@ def audit(
     *,
     num_rounds: int,
     seed: int,
+    specs: Sequence[HistogramSpec] = (),
     progress: Progress | None = None,
 ) -> Audit:
     """Run the real training path on canary sites under every site's plan, and compare what leaves with the claim.
@@ -85,6 +88,7 @@ def audit(
     Args:
         model: the experiment's own. plans: site to plan, of the sites that train.
         num_rounds: rounds of the run that the claim is about.
+        specs: the histograms that the run's evaluation releases.
         seed: of the run; used for its seeded noise alone. Canaries and coins come from the operating system.
 
     Raises:
@@ -110,6 +114,8 @@ def audit(
     own = own_noise(model, task, chosen, dataset.input_shape, max(2, min(64, _OWN_VALUES // (len(chosen) * d))))
     most = max(allowance(privacy_of(plan), d) for plan in chosen.values())
     findings.append(own_model_finding(own, most, alpha))
+    say("evaluation", 0.42)
+    findings += evaluation_findings(model, dataset, chosen, specs, alpha)
     say("whole rounds", 0.45)
     whole, scores, steps, played = round_findings(
         task, unit, chosen, sigmas, num_rounds, alpha, lambda share: say("whole rounds", 0.45 + 0.2 * share)
@@ -201,8 +207,6 @@ def _notes(
         notes.append(
             "the run's own noise is seeded, which is not private; the audit is of the same plan with real noise"
         )
-    if any(privacy_of(plan).evaluation is not None for plan in chosen.values()):
-        notes.append("the noisy histograms of the evaluation are charged as declared; the audit does not measure them")
     if played < rounds:
         notes.append(f"{played} of the run's {rounds} rounds were played; the lower bound is of those alone")
     left = [site for site in plans if site not in chosen]

@@ -17,4 +17,5 @@ site calls, ``export`` and ``reconcile`` what outlives a lost disk, ``figures`` 
     FK339  more than the budget has left               FK349  the reply is no longer here
                                                        FK350  an export, receipt or plan file that cannot be used
                                                        FK353  a plan of another delta
+                                                       FK354  a round whose reply could not be computed
 """

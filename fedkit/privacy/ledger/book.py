@@ -22,6 +22,7 @@ from fedkit.privacy.ledger.facts import (
     Reserved,
     decode,
 )
+from fedkit.privacy.ledger.messages import FAILED_DIGEST
 from fedkit.privacy.rdp_filter import Charge, merged
 from fedkit.storage.chain import Entry
 
@@ -46,6 +47,11 @@ class Reservation:
     stored: tuple[str, str] = ("", "")
     lost: bool = False
 
+    @property
+    def failed(self) -> bool:
+        """Whether the round was closed because its reply could not be computed."""
+        return self.stored[0] == FAILED_DIGEST
+
 
 @dataclass
 class Run:
@@ -55,7 +61,7 @@ class Run:
         state: ``held``, or why the hold is gone; ``lost`` if only a reconciliation knows the run.
         left: (q, sigma) to steps that the hold still covers.
         reserved: (purpose, round) to its reservation.
-        newest: purpose to the reservation that was committed last.
+        newest: purpose to the reservation that was committed last; one that failed left no state.
     """
 
     study: str
@@ -173,7 +179,8 @@ class Book:
                 if reservation.commit is not None or reservation.digest != fact.digest:
                     raise ValueError("a second reply")
                 reservation.commit, reservation.stored = digest, (fact.reply, fact.state)
-                run.newest[fact.purpose] = reservation
+                if not reservation.failed:
+                    run.newest[fact.purpose] = reservation
             case Renewed():
                 run = self.accounts[fact.dataset].runs[fact.run]
                 if run.state != "held" or fact.expires_ms <= run.expires_ms:

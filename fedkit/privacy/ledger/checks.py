@@ -33,7 +33,11 @@ def budget(dataset: str, unit: str, adjacency: str) -> None:
     """A budget counts units that exist, under the adjacency that the costs are computed for."""
     names(dataset=dataset)
     if unit not in UNITS:
-        raise PrivacyError(f"unit {unit!r} is not record or patient", code="FK343", remedy="set unit: patient")
+        raise PrivacyError(
+            f"unit {unit!r} is not record or patient",
+            code="FK343",
+            remedy="give patient, or record where each row is a unit of its own",
+        )
     if adjacency != ADJACENCY:
         raise PrivacyError(f"adjacency {adjacency!r} is not {ADJACENCY}", code="FK343", remedy=f"use {ADJACENCY}")
 
@@ -72,7 +76,9 @@ def same_guarantee(account: Account, unit: str, adjacency: str) -> None:
             f"the job protects one {unit} ({adjacency}); the budget of {there.dataset} is for one {there.unit}"
             f" ({there.adjacency})",
             code="FK341",
-            remedy=f"declare unit: {there.unit} for the run's data",
+            remedy="a budget for single records cannot vouch for patients: create one with --unit patient"
+            if there.unit == "record"
+            else "set data.unit_column to the column that names the patient",
         )
 
 
@@ -230,6 +236,21 @@ def reason(given: str) -> None:
     """Why a hold is freed."""
     if given not in ("ended", "stopped"):
         raise PrivacyError(f"reason {given!r} is not ended or stopped", code="FK343")
+
+
+def answer(file: LedgerFile, there: Reservation, what: str) -> bytes:
+    """The committed reply, bit for bit.
+
+    Raises:
+        PrivacyError: FK354, the round failed; FK349, FK331, as :func:`stored`.
+    """
+    if there.failed:
+        raise PrivacyError(
+            f"{what} failed while it was computed and is closed: a second try would show how often it fails",
+            code="FK354",
+            remedy="see the site's log for the failure, and go on with the next round",
+        )
+    return stored(file, there, what)[0]
 
 
 def stored(file: LedgerFile, there: Reservation, what: str) -> tuple[bytes, bytes]:

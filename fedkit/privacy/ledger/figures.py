@@ -18,7 +18,7 @@ from fedkit.privacy.rdp_filter import Charge, merged
 Computing = Callable[[str], AbstractContextManager[Any]]
 """Shows that a figure is being computed, for as long as it is."""
 
-PLD_NOTE = "tight only if all parameters had been fixed in advance; the ledger enforces epsilon_spent"
+PLD_NOTE = "tight only if all parameters had been fixed in advance; the ledger enforces its filter's figure"
 
 
 def summary(

@@ -157,7 +157,7 @@ class Ledger:
 
         Raises:
             PrivacyError: FK345, no open hold; FK346, more than the hold has left; FK347, another message has this
-                round; FK349, the reply was pruned or lost with a disk; FK339 if the budget itself would be exceeded.
+                round; FK349, the reply was pruned or lost with a disk; FK354, it failed; FK339, the budget is spent.
         """
         checks.message(message.dataset, message.run, message.round, message.purpose, message.digest)
         asked = merged(rounded(event) for event in events)
@@ -171,7 +171,7 @@ class Ledger:
             if found is not None:
                 checks.same_message(found, message.digest, asked, message.round, message.run)
                 if found.commit is not None:
-                    return Ticket(message, checks.stored(self.file, found, what)[0], fresh=False)
+                    return Ticket(message, checks.answer(self.file, found, what), fresh=False)
                 checks.not_over(run, message.run)
                 return Ticket(message, None, fresh=False)
             checks.open_hold(run, message.run)
@@ -184,7 +184,7 @@ class Ledger:
         """Store a reply and the state after it, on disk, before anything is sent; only these bytes are ever sent.
 
         Returns:
-            What to send: the bytes that were committed first, whatever ``reply`` is now.
+            What to send: the bytes that were committed first, whatever ``reply`` is now. ``FAILED`` closes the round.
 
         Raises:
             PrivacyError: FK348, the message has no reservation; FK347, another message has this round; FK349, the
@@ -217,7 +217,7 @@ class Ledger:
         return {"ledger": book.ledger, "entry": asdict(self.file.entry(found.entry))}
 
     def state(self, dataset: str, run: str, purpose: str = "train") -> bytes | None:
-        """The state that the run's newest commit for a purpose left; None before the first."""
+        """The state that the run's newest commit for a purpose left, failures left out; None before the first."""
         found = checks.known_run(self.file.refresh().account(dataset), run).newest.get(purpose)
         return None if found is None else checks.stored(self.file, found, f"the newest round of run {run}")[1]
 

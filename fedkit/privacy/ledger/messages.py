@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
+
+FAILED = b"fedkit-failed-1\n"
+"""Committed in place of a reply that could not be computed; no reply of arrays can begin so."""
+
+FAILED_DIGEST = hashlib.sha256(FAILED).hexdigest()
 
 
 @dataclass(frozen=True)
