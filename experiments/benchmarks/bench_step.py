@@ -31,6 +31,7 @@ from fedkit.config.compose import compose
 from fedkit.config.experiment import ModelConfig
 from fedkit.models import build
 from fedkit.models.flat import pack
+from fedkit.privacy.events import max_lot
 from fedkit.simulation.local import one_thread, run_local
 from fedkit.simulation.prepare import prepare
 from fedkit.training.local import train
@@ -38,6 +39,8 @@ from fedkit.types import Examples, LocalPlan, PrivacyPlan, RoundPlan, Site, Task
 
 BINARY = Task("binary", ("no", "yes"))
 RATE, CLIP, SIGMA, STEPS, LEARNING_RATE = 0.1, 1.0, 1.2, 10, 0.1
+QUIET = 1e-9
+"""Noise that changes nothing: exactly none is refused."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,9 @@ def _site(rows: int, columns: int) -> Site:
 def _local_plan(rows: int, *, private: bool, sigma: float = SIGMA, rate: float = RATE) -> LocalPlan:
     lot = rate * rows
     privacy = PrivacyPlan(
-        "one", "record", "add_remove", rate, CLIP, sigma, lot, STEPS, 1, 1.0, 1e-5, "pld", rows, True, "secure"
-    )
+        "one", "record", "add_remove", rate, CLIP, sigma, lot, STEPS, 1, 1.0, 1e-5, "pld", rows, True, "secure",
+        max_lot(rows, rate, STEPS),
+    )  # fmt: skip
     return LocalPlan(STEPS, round(lot), LEARNING_RATE, "sgd", privacy if private else None, float(rows))
 
 
@@ -86,7 +90,7 @@ def check_same_work() -> None:
     """
     for hidden in ((), (8,)):
         model, site = _model(13, hidden), _site(60, 13)
-        ours = _round(model, site, _local_plan(60, private=True, sigma=0.0, rate=1.0))()
+        ours = _round(model, site, _local_plan(60, private=True, sigma=QUIET, rate=1.0))()
         peer = Opacus(model, site, rate=1.0, clip=CLIP, sigma=0.0, learning_rate=LEARNING_RATE, steps=STEPS)
         difference = float(np.abs(ours - peer.round(pack(model))).max())
         if not difference < 1e-5 or not np.abs(ours).max() > 1e-3:
