@@ -65,6 +65,19 @@ class PrivacyError(FedkitError):
     """A privacy plan that cannot be honoured."""
 
 
+def together(problems: Sequence[PrivacyError]) -> PrivacyError:
+    """Several problems as one error, each said once; a single one stays as it is.
+
+    >>> together([PrivacyError("delta is 0", code="FK302"), PrivacyError("sigma is 0", code="FK303")]).code
+    'FK300'
+    """
+    unique = list({str(problem): problem for problem in problems}.values())
+    if len(unique) == 1:
+        return unique[0]
+    lines = "\n".join(f"  - {problem}" for problem in unique)
+    return PrivacyError(f"{len(unique)} problems\n{lines}", code="FK300")
+
+
 class TrainingError(FedkitError):
     """A model or an update that cannot be used."""
 

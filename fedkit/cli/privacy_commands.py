@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedkit.cli.run_commands import Json
-from fedkit.errors import PrivacyError
+from fedkit.errors import PrivacyError, together
 
 if TYPE_CHECKING:
     from fedkit.privacy.accounting import GaussianEvent
@@ -56,7 +56,8 @@ def epsilon(
         problems.append(_missing("event", "0.05,1.0,1000"))
     found = [_event(text, problems) for text in event or ()]
     at = _delta(delta, problems)
-    _refuse(problems)
+    if problems:
+        raise together(problems)
     events = [each for each in found if each is not None]
     result = _cost(events, at)
     if json_:
@@ -93,7 +94,8 @@ def noise(
     at = _delta(delta, problems)
     rate = _number("--sample-rate", sample_rate, "FK304", "0.05", _rate, "above 0 and at most 1", problems)
     count = _number("--steps", steps, "FK305", "1900", _at_least_one, _STEPS.format(1), problems)
-    _refuse(problems)
+    if problems:
+        raise together(problems)
     from fedkit.privacy import accounting, calibration
     from fedkit.privacy.describe import priced
 
@@ -228,11 +230,3 @@ def _number(
 
 def _missing(name: str, example: str) -> PrivacyError:
     return PrivacyError(f"--{name} is not given", code="FK308", remedy=f"add --{name} {example}")
-
-
-def _refuse(problems: Sequence[PrivacyError]) -> None:
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = "\n".join(f"  - {problem}" for problem in problems)
-        raise PrivacyError(f"{len(problems)} problems\n{lines}", code="FK300")

@@ -15,7 +15,7 @@ import typer
 
 from fedkit.cli.run_commands import ConfigDir, Json, Words
 from fedkit.cli.words import name_and_overrides
-from fedkit.errors import PrivacyError
+from fedkit.errors import PrivacyError, together
 
 if TYPE_CHECKING:
     from fedkit.assurance.site_budgets import SiteCharge
@@ -241,7 +241,8 @@ def _options(
 
         unknown = unknown_columns(config.data, named)
         problems += [unknown] if unknown is not None else []
-    _refuse(problems)
+    if problems:
+        raise together(problems)
     return _Options(
         epsilon=target,
         delta=at,
@@ -257,11 +258,3 @@ def _options(
 
 def _whole(least: int, most: int) -> Callable[[float], bool]:
     return lambda value: least <= value <= most and value == int(value)
-
-
-def _refuse(problems: list[PrivacyError]) -> None:
-    if len(problems) == 1:
-        raise problems[0]
-    if problems:
-        lines = "\n".join(f"  - {each}" for each in problems)
-        raise PrivacyError(f"{len(problems)} problems\n{lines}", code="FK300")

@@ -96,6 +96,8 @@ class SiteRuntime:
         return found
 
     def _check_request(self, names: Sequence[str], parameters: Float32, proximal_mu: float) -> None:
+        if not self.exact and any(self._noise(name) == "seeded" for name in names):
+            raise FederationError("seeded noise protects nobody; it exists in a simulation only", code="FK535")
         # Numbers that overflow would make rounding, or a failure, depend on records.
         private = any(name in self.plans and self.plans[name].privacy is not None for name in names)
         largest = float(np.abs(parameters).max(initial=0.0)) if private else 0.0
@@ -112,9 +114,12 @@ class SiteRuntime:
                 remedy="lower strategy.proximal_mu",
             )
 
-    def _secure(self, name: str) -> bool:
+    def _noise(self, name: str) -> str | None:
         local = self.plans.get(name)
-        return local is not None and local.privacy is not None and local.privacy.noise == "secure"
+        return local.privacy.noise if local is not None and local.privacy is not None else None
+
+    def _secure(self, name: str) -> bool:
+        return self._noise(name) == "secure"
 
     def _gate(self, name: str) -> Gate | None:
         """The gate that a site's answers pass; None in a simulation without ledgers, and where nothing is private."""

@@ -113,13 +113,6 @@ class LatticeSum:
             self._held = 0
 
 
-def clipped_sum(gradients: Sequence[Tensor], max_grad_norm: float) -> Tensor:
-    """The sum of one block's clipped units; int64 [d], see :class:`LatticeSum`."""
-    total = LatticeSum(sum(gradient[0].numel() for gradient in gradients), max_grad_norm)
-    total.add(gradients)
-    return total.result()
-
-
 def unit_norms(gradients: Sequence[Tensor]) -> Tensor:
     """Norms of the units' gradients over all parameters; float64 [units]."""
     squares = torch.zeros(len(gradients[0]), dtype=torch.float64)

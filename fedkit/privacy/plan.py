@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedkit.config.experiment import PrivacyConfig, TrainingConfig
-from fedkit.errors import PrivacyError
+from fedkit.errors import PrivacyError, together
 from fedkit.privacy import accounting, calibration
 from fedkit.privacy.events import evaluation_events, events_after, gaussian_delta, max_lot
 from fedkit.types import EvaluationPlan, PrivacyPlan
@@ -66,7 +66,7 @@ def make_plans(
                 problems.append(error)
         if not problems:
             return plans
-    raise _together(problems)
+    raise together(problems)
 
 
 def make_plan(
@@ -235,11 +235,3 @@ def _site_problems(facts: SiteFacts, privacy: PrivacyConfig, training: TrainingC
         remedy = "lower training.batch_size, or set privacy.sample_rate in its place"
         found.append(PrivacyError(message, code="FK304", remedy=remedy))
     return found
-
-
-def _together(problems: Sequence[PrivacyError]) -> PrivacyError:
-    unique = list({str(problem): problem for problem in problems}.values())
-    if len(unique) == 1:
-        return unique[0]
-    lines = "\n".join(f"  - {problem}" for problem in unique)
-    return PrivacyError(f"{len(unique)} problems\n{lines}", code="FK300")

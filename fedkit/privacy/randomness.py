@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from typing import Protocol
 
@@ -26,10 +25,6 @@ class Source(Protocol):
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
         """Which of n units join the lot, each with chance q, independently; bool [n]."""
-        ...
-
-    def gaussian(self, d: int) -> Float64:
-        """Independent standard normals, float64 [d]; for noise that is released use ``rounded_gaussian``."""
         ...
 
     def rounded_gaussian(self, d: int, scale: float) -> Int64:
@@ -80,10 +75,6 @@ class Seeded:
         """Which of n units join the lot; bool [n]."""
         return self._generator.random(n) < q
 
-    def gaussian(self, d: int) -> Float64:
-        """Independent standard normals, float64 [d]."""
-        return self._generator.standard_normal(d)
-
     def rounded_gaussian(self, d: int, scale: float) -> Int64:
         """Philox normals times ``scale``, rounded; int64 [d]. Its bits are part of what a replay repeats."""
         return np.rint(self._generator.standard_normal(d) * scale).astype(np.int64)
@@ -105,8 +96,7 @@ class Secure:
     """AES-256-CTR under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated.
 
     Guarantee: as far as the stream cannot be told from random bits, ``rounded_gaussian`` has exactly the law of rounded
-    ideal normals, and a unit joins a lot with a chance of at most q. ``gaussian`` has no such bound: float64 normals on
-    53-bit uniforms, which end at 8.65 sigma.
+    ideal normals, and a unit joins a lot with a chance of at most q.
     """
 
     def __init__(self) -> None:
@@ -121,10 +111,6 @@ class Secure:
         """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
         bits, below = self._bits(n), int(q * 2.0**64)
         return bits < np.uint64(below) if below < 2**64 else np.ones(n, dtype=np.bool_)
-
-    def gaussian(self, d: int) -> Float64:
-        """Independent standard normals, float64 [d]."""
-        return box_muller(self._bits(d + d % 2))[:d]
 
     def rounded_gaussian(self, d: int, scale: float) -> Int64:
         """Ideal normals of standard deviation ``scale``, rounded: see :mod:`fedkit.privacy.rounded_gaussian`.
@@ -148,21 +134,3 @@ class Secure:
 
     def _bits(self, n: int) -> NDArray[np.uint64]:
         return np.frombuffer(self._stream.update(bytes(8 * n)), dtype=np.uint64)
-
-
-def uniforms(bits: NDArray[np.uint64]) -> Float64:
-    """Uniforms in [0, 1) from 53 of each 64 random bits; float64 [n]."""
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def box_muller(bits: NDArray[np.uint64]) -> Float64:
-    """An even number of standard normals from as many random words (Box and Muller 1958); float64 [n].
-
-    >>> float(abs(box_muller(np.zeros(2, dtype=np.uint64))).max().round(2))
-    8.65
-    """
-    half = len(bits) // 2
-    # Half a step up: never log(0), and a tail that ends at sqrt(2 * 54 * ln 2) = 8.65.
-    radius = np.sqrt(-2.0 * np.log(uniforms(bits[:half]) + 2.0**-54))
-    angle = uniforms(bits[half:]) * (2.0 * math.pi)
-    return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])

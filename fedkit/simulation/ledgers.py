@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fedkit.assurance.site_budgets import ledger_paths
+from fedkit.assurance.site_budgets import HEAD, ledger_paths
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import PrivacyError
 from fedkit.federation.gate import Gate
@@ -40,8 +40,6 @@ from fedkit.types import PrivacyPlan
 T = TypeVar("T")
 _FILES = 3
 _LOG = logging.getLogger("fedkit.ledger")
-HEAD = ".head.json"
-"""SITE.head.json beside a ledger is an export that was kept elsewhere: an older ledger is refused."""
 
 
 def refuse_uncharged(config: ExperimentConfig, *, baselines: bool = False) -> None:

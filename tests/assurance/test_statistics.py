@@ -340,7 +340,7 @@ def repeated(sigma, seeds):
         truth[f"{name}={shown} share"] = float(exact[name][at] / exact[name][:-1].sum())
     runs = []
     for seed in range(seeds):
-        noisy = counts + sigma * Seeded("coverage", str(sigma), seed).gaussian(len(counts))
+        noisy = counts + sigma * Seeded("coverage", str(sigma), seed).rounded_gaussian(len(counts), 2.0**30) / 2**30
         scope = scope_figures(cells, noisy, sigma)
         found = {"count": scope.count}
         for column in scope.columns:
@@ -424,7 +424,7 @@ def test_small_counts_and_what_rests_on_them_are_suppressed():
     assert a.missing.value == pytest.approx(92) and a.missing_share.value == pytest.approx(0.92)
     assert a.mean.suppressed and a.variance.suppressed and all(q.suppressed for q in a.quantiles.values())
     assert (threshold(1.0), threshold(7.5), y.cells[0].count.below) == (10.0, 15.0, 10.0)
-    empty = scope_figures(cells, Seeded(0).gaussian(6) * 20, 20.0)
+    empty = scope_figures(cells, Seeded(0).rounded_gaussian(6, 2.0**30) / 2**30 * 20, 20.0)
     assert empty.count.suppressed or empty.count.value > threshold(20.0)
 
 

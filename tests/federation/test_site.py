@@ -111,7 +111,7 @@ def test_a_private_site_with_a_ledger_needs_no_simulation(gate):
 
 @pytest.mark.parametrize("privacy", [SEEDED, OPEN], ids=["seeded", "not private"])
 def test_sites_that_promise_nothing_answer_as_often_as_they_are_asked(privacy):
-    site = runtime(privacy)
+    site = runtime(privacy, exact=True)
     first = train(site)
     assert train(site, model=START + 1) != first
     train(site, 2)
@@ -218,3 +218,8 @@ def test_a_refused_request_costs_nothing(gate, unread):
 def test_the_limit_is_the_one_of_updates_and_its_code_is_public():
     assert PARAMETER_LIMIT == MAX_ENTRY
     assert {"FK535", "FK536"} <= PUBLIC_CODES and "FK354" not in PUBLIC_CODES
+
+
+def test_a_deployed_site_has_no_way_to_answer_with_seeded_noise():
+    refused("FK535", train, runtime(SEEDED))
+    refused("FK535", measure, runtime(SEEDED))

@@ -4,8 +4,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkit.privacy.lattice import G, clipped_sum, integer_noise, slack, unit_norms
+from fedkit.privacy.lattice import G, LatticeSum, integer_noise, slack, unit_norms
 from fedkit.privacy.randomness import Secure, Seeded, generator
+
+
+def clipped_sum(parts, clip):
+    """One block's units."""
+    total = LatticeSum(sum(part[0].numel() for part in parts), clip)
+    total.add(parts)
+    return total.result()
 
 
 def gradients(units, shapes, scale, seed):

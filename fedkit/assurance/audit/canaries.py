@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.lattice import slack
 from fedkit.training import local
 from fedkit.training.losses import loss
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, PrivacyPlan, RoundPlan, Site, Task
@@ -157,11 +156,6 @@ def privacy_of(plan: LocalPlan) -> PrivacyPlan:
         raise PrivacyError("privacy=none promises nothing: there is nothing to audit", code="FK360",
                            remedy="set privacy=record_dp")  # fmt: skip
     return plan.privacy
-
-
-def allowance(plan: PrivacyPlan, d: int) -> float:
-    """How much the noise may exceed the plan's sigma: what the mechanism documents for rounding; at least 1."""
-    return slack(d)
 
 
 def _small_rate(privacy: PrivacyPlan, gradient: float) -> float:

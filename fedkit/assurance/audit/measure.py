@@ -14,7 +14,6 @@ from fedkit.assurance.audit.canaries import (
     QUIET,
     Canaries,
     Readings,
-    allowance,
     altered,
     canaries_for,
     privacy_of,
@@ -34,7 +33,7 @@ from fedkit.assurance.audit.noise import (
 )
 from fedkit.assurance.audit.one_run import log_likelihood_ratio
 from fedkit.assurance.audit.sampling import masks_findings, rate_findings
-from fedkit.privacy.lattice import G, slack
+from fedkit.privacy.lattice import slack
 from fedkit.types import Examples, LocalPlan, Task
 
 WIDE = 2**15
@@ -91,7 +90,7 @@ def noise_findings(
     task: Task, unit: str, plans: Plans, alpha: float, tick: Tick
 ) -> tuple[list[Finding], dict[str, Sigma], int]:
     """Rounds of one step where nothing but noise is released: half without records, half with a single one."""
-    canaries = canaries_for(task, unit, _wide(plans))
+    canaries = canaries_for(task, unit, WIDE)
     rounds = min(64, max(8, RELEASES // len(plans) // 2))
     drawn: dict[str, dict[str, list[Readings]]] = {site: {"without": [], "one": []} for site in plans}
     for number in range(rounds):
@@ -106,18 +105,15 @@ def noise_findings(
     one = {site: np.stack(kinds["one"])[:, others] for site, kinds in drawn.items()}
     found: list[Finding] = []
     sigmas = {}
-    most = {site: allowance(privacy_of(plan), canaries.d) for site, plan in plans.items()}
+    most = slack(canaries.d)
     for site, plan in plans.items():
         sigma = privacy_of(plan).noise_multiplier
-        findings = size_findings(site, sigma, most[site], without[site], one[site], alpha)
+        findings = size_findings(site, sigma, most, without[site], one[site], alpha)
         size = findings[0]
         sigmas[site] = Sigma(size.estimate or 0.0, (size.low or 0.0, size.high or 0.0), without[site].size)
         found += findings
     stacked = {site: np.concatenate([without[site][:, others], one[site]]) for site in plans}
-    scales = {
-        site: [privacy_of(plan).noise_multiplier * x for x in (slack(canaries.d), most[site])]
-        for site, plan in plans.items()
-    }
+    scales = {site: privacy_of(plan).noise_multiplier * most for site, plan in plans.items()}
     found += shape_findings(stacked, alpha)
     found.append(resolution_finding({site: (without[site], scales[site]) for site in plans}, alpha))
     found += correlation_findings(stacked, alpha)
@@ -136,7 +132,7 @@ def seeded_findings(task: Task, unit: str, plans: Plans, seed: int, alpha: float
         found.append(
             compared("noise.seeded", "noise", site, "sigma of a step, seeded", estimate,
                      sigma_interval(estimate, readings.size, alpha), sigma,
-                     margin=allowance(privacy_of(plans[site]), canaries.d) - 1,
+                     margin=slack(canaries.d) - 1,
                      below="less noise than planned", above="more noise than planned")
         )  # fmt: skip
     return [*found, *correlation_findings(noise, alpha, kind="seeded")]
@@ -173,7 +169,7 @@ def round_findings(
             readings[:, unused],
             sigmas[site].estimate,
             sigmas[site].draws,
-            allowance(privacy, max(canaries.d, _wide(plans))),
+            slack(max(canaries.d, WIDE)),
             alpha,
         )
         found.append(finding)
@@ -215,9 +211,7 @@ def lot_findings(
     found, rates, largest, joins = [], {}, {}, {}
     for site, plan in private.items():
         under_noise = np.stack([lot[site] for lot in noisy])
-        found += clip_findings(
-            site, bare[site], under_noise, plan.noise_multiplier * allowance(plan, canaries.d), alpha
-        )
+        found += clip_findings(site, bare[site], under_noise, plan.noise_multiplier * slack(canaries.d), alpha)
         largest[site] = float(np.abs(bare[site]).max())
         one_join = float(bare[site].flat[int(np.abs(bare[site]).argmax())])
         readings = np.stack([each[site] for each in rounds])
@@ -225,12 +219,6 @@ def lot_findings(
         found += findings
         joins[site] = readings / one_join if one_join > 0 else readings
     return [*found, *masks_findings(private, joins, alpha)], rates, largest
-
-
-def _wide(plans: Plans) -> int:
-    """How many coordinates: fewer where a wide release would add much to the noise for the rounding of large lots."""
-    largest = max(privacy_of(plan).max_lot for plan in plans.values())
-    return int(min(WIDE, max(WIDE / 8, (0.02 * G / max(1, largest)) ** 2)))
 
 
 def _changed(plan: LocalPlan, changes: Mapping[str, float]) -> LocalPlan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import stats
@@ -149,7 +149,7 @@ def tail_seen(draws: int, alpha: float) -> float:
     return float(stats.norm.isf(min(0.5, math.log(2 / alpha) / draws / 2)))
 
 
-def resolution_finding(noise: Mapping[str, tuple[Readings, Sequence[float]]], alpha: float) -> Finding:
+def resolution_finding(noise: Mapping[str, tuple[Readings, float]], alpha: float) -> Finding:
     """Whether large draws sit on the grid of 24-bit uniforms, as torch's float32 normals do (they end at 5.77 sigma).
 
     A pair from Box and Muller's transform gives its uniform back, exp(-(a*a + b*b) / 2). On uniforms of 24 bits it is
@@ -157,15 +157,15 @@ def resolution_finding(noise: Mapping[str, tuple[Readings, Sequence[float]]], al
     the orders of torch (blocks of 16), of halves and of neighbours.
 
     Args:
-        noise: site to releases of one step, [rounds, d], and the two exact scales that the noise may have.
+        noise: site to releases of one step, [rounds, d], and the exact scale of its noise.
     """
     what = "float32 grid in large draws"
     strongest, least, bound = 0.0, 1.0, 1.0
-    cases = [(order, at) for order in (_blocks_of_16, _halves, _neighbours) for at in (0, 1)]
-    for order, at in cases:
+    cases = (_blocks_of_16, _halves, _neighbours)
+    for order in cases:
         uniforms = []
-        for readings, scales in noise.values():
-            first, second = order(readings / scales[at])
+        for readings, scale in noise.values():
+            first, second = order(readings / scale)
             found = np.exp(-(np.square(first) + np.square(second)) / 2)
             uniforms.append(found[(found < _SMALL_UNIFORM) & (found > 0)])
         fractions = np.concatenate(uniforms) * _FLOAT32_WORDS

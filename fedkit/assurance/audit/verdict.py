@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from fedkit.assurance.audit.accounting import Observed, accounting_findings
-from fedkit.assurance.audit.canaries import allowance, privacy_of
+from fedkit.assurance.audit.canaries import privacy_of
 from fedkit.assurance.audit.clipping import influence_findings, own_influence_finding, own_noise
 from fedkit.assurance.audit.evaluation import evaluation_findings
 from fedkit.assurance.audit.finding import Finding
@@ -25,6 +25,7 @@ from fedkit.assurance.audit.measure import (
 from fedkit.assurance.audit.noise import own_model_finding, tail_seen
 from fedkit.assurance.audit.one_run import CONFIDENCE, one_run
 from fedkit.errors import PrivacyError
+from fedkit.privacy.lattice import slack
 from fedkit.training.histograms import HistogramSpec
 from fedkit.types import Dataset, LocalPlan, PrivacyPlan
 
@@ -112,8 +113,7 @@ def audit(
     findings += noise
     d = sum(p.numel() for p in model.parameters())
     own = own_noise(model, task, chosen, dataset.input_shape, max(2, min(64, _OWN_VALUES // (len(chosen) * d))))
-    most = max(allowance(privacy_of(plan), d) for plan in chosen.values())
-    findings.append(own_model_finding(own, most, alpha))
+    findings.append(own_model_finding(own, slack(d), alpha))
     say("evaluation", 0.42)
     findings += evaluation_findings(model, dataset, chosen, specs, alpha)
     say("whole rounds", 0.45)

@@ -80,9 +80,6 @@ class Recorded:
     def poisson_mask(self, n, q):
         return self.inner.poisson_mask(n, q)
 
-    def gaussian(self, d):
-        return self._drawn(lambda: self.inner.gaussian(d))
-
     def rounded_gaussian(self, d, scale):
         return self._drawn(lambda: self.inner.rounded_gaussian(d, scale))
 
