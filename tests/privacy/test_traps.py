@@ -55,7 +55,7 @@ All were reproduced with Opacus 1.6 or Flower 1.41: a run that reports an epsilo
 - a 32-bit seed: noise recovered
   privacy/test_randomness.py::test_seeds_beyond_32_bits_count
 - float32 normals: tail ends at 5.768 sigma
-  privacy/test_randomness.py::test_tails_reach_beyond_what_float32_normals_can
+  privacy/test_rounded_gaussian.py::test_the_tail_goes_on_beyond_what_53_bits_can_say
 """
 
 import ast
