@@ -1,0 +1,369 @@
+"""Flower's SuperLink inside our own process, and a Grid on it: everything private of flwr that a coordinator leans on.
+
+``tests/federation/test_flower_link.py`` fails when flwr moves. Three things differ from a stock SuperLink, all on our
+side of its API: a node that restarts is taken back at once and gets again what it had not answered; a reply is handed
+on when its last byte is there, without polling; a SuperNode that asks to wait gets its next message the moment that it
+is pushed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
+
+from flwr.app import Message, RecordDict  # isort: skip
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.serverapp import Grid
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.run import Run
+from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.utils import uint64_to_int64
+from flwr.superlink.federation import NoOpFederationManager
+from google.protobuf.message import DecodeError
+from sqlalchemy import exists, update
+
+_LOG = logging.getLogger("fedkit.link")
+
+
+class ObservedLinkState(SqlLinkState):
+    """Flower's state in SQLite, which tells a :class:`Link` what arrives."""
+
+    link: Link
+
+    def activate_node(self, node_id: int, heartbeat_interval: float) -> bool:
+        """Take a node back even if it is thought to be online: a site that was killed comes back within seconds."""
+        self.deactivate_node(node_id)
+        found = super().activate_node(node_id, heartbeat_interval)
+        if found:
+            self._hand_out_again(node_id)
+            self.link.wake(node_id)
+        return bool(found)
+
+    def _hand_out_again(self, node_id: int) -> None:
+        """What was delivered and never answered is undelivered again."""
+        unanswered = ~exists().where(MessageRes.reply_to_message_id == MessageIns.message_id)
+        with self.session() as session:
+            session.execute(
+                update(MessageIns)
+                .where(MessageIns.dst_node_id == uint64_to_int64(node_id), MessageIns.delivered_at != "", unanswered)
+                .values(delivered_at="")
+            )
+
+    def store_message_and_object_tree(
+        self, message: Message, object_tree: ObjectTree, session_id: str
+    ) -> tuple[bool, list[str]]:
+        """Store, and tell the link of a reply."""
+        stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+        if stored and message.metadata.reply_to_message_id:
+            self.link.reply_announced(message, object_tree, missing)
+        return stored, missing
+
+    def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
+        """Store, and tell the link."""
+        stored = super().store_object(run_id, session_id, object_id, object_content)
+        if stored:
+            self.link.object_stored(object_id)
+        return bool(stored)
+
+
+@dataclass
+class _Arriving:
+    message: Message
+    tree: ObjectTree
+    missing: set[str]
+
+
+@dataclass
+class Link:
+    """The SuperLink's state, shared by the HTTP API and the round loop of one process.
+
+    Attributes:
+        on_wake: called with a node id when a message for it has been pushed, from any thread.
+    """
+
+    state: ObservedLinkState
+    on_wake: Callable[[int], None] = lambda _: None
+    _lock: threading.Condition = field(default_factory=threading.Condition)
+    _arriving: dict[str, _Arriving] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, database: Path) -> Link:
+        """Open the state in a SQLite file; made if it is not there."""
+        store = SqlObjectStore(str(database))
+        store.initialize()
+        state = ObservedLinkState(str(database), NoOpFederationManager(simulation=False), store)
+        state.initialize()
+        state.link = cls(state)
+        return state.link
+
+    def register(self, public_key: bytes, name: str) -> int:
+        """Let a site's key in; returns its node id. A key that is known keeps its id."""
+        known = self.state.get_node_id_by_public_key(public_key)
+        if known is not None:
+            return int(known)
+        return int(self.state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public_key, 0, name=name))
+
+    def unregister(self, node_id: int) -> None:
+        """Never let a node's key in again."""
+        self.state.delete_node(NOOP_FLWR_AID, node_id)
+
+    def online(self) -> dict[int, float]:
+        """Node id to the time until which its last sign of life counts, for nodes that are online now."""
+        now = time.time()
+        nodes = self.state.get_node_info()
+        return {int(n.node_id): float(n.online_until) for n in nodes if n.online_until and n.online_until > now}
+
+    def begin_run(self) -> int:
+        """A Flower run to which messages belong; it holds no code."""
+        run_id = self.state.create_run(
+            "fedkit/run", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        task = self._task(run_id)
+        self.state.claim_task(task)
+        self.state.activate_task(task)
+        return int(run_id)
+
+    def keep_run(self, run_id: int) -> None:
+        """A heartbeat in the run's name; without one a minute Flower takes it for dead."""
+        self.state.acknowledge_task_heartbeat(self._task(run_id))
+
+    def end_run(self, run_id: int) -> None:
+        """Drop a run's messages and objects."""
+        self.state.finish_task(self._task(run_id), SubStatus.COMPLETED, "")
+        self.state.cleanup_run(run_id)
+        with self._lock:
+            self._arriving = {k: v for k, v in self._arriving.items() if v.message.metadata.run_id != run_id}
+
+    def _task(self, run_id: int) -> int:
+        return int(self.state.get_run_info(run_ids=[run_id])[0].primary_task_id or 0)
+
+    def end_all_runs(self) -> None:
+        """Drop what a killed process left; its rounds are asked for anew, and ledgers resend what they had sent."""
+        for run in self.state.get_run_info():
+            if run.status.status != "finished":
+                self.end_run(run.run_id)
+
+    def wake(self, node_id: int) -> None:
+        """Tell whoever holds this node's request open."""
+        self.on_wake(node_id)
+
+    def reply_announced(self, message: Message, tree: ObjectTree, missing: Iterable[str]) -> None:
+        """A node has begun to send a reply."""
+        with self._lock:
+            self._arriving[message.metadata.reply_to_message_id] = _Arriving(message, tree, set(missing))
+            self._lock.notify_all()
+
+    def object_stored(self, object_id: str) -> None:
+        """A part of some reply is there."""
+        with self._lock:
+            for arriving in self._arriving.values():
+                arriving.missing.discard(object_id)
+            self._lock.notify_all()
+
+    def take_replies(self, message_ids: Iterable[str]) -> list[tuple[Message, ObjectTree]]:
+        """The replies to these messages that are whole; each is handed out once."""
+        with self._lock:
+            whole = [i for i in message_ids if i in self._arriving and not self._arriving[i].missing]
+            taken = [self._arriving.pop(i) for i in whole]
+        return [(arriving.message, arriving.tree) for arriving in taken]
+
+    def wait(self, timeout: float) -> None:
+        """Until something arrives, or the time is over."""
+        with self._lock:
+            self._lock.wait(timeout)
+
+
+class LinkGrid(Grid):
+    """The Grid of a deployed run: messages go to sites over the SuperLink, replies come as they are whole."""
+
+    def __init__(self, link: Link, run_id: int) -> None:
+        self._link, self._state = link, link.state
+        self._run = link.state.get_run_info(run_ids=[run_id])[0]
+        self._received: dict[str, int] = {}
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that messages belong to."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run that messages belong to."""
+        return self._run
+
+    @property
+    def bytes_received(self) -> Mapping[str, int]:
+        """Message id to the bytes of its reply."""
+        return self._received
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Nodes that are online."""
+        return list(self._link.online())
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message of this run."""
+        before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 0, self._run.run_id, SUPERLINK_NODE_ID
+        try:
+            return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+        finally:
+            TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Store messages for their nodes; a message that Flower refuses has the id ""."""
+        ids = []
+        for message in messages:
+            self._link.keep_run(self._run.run_id)
+            with no_object_id_recompute():
+                message.metadata.__dict__["_message_id"] = message.object_id
+                session = self._state.start_session(self._run.run_id)
+                stored, missing = self._state.store_message_and_object_tree(
+                    remove_content_from_message(message), get_object_tree(message), session
+                )
+                wanted = set(missing)
+                for object_id, part in get_all_nested_objects(message).items():
+                    if object_id in wanted:
+                        self._state.store_object(self._run.run_id, session, object_id, part.deflate())
+            ids.append(message.metadata.message_id if stored else "")
+            self._link.wake(message.metadata.dst_node_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that have come in whole."""
+        found = []
+        for message, tree in self._link.take_replies(message_ids):
+            found.append(self._inflated(message, tree))
+            self._state.delete_messages({message.metadata.reply_to_message_id})
+            self._state.object_store.delete(message.metadata.message_id)
+            self._state.object_store.delete(message.metadata.reply_to_message_id)
+        return found
+
+    def _inflated(self, message: Message, tree: ObjectTree) -> Message:
+        contents: dict[str, bytes] = {}
+        for part in iterate_object_tree(tree):
+            contents[part.object_id] = self._state.object_store.get(part.object_id) or b""
+        size = sum(map(len, contents.values()))
+        self._received[message.metadata.reply_to_message_id] = size
+        whole: Any = inflate_object_from_contents(message.metadata.message_id, contents)
+        whole.metadata.__dict__["_message_id"] = message.metadata.message_id
+        return whole  # type: ignore[no-any-return]
+
+    def wait_for_reply(self, timeout: float) -> None:
+        """Until something arrives, or the time is over."""
+        self._link.keep_run(self._run.run_id)
+        self._link.wait(min(timeout, 15.0))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push, then wait for every reply or the timeout."""
+        waiting = {i for i in self.push_messages(messages) if i}
+        end, found = time.monotonic() + (timeout if timeout is not None else 1e9), list[Message]()
+        while waiting and time.monotonic() < end:
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                found.append(reply)
+            if waiting:
+                self.wait_for_reply(max(0.0, end - time.monotonic()))
+        return found
+
+
+def superlink_app(link: Link) -> Any:
+    """Flower's HTTP API over a link, as an ASGI application: Fleet, Control and Runtime.
+
+    It asks nobody but nodes who they are: what stands in front of it decides who may reach Control and Runtime.
+    """
+    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
+    from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+    from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+    from flwr.superlink.config_loader import SuperLinkLifespanConfig
+    from flwr.superlink.main import create_app
+
+    config = SuperLinkLifespanConfig(
+        control_address="127.0.0.1:0",
+        health_server_address=None,
+        host="127.0.0.1",
+        port=0,
+        insecure=False,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=":memory:",
+        # Nothing is started beside this process: no run of ours has code to run.
+        isolation=ISOLATION_MODE_PROCESS,
+        runtime_dependency_install=False,
+    )
+    app = create_app(config, SuperLinkLifespan)
+    link.state.federation_manager.linkstate = link.state
+    app.state.linkstate_factory.state_instance = link.state
+    return app
+
+
+MOST_PARTS = 4096
+"""Objects of one reply: 5 MiB each, so a bound on the size of a model too."""
+
+
+def node_of_pull(body: bytes) -> int:
+    """The node that a PullMessages request speaks for; 0 for a body that is none."""
+    request = PullMessagesRequest()
+    try:
+        request.ParseFromString(body)
+    except DecodeError:
+        return 0
+    return int(request.node.node_id)
+
+
+def is_empty_pull(body: bytes) -> bool:
+    """Whether a PullMessages response brings no message."""
+    response = PullMessagesResponse()
+    response.ParseFromString(body)
+    return not response.messages_list
+
+
+def push_problem(body: bytes) -> str:
+    """Why a PushMessages request is refused, or nothing: a reply must bear its sender's own name and be of sane size.
+
+    Flower checks that a reply comes from the node that was asked, by a number that the sender writes itself.
+    """
+    request = PushMessagesRequest()
+    try:
+        request.ParseFromString(body)
+    except DecodeError:
+        return "the request cannot be read"
+    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
+        return "a request pushes one message"
+    if request.messages_list[0].metadata.src_node_id != request.node.node_id:
+        return "a reply must come from the node that it names"
+    if sum(1 for _ in iterate_object_tree(request.message_object_trees[0])) > MOST_PARTS:
+        return f"a reply has at most {MOST_PARTS} parts"
+    return ""

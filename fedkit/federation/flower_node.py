@@ -1,0 +1,241 @@
+"""A site's end of Flower's Fleet API: everything private of flwr that a site leans on.
+
+No FAB is ever asked for: what a site runs is installed with it. ``tests/federation/test_flower_node.py`` fails when
+flwr moves.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
+
+import httpx  # isort: skip
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Error, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PullObjectRequest,
+    PushObjectRequest,
+)
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from fedkit.errors import FederationError
+
+WAIT_HEADER = "x-fedkit-wait"
+HEARTBEAT_SECONDS = HEARTBEAT_DEFAULT_INTERVAL / 2
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request that has come in whole."""
+
+    message: Message
+
+    @property
+    def kind(self) -> str:
+        """The message's type: train, evaluate, query."""
+        return str(self.message.metadata.message_type)
+
+
+@dataclass(frozen=True)
+class _Wait:
+    """Asks the coordinator to hold a pull open until there is something."""
+
+    seconds: float
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        if context.request.url.path.endswith("/pull-messages"):
+            context.request.headers[WAIT_HEADER] = f"{self.seconds:g}"
+        return call_next(context)
+
+
+@dataclass
+class NodeConnection:
+    """One node's connection; not for several threads.
+
+    Every call raises ``httpx.HTTPError`` where the network or the coordinator fails; :meth:`activate` again after one,
+    since what had been handed out is then handed out again.
+
+    Args:
+        address: host:port.
+        root: the CA's certificate, PEM; no other is trusted.
+        most_bytes: of one request's parts together.
+        pace: called with the number of bytes before they are sent and after they came, to keep a bandwidth.
+    """
+
+    address: str
+    root: bytes
+    key: ec.EllipticCurvePrivateKey
+    wait: float = 20.0
+    most_bytes: int = 2**31
+    pace: Callable[[int], None] = lambda _: None
+    node_id: int = 0
+    _client: FleetHttpClient = field(init=False)
+    _beat: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Open no connection yet."""
+        context = ssl.create_default_context(cadata=self.root.decode("ascii"))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._client = FleetHttpClient(
+            f"https://{self.address}",
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(self.key, self.key.public_key()),
+                _Wait(self.wait),
+            ],
+            verify=context,
+            timeout=self.wait + 20.0,
+        )
+
+    @property
+    def _node(self) -> Node:
+        return Node(node_id=self.node_id)
+
+    def activate(self) -> None:
+        """Say that the node is there; what it had been given and did not answer comes again."""
+        reply = self._client.ActivateNode(
+            ActivateNodeRequest(
+                public_key=public_key_to_bytes(self.key.public_key()), heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+            )
+        )
+        self.node_id, self._beat = reply.node_id, time.monotonic()
+
+    def beat(self) -> None:
+        """A sign of life, if the last one is old."""
+        if time.monotonic() - self._beat < HEARTBEAT_SECONDS:
+            return
+        self._client.SendNodeHeartbeat(
+            SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        )
+        self._beat = time.monotonic()
+
+    def receive(self) -> Received | None:
+        """The next request, or None when the wait is over.
+
+        Raises:
+            FederationError: FK540, a request that is too large or whose parts are not what its name says.
+        """
+        self.beat()
+        reply = self._client.PullMessages(PullMessagesRequest(node=self._node))
+        if not reply.messages_list:
+            return None
+        bare = message_from_proto(reply.messages_list[0])
+        contents = self._pull(bare, reply.message_object_trees[0])
+        try:
+            whole: Any = inflate_object_from_contents(bare.metadata.message_id, contents)
+        except Exception as error:
+            raise FederationError(f"the request cannot be read ({type(error).__name__})", code="FK540") from None
+        if not isinstance(whole, Message) or not whole.has_content():
+            raise FederationError("the request holds nothing", code="FK540")
+        whole.metadata.__dict__["_message_id"] = bare.metadata.message_id
+        return Received(whole)
+
+    def _pull(self, bare: Message, tree: ObjectTree) -> dict[str, bytes]:
+        contents: dict[str, bytes] = {}
+        total = 0
+        for part in iterate_object_tree(tree):
+            if part.object_id in contents:
+                continue
+            content = self._object(bare.metadata.run_id, part.object_id)
+            total += len(content)
+            if total > self.most_bytes:
+                raise FederationError(f"the request holds more than {self.most_bytes:,} bytes", code="FK540")
+            if get_object_id(content) != part.object_id:
+                raise FederationError("a part of the request is not what its name says", code="FK540")
+            contents[part.object_id] = content
+            self.beat()
+        return contents
+
+    def _object(self, run_id: int, object_id: str) -> bytes:
+        for pause in (0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8):
+            reply = self._client.PullObject(PullObjectRequest(node=self._node, run_id=run_id, object_id=object_id))
+            if reply.object_found and reply.object_available:
+                self.pace(len(reply.object_content))
+                return bytes(reply.object_content)
+            if not reply.object_found:
+                break
+            time.sleep(pause)
+        raise FederationError("a part of the request is not to be had", code="FK540")
+
+    def answer(self, received: Received, reply: RecordDict | str, seconds: float) -> int:
+        """Send a reply, or a code in its place; returns the bytes sent.
+
+        The request counts as received only now: until then it is given again to a node that comes back.
+        """
+        content: Any = Error(code=2, reason=reply) if isinstance(reply, str) else reply
+        message = Message(content, reply_to=received.message)
+        sent, run_id = 0, message.metadata.run_id
+        with no_object_id_recompute():
+            message.metadata.__dict__["_message_id"] = message.object_id
+            parts: Mapping[str, Any] = get_all_nested_objects(message)
+            reply_to = self._client.PushMessages(
+                PushMessagesRequest(
+                    node=self._node,
+                    messages_list=[message_to_proto(remove_content_from_message(message))],
+                    message_object_trees=[get_object_tree(message)],
+                    clientapp_runtime_list=[seconds],
+                )
+            )
+            wanted = set(reply_to.objects_to_push)
+            for object_id, part in parts.items():
+                if object_id not in wanted:
+                    continue
+                content = part.deflate()
+                self.pace(len(content))
+                self._client.PushObject(
+                    PushObjectRequest(
+                        node=self._node,
+                        run_id=run_id,
+                        object_id=object_id,
+                        object_content=content,
+                        session_id=reply_to.session_id,
+                    )
+                )
+                sent += len(content)
+                self.beat()
+        self._client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=self._node, run_id=run_id, message_object_id=received.message.metadata.message_id
+            )
+        )
+        return sent
+
+    def close(self) -> None:
+        """Say goodbye, if anybody hears it."""
+        try:
+            if self.node_id:
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self.node_id))
+        except (httpx.HTTPError, ValueError):
+            pass
+        finally:
+            self._client.close()

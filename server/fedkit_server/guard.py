@@ -1,0 +1,196 @@
+"""What stands in front of Flower's HTTP API: who may reach which part, how much, and a wait in place of polling."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedkit.federation.flower_link import is_empty_pull, node_of_pull, push_problem
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MOST_BYTES = 8 * 2**20
+"""Largest body of one request; Flower sends an array in parts of 5 MiB."""
+MOST_WAIT = 25.0
+WAIT_HEADER = b"x-fedkit-wait"
+_PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
+
+
+@dataclass
+class Wakes:
+    """Wakes the requests of nodes that wait for a message; may be called from any thread."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _events: dict[int, asyncio.Event] = field(default_factory=dict)
+
+    def wake(self, node_id: int) -> None:
+        """A message for a node has been pushed."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(lambda: self._event(node_id).set())
+
+    async def wait(self, node_id: int, timeout: float) -> None:
+        """Until the node is woken, or the time is over."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._event(node_id).wait(), timeout)
+
+    def clear(self, node_id: int) -> None:
+        """Forget wakes so far; called before the node's messages are looked for."""
+        self._loop = asyncio.get_running_loop()
+        self._event(node_id).clear()
+
+    def _event(self, node_id: int) -> asyncio.Event:
+        return self._events.setdefault(node_id, asyncio.Event())
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An ASGI application around Flower's.
+
+    Guarantee: nobody reaches Flower's Control API without a token that ``may_control`` knows, nor its Runtime API from
+    another host; what a node sends has a bounded size and bears its own name.
+
+    Args:
+        api: answers everything under ``/fedkit/`` and ``/metrics``.
+    """
+
+    flower: App
+    api: App
+    may_control: Callable[[str], bool]
+    wakes: Wakes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection."""
+        if scope["type"] != "http":
+            await self.flower(scope, receive, send)
+            return
+        path = str(scope["path"])
+        if path.startswith("/fedkit/") or path == "/metrics":
+            await self.api(scope, receive, send)
+        elif path.startswith("/v1/control/"):
+            if self.may_control(_bearer(scope)):
+                await self.flower(scope, receive, send)
+            else:
+                await _refuse(send, 401, "the control API needs an admin's token")
+        elif path.startswith("/v1/runtime/"):
+            if _is_loopback(scope):
+                await self.flower(scope, receive, send)
+            else:
+                await _refuse(send, 403, "the runtime API is for this host only")
+        elif path.startswith("/v1/fleet/"):
+            await self._fleet(scope, receive, send)
+        elif path == "/health":
+            await self.flower(scope, receive, send)
+        else:
+            await _refuse(send, 404, "there is nothing here")
+
+    async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            await _refuse(send, 413, f"a request holds at most {MOST_BYTES} bytes")
+            return
+        path = scope["path"]
+        if path == _PUSH and (problem := push_problem(body)):
+            await _refuse(send, 403, problem)
+            return
+        if path != _PULL or not (wait := _wait(scope)):
+            await self.flower(scope, _replay(body), send)
+            return
+        node = node_of_pull(body)
+        self.wakes.clear(node)
+        answer = await _call(self.flower, scope, body)
+        if answer.status == 200 and is_empty_pull(answer.body):
+            # The first answer has shown that the request is the node's own.
+            await self.wakes.wait(node, wait)
+            self.wakes.clear(node)
+            answer = await _call(self.flower, scope, body)
+        await answer.send(send)
+
+
+@dataclass
+class _Answer:
+    status: int = 500
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+
+    async def collect(self, message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], list(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            self.body += message.get("body", b"")
+
+    async def send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+async def _call(app: App, scope: Scope, body: bytes) -> _Answer:
+    answer = _Answer()
+    await app({**scope, "state": dict(scope.get("state", {}))}, _replay(body), answer.collect)
+    return answer
+
+
+def _replay(body: bytes) -> Receive:
+    sent = False
+
+    async def receive() -> MutableMapping[str, Any]:
+        nonlocal sent
+        if sent:
+            await asyncio.Event().wait()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _body(receive: Receive) -> bytes | None:
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MOST_BYTES:
+            return None
+        parts.append(part)
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _wait(scope: Scope) -> float:
+    for name, value in scope["headers"]:
+        if name == WAIT_HEADER:
+            try:
+                return min(MOST_WAIT, max(0.0, float(value)))
+            except ValueError:
+                return 0.0
+    return 0.0
+
+
+def _bearer(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            kind, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if kind.lower() == "bearer" else ""
+    return ""
+
+
+def _is_loopback(scope: Scope) -> bool:
+    client = scope.get("client")
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+async def _refuse(send: Send, status: int, detail: str) -> None:
+    answer = _Answer(status, [(b"content-type", b"application/json")], json.dumps({"detail": detail}).encode())
+    await answer.send(send)
