@@ -8,7 +8,8 @@
     ├── PrivacyError            FK3xx  a plan or a budget that cannot be honoured
     ├── TrainingError           FK4xx  a model or an update that cannot be used
     ├── FederationError         FK5xx  rounds, quorum, grid
-    └── RunError                FK6xx  run directories, replay, reports
+    ├── RunError                FK6xx  run directories, replay, reports
+    └── DeploymentError         FK7xx  coordinator and site: folders, keys, network, enrolment
 
 ``Interrupted`` stands apart: the user's Ctrl-C, exit status 130.
 """
@@ -88,6 +89,10 @@ class FederationError(FedkitError):
 
 class RunError(FedkitError):
     """A run directory that cannot be written or read."""
+
+
+class DeploymentError(FedkitError):
+    """A coordinator or a site that cannot be set up, reached or joined."""
 
 
 class Interrupted(Exception):

@@ -11,7 +11,7 @@ from fedkit.config.experiment import DataConfig, PartitionConfig, SourceConfig, 
 from fedkit.config.locate import NAME
 from fedkit.config.wording import names_a_secret, shown, suggestion
 
-_WANTED = {"builtin": ("path",), "csv": ("path",), "parquet": ("path",), "sql": ("query",)}
+_WANTED = {"builtin": ("path",), "csv": ("path",), "parquet": ("path",), "sql": ("query",), "site": ()}
 _SOURCE_KEYS = ("path", "query", "url", "url_env", "url_file")
 _URLS = ("url", "url_env", "url_file")
 
@@ -172,13 +172,27 @@ def _sites(data: DataConfig) -> Iterator[str]:
             "data.site_column and data.partition are both set; one is needed: "
             "add data.site_column=null or data.partition=null"
         )
-    if data.site_column is None and data.partition is None:
+    if data.source.kind == "site":
+        yield from _own_sources(data)
+    elif data.site_column is None and data.partition is None:
         yield "data.site_column and data.partition are both unset; exactly one of them says what a site is"
     if data.partition is not None:
         yield from _partition(data.partition)
     for site, records in data.records.items():
         if records < 1:
             yield f"data.records.{site} is {records}; it must be at least 1"
+
+
+def _own_sources(data: DataConfig) -> Iterator[str]:
+    """Where each site reads its own source, only ``records`` says what the sites are."""
+    for key in ("site_column", "partition"):
+        if getattr(data, key) is not None:
+            yield f"data.{key} is set, but data.source.kind is site: each site has its own table; set data.{key}=null"
+    if not data.records:
+        yield (
+            "data.records is empty, but data.source.kind is site, and only records name the sites: "
+            "set 'data.records={north: 300, south: 200}'"
+        )
 
 
 def _rows_per_unit(data: DataConfig, *, arrays: bool) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """Where rows come from. ``kind``: builtin | csv | parquet | sql | arrays (given in Python)."""
+    """Where rows come from. ``kind``: builtin | csv | parquet | sql | site (each reads its own; only in a job) | arrays
+    (given in Python)."""
 
     kind: str
     path: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -29,8 +29,12 @@ def to_dict(config: ExperimentConfig) -> dict[str, Any]:
     return plain
 
 
-def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+def from_dict(values: Mapping[str, Any], *, python: bool = True, models: Collection[str] = ()) -> ExperimentConfig:
     """Return the config that ``to_dict`` wrote.
+
+    Args:
+        python: admit what was given in Python, which a recorded run's config names and no other may.
+        models: names of further models that somebody has installed.
 
     Raises:
         ConfigError: unknown keys, wrong types, or values that ``compose`` would refuse too; all of them.
@@ -41,8 +45,8 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
     True
     """
     found = Findings()
-    config = build(values, found, python=True)
-    found.add_unrelated(check(config, python=True))
+    config = build(values, found, python=python, models=models)
+    found.add_unrelated(check(config, python=python))
     if found.problems:
         raise ConfigError([redacted(text) for text in found.problems])
     return config

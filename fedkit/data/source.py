@@ -30,7 +30,7 @@ def read_table(config: DataConfig) -> Table:
         The declared columns as texts, in the source's order of rows (from a database: in a sorted order).
 
     Raises:
-        DataError: the source is missing, empty, of another encoding or delimiter, lacks a column, ...
+        DataError: the source is missing, each site's own, empty, of another encoding or delimiter, lacks a column, ...
 
     Guarantee: the value of a column that is not declared is never taken out of the source: projection is pushed down
     to the readers of CSV and Parquet and into the database's query.
@@ -45,6 +45,12 @@ def read_table(config: DataConfig) -> Table:
         "sql": read_sql,
     }
     kind = config.source.kind
+    if kind == "site":
+        raise DataError(
+            "source.kind site means that each site reads its own table, which nobody else can",
+            code="FK201",
+            remedy="submit the run to a federation, or set data.source to a table of your own",
+        )
     if kind not in readers:
         raise DataError(f"source.kind {kind!r} cannot be read", code="FK201", remedy=f"use {', '.join(readers)}")
     return readers[kind](config)
