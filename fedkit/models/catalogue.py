@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -19,8 +19,17 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, seed: int) -> nn.Module:
+def build(
+    config: ModelConfig,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    seed: int,
+    extra: Mapping[str, Callable[..., nn.Module]] | None = None,
+) -> nn.Module:
     """Build a model with torch's own initialisation under ``torch.manual_seed(seed)``.
+
+    Args:
+        extra: further models by name, which a site or a coordinator has installed; ours cannot be replaced.
 
     Returns:
         A new module; torch's global generator is left as found.
@@ -32,11 +41,12 @@ def build(config: ModelConfig, input_shape: tuple[int, ...], num_outputs: int, s
     >>> sum(p.numel() for p in model.parameters())
     14
     """
-    if config.name not in MODELS:
-        close = difflib.get_close_matches(config.name, MODELS, n=1)
-        hint = f"did you mean {close[0]}?" if close else "set model=" + " or model=".join(MODELS)
-        raise TrainingError(f"model {config.name} is not one of {', '.join(MODELS)}", code="FK402", remedy=hint)
-    return initialise(lambda: MODELS[config.name](input_shape, num_outputs, **config.arguments), seed, config.name)
+    known = {**(extra or {}), **MODELS}
+    if config.name not in known:
+        close = difflib.get_close_matches(config.name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else "set model=" + " or model=".join(known)
+        raise TrainingError(f"model {config.name} is not one of {', '.join(known)}", code="FK402", remedy=hint)
+    return initialise(lambda: known[config.name](input_shape, num_outputs, **config.arguments), seed, config.name)
 
 
 def initialise(factory: Callable[[], nn.Module], seed: int, name: str = "model") -> nn.Module:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from flwr.serverapp.strategy import Strategy
 from torch import nn
 
@@ -23,15 +22,14 @@ from fedkit.config.experiment import (
 from fedkit.data.arrays import from_arrays
 from fedkit.data.load import load_dataset
 from fedkit.data.table import name_text
-from fedkit.errors import ConfigError, FederationError, TrainingError
+from fedkit.errors import ConfigError, FederationError
 from fedkit.models import build as build_model
-from fedkit.models.catalogue import initialise
 from fedkit.strategies import build as build_strategy
 from fedkit.strategies import refuse_if_needs_statistics
+from fedkit.training.model import ModelFactory as ModelFactory
+from fedkit.training.model import check_output, given_model
 from fedkit.training.plan import LocalPlans, local_plans
 from fedkit.types import Dataset, Task
-
-ModelFactory = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -146,38 +144,8 @@ def _arrays_config(config: ExperimentConfig, dataset: Dataset) -> ExperimentConf
 
 
 def _model(config: ExperimentConfig, dataset: Dataset, factory: ModelFactory | None) -> nn.Module:
-    if factory is None:
-        module = build_model(config.model, dataset.input_shape, dataset.task.num_outputs, config.seed)
-    elif isinstance(factory, nn.Module):
-        raise TrainingError(
-            f"model is a {type(factory).__name__}, not a function",
-            code="FK410",
-            remedy="pass a function that returns the module, so that the seed decides its first weights",
-        )
-    else:
-        module = initialise(factory, config.seed)
-    _check_output(module, dataset)
+    if factory is not None:
+        return given_model(factory, dataset.input_shape, dataset.task, config.seed)
+    module = build_model(config.model, dataset.input_shape, dataset.task.num_outputs, config.seed)
+    check_output(module, dataset.input_shape, dataset.task)
     return module
-
-
-def _check_output(module: nn.Module, dataset: Dataset) -> None:
-    """Two zero examples through the model: wrong shapes are found before anything trains."""
-    example = torch.zeros((2, *dataset.input_shape))
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            output = module(example)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise TrainingError(
-            f"the model cannot take examples of shape {dataset.input_shape}: {str(error).splitlines()[0]}", code="FK411"
-        ) from None
-    finally:
-        module.train(was_training)
-    wanted = (2, dataset.task.num_outputs)
-    if tuple(output.shape) != wanted:
-        raise TrainingError(
-            f"the model maps 2 examples to shape {tuple(output.shape)}; task {dataset.task.kind} needs {wanted}",
-            code="FK412",
-            remedy=f"end the model in {dataset.task.num_outputs} outputs (logits, no sigmoid or softmax)",
-        )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from fedkit.config.experiment import ExperimentConfig, TrainingConfig
+from fedkit.config.experiment import DataConfig, ExperimentConfig, TrainingConfig
+from fedkit.data.declared import task_of
 from fedkit.data.encode import subgroup_names
-from fedkit.errors import TrainingError
+from fedkit.data.table import name_text
+from fedkit.errors import PrivacyError, TrainingError
 from fedkit.privacy.plan import MIN_TEST_UNITS, SiteFacts, declared_train_units, make_plans, whole_steps
 from fedkit.training.histograms import HistogramSpec, specs_of
 from fedkit.training.updates import UPDATES
@@ -67,9 +69,7 @@ def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
     for site in dataset.sites:
         units = declared_train_units(_facts(site, dataset)) if private else site.train.num_units
         if units < MIN_TRAIN_UNITS:
-            kind = "declared training" if private and site.records_declared else "training"
-            shown = f"{units:.4g} {kind} units, at least {MIN_TRAIN_UNITS} needed"
-            notes.append(f"{site.name} left out of training: {shown}")
+            notes.append(_too_small(site.name, units, declared=private and site.records_declared))
         else:
             trained.append(site)
         if len(site.test) < MIN_TEST_ROWS:
@@ -79,21 +79,75 @@ def local_plans(config: ExperimentConfig, dataset: Dataset) -> LocalPlans:
         else:
             tested.append(site.name)
     if not trained:
-        raise TrainingError(
-            f"no site of {dataset.name} has the {MIN_TRAIN_UNITS} training units that are needed",
-            code="FK409",
-            remedy="pool sites, or lower data.split.test_fraction",
-        )
+        raise _nobody_trains(dataset.name)
     specs = evaluation_specs(config, dataset.task)
     if private:
         plans = _private(config, [_facts(site, dataset) for site in trained], len(specs))
     else:
-        plans = {site.name: _plain(config, site) for site in trained}
+        plans = {site.name: _plain(config, len(site.train)) for site in trained}
+    return LocalPlans(plans, tuple(tested), tuple(notes), specs, _remarks(plans, specs))
+
+
+def declared_plans(config: ExperimentConfig, names: Sequence[str] | None = None) -> LocalPlans:
+    """What follows of :func:`local_plans` from the declaration alone: no row is read, ``tested`` is empty.
+
+    In a private run that is every plan, weights and evaluation rounds included. With privacy none it is who trains and
+    with what optimizer: weights are None, and steps and batches are those of the declared counts, not of the rows.
+
+    Args:
+        names: sites that ``data.records`` declares; None for all of them.
+
+    Raises:
+        TrainingError: impossible training settings, or no site that can train.
+        PrivacyError: every problem of the privacy plans of all sites at once; FK310, a site without a declared count.
+
+    >>> from fedkit.config.compose import compose
+    >>> declared_plans(compose("heart_disease")).sites["cleveland"].weight
+    200.0
+    """
+    _check_training(config.training)
+    facts = _declared_facts(config.data, names)
+    trained = [fact for fact in facts if declared_train_units(fact) >= MIN_TRAIN_UNITS]
+    notes = [_too_small(fact.site, declared_train_units(fact), declared=True) for fact in facts if fact not in trained]
+    if not trained:
+        raise _nobody_trains(config.data.name)
+    specs = evaluation_specs(config, task_of(config.data))
+    if config.privacy.mode != "none":
+        plans = _private(config, trained, len(specs))
+    else:
+        plans = {fact.site: _plain(config, max(1, round(declared_train_units(fact)))) for fact in trained}
+    return LocalPlans(plans, (), tuple(notes), specs, _remarks(plans, specs))
+
+
+def _declared_facts(data: DataConfig, names: Sequence[str] | None) -> list[SiteFacts]:
+    declared = {name_text(name): count for name, count in data.records.items()}
+    wanted = list(declared) if names is None else list(names)
+    if missing := [name for name in wanted if name not in declared]:
+        raise PrivacyError(
+            f"data.records declares no count of {', '.join(missing)}", code="FK310", remedy="declare every site's count"
+        )
+    unit: Literal["record", "patient"] = "record" if data.unit_column is None else "patient"
+    return [SiteFacts(name, declared[name], True, unit, data.split.test_fraction) for name in wanted]
+
+
+def _too_small(site: str, units: float, *, declared: bool) -> str:
+    kind = "declared training" if declared else "training"
+    return f"{site} left out of training: {units:.4g} {kind} units, at least {MIN_TRAIN_UNITS} needed"
+
+
+def _nobody_trains(dataset: str) -> TrainingError:
+    return TrainingError(
+        f"no site of {dataset} has the {MIN_TRAIN_UNITS} training units that are needed",
+        code="FK409",
+        remedy="pool sites, or lower data.split.test_fraction",
+    )
+
+
+def _remarks(plans: Mapping[str, LocalPlan], specs: tuple[HistogramSpec, ...]) -> tuple[str, ...]:
     silent = [name for name, plan in plans.items() if specs and plan.privacy and plan.privacy.evaluation is None]
-    remarks = [
+    return tuple(
         f"{name} releases no histogram: at least {MIN_TEST_UNITS} declared test units are needed" for name in silent
-    ]
-    return LocalPlans(plans, tuple(tested), tuple(notes), specs, tuple(remarks))
+    )
 
 
 def _private(config: ExperimentConfig, facts: list[SiteFacts], histograms: int) -> dict[str, LocalPlan]:
@@ -111,8 +165,8 @@ def _private(config: ExperimentConfig, facts: list[SiteFacts], histograms: int) 
     }
 
 
-def _plain(config: ExperimentConfig, site: Site) -> LocalPlan:
-    training, rows = config.training, len(site.train)
+def _plain(config: ExperimentConfig, rows: int) -> LocalPlan:
+    training = config.training
     if training.batch_size is not None:
         batch = min(training.batch_size, rows)
     else:
