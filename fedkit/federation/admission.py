@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fedkit.errors import FederationError
+from fedkit.strategies.streaming import chunks
 from fedkit.types import ClientUpdate, Float32
 
 MAX_ENTRY = 1e6
@@ -14,6 +15,8 @@ MAX_ENTRY = 1e6
 
 MAX_GROWTH = 1e6
 """Largest norm of an update, in norms of the model (of 1, where the model is smaller)."""
+
+_BLOCK = 2**18
 
 
 def check_update(
@@ -35,12 +38,31 @@ def check_update(
         raise FederationError(f"the weight {update.weight:g} is not the planned {weight:g}", code="FK519")
     if needs_loss and "train_loss" not in update.metrics:
         raise FederationError("the reply lacks train_loss, which the strategy reads", code="FK529")
-    delta = update.delta.astype(np.float64)
-    largest, norm = float(np.abs(delta).max(initial=0.0)), float(np.linalg.norm(delta))
-    bound = MAX_GROWTH * max(1.0, float(np.linalg.norm(parameters.astype(np.float64))))
+    largest, norm = _size(update.delta)
+    bound = MAX_GROWTH * max(1.0, _size(parameters)[1])
     if largest > MAX_ENTRY or norm > bound:
         raise FederationError(
             f"the update is too large (largest entry {largest:g}, bound {MAX_ENTRY:g}; norm {norm:g}, bound {bound:g})",
             code="FK526",
             remedy="lower training.learning_rate",
         )
+
+
+def _size(values: Float32) -> tuple[float, float]:
+    """Largest entry and Euclidean norm, by blocks: a float64 copy of a large model would be two more of it."""
+    largest, squares = 0.0, 0.0
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK].astype(np.float64)
+        largest = max(largest, float(np.abs(block).max(initial=0.0)))
+        squares += float(block @ block)
+    return largest, math.sqrt(squares)
+
+
+def _size(values: Float32) -> tuple[float, float]:
+    """Largest entry and norm, without a copy of the array's size."""
+    largest = square = 0.0
+    for part in chunks(len(values)):
+        wide = values[part].astype(np.float64)
+        largest = max(largest, float(np.abs(wide).max(initial=0.0)))
+        square += float(wide @ wide)
+    return largest, math.sqrt(square)

@@ -26,6 +26,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkit.errors import FederationError
+from fedkit.strategies.streaming import chunks
 from fedkit.types import ClientUpdate, Float32, Metrics
 
 WIRE_VERSION = 1
@@ -33,10 +34,13 @@ WEIGHT_KEY = "num-examples"
 HISTOGRAMS, EXACT = "histograms", "exact"
 _ARRAY = "parameters"
 _MOST_UNITS = 1e15
+_MOST_HEADER = 2**16 + 10
 
 Float64 = NDArray[np.float64]
 _LARGEST = sys.float_info.max
 _ROUNDING = 1e-6
+# So that no number of sites makes the sum of their weights infinite.
+_MOST_WEIGHT = 1e300
 
 TRAIN_METRICS: Mapping[str, tuple[float, float]] = {"train_loss": (0.0, 1e30)}
 """Metrics of a train reply that a strategy may see, with the least and the largest value; others are dropped."""
@@ -77,14 +81,14 @@ class Roster:
 def pack_model(parameters: Float32, server_round: int, proximal_mu: float) -> RecordDict:
     """A train or evaluate request."""
     config = ConfigRecord({"wire": WIRE_VERSION, "server-round": server_round, "proximal-mu": proximal_mu})
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(parameters)}), "config": config})
+    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(parameters)}), "config": config})
 
 
 def pack_evaluation(parameters: Float32, server_round: int, *, histograms: bool) -> RecordDict:
     """An evaluate request: for the charged histograms, or for the exact metrics of a simulation."""
     what = HISTOGRAMS if histograms else EXACT
     config = ConfigRecord({"wire": WIRE_VERSION, "server-round": server_round, "proximal-mu": 0.0, "what": what})
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(parameters)}), "config": config})
+    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(parameters)}), "config": config})
 
 
 def asks_for_histograms(content: RecordDict) -> bool:
@@ -119,12 +123,14 @@ def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
 def pack_update(update: ClientUpdate) -> RecordDict:
     """A train reply."""
     metrics = MetricRecord({WEIGHT_KEY: float(update.weight), **update.metrics})
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(update.delta)}), "metrics": metrics})
+    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(update.delta)}), "metrics": metrics})
 
 
 @_readable()
 def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
     """A site's update, checked: a reply that could poison the sum raises here instead.
+
+    Its delta is a view of the reply's own bytes, not to be written to.
 
     Raises:
         FederationError: bytes that are no array, wrong shape or type, a NaN or infinite entry, a weight that is not
@@ -165,7 +171,7 @@ def unpack_metrics(content: RecordDict) -> tuple[float, Metrics]:
 
 def pack_histograms(counts: Float64) -> RecordDict:
     """A reply with a site's noisy histograms, one after the other."""
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: Array(np.ascontiguousarray(counts, dtype=np.float64))})})
+    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(np.ascontiguousarray(counts, dtype=np.float64))})})
 
 
 def unpack_histograms(content: RecordDict, size: int) -> Float64:
@@ -226,27 +232,42 @@ def from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> F
     return np.concatenate([record[name].numpy().astype(np.float32).ravel() for name in shapes])
 
 
-def _flat(content: RecordDict, key: str, dtype: str) -> NDArray[Any]:
+def _packed(array: NDArray[Any]) -> Array:
+    """The same bytes as ``Array(array)`` makes, without its two further copies of a large model."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    data = b"".join([header.getvalue(), memoryview(np.ascontiguousarray(array)).cast("B")])
+    return Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", data)
+
+
+def all_finite(values: Float32) -> bool:
+    """Whether a flat array holds neither NaN nor infinity, without a copy of its size."""
+    return all(bool(np.isfinite(values[part]).all()) for part in chunks(len(values)))
+
+
+def _flat(content: RecordDict, key: str, dtype: str, *, copy: bool = True) -> NDArray[Any]:
     record = content.get(key)
     if not isinstance(record, ArrayRecord) or list(record) != [_ARRAY]:
         raise FederationError("the message does not carry one packed array", code="FK515")
     array = record[_ARRAY]
     if array.stype != "numpy.ndarray" or array.dtype != dtype or len(array.shape) != 1:
         raise FederationError(f"the packed array is not a flat {dtype} array of numpy", code="FK516")
-    return _entries(array, np.dtype(dtype))
+    found = _entries(array, np.dtype(dtype))
+    return found.copy() if copy else found
 
 
 @_readable()
 def _entries(array: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
     # numpy.load would allocate whatever size the header claims, so header and length are compared before any copy.
     data, size = array.data, array.shape[0]
-    file = io.BytesIO(data)
+    file = io.BytesIO(data[:_MOST_HEADER])
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError
     shape, _, found = np.lib.format.read_array_header_1_0(file)
-    if shape != (size,) or found != dtype or len(data) != file.tell() + dtype.itemsize * size:
+    start = file.tell()
+    if shape != (size,) or found != dtype or len(data) != start + dtype.itemsize * size:
         raise ValueError
-    return np.frombuffer(data, dtype, size, file.tell()).copy()
+    return np.frombuffer(data, dtype, size, start)
 
 
 def _metrics(content: RecordDict) -> MetricRecord:
@@ -258,7 +279,7 @@ def _metrics(content: RecordDict) -> MetricRecord:
 
 def _weight(record: MetricRecord) -> float:
     weight = record.get(WEIGHT_KEY)
-    if not isinstance(weight, (int, float)) or not 0 < weight <= _LARGEST:
+    if not isinstance(weight, (int, float)) or not 0 < weight <= _MOST_WEIGHT:
         raise FederationError("the weight is not a positive number", code="FK513")
     return float(weight)
 
