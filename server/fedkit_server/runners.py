@@ -1,0 +1,48 @@
+"""What the coordinator's API asks of whatever runs the jobs."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class Runs(Protocol):
+    """Runs jobs, one thread each or one after the other; may be called from any thread.
+
+    An event is a mapping ``{n, at, kind, round, purpose, site, detail}``: ``n`` counts from 1 within a run, ``at`` is
+    seconds since the epoch, the rest is a :class:`fedkit.federation.events.Event`; ``seconds`` may say how long an
+    answer took. A status holds at least ``run``, ``state`` (queued, running, stopped, finished, failed), ``outcome``
+    (None until it ends), ``round``, ``rounds`` and ``bytes`` (received so far).
+    """
+
+    def submit(self, job_text: str) -> str:
+        """Begin a run; returns its id.
+
+        Raises:
+            FedkitError: the job is refused.
+        """
+
+    def stop(self, run: str) -> None:
+        """Ask a run to stop after what is under way.
+
+        Raises:
+            FedkitError: it is not running.
+        """
+
+    def resume(self, run: str) -> None:
+        """Go on with a run that stopped.
+
+        Raises:
+            FedkitError: it cannot be resumed.
+        """
+
+    def events(self, run: str, after: int) -> list[dict[str, Any]]:
+        """What happened after the event of that number."""
+
+    def wait_events(self, run: str, after: int, timeout: float) -> list[dict[str, Any]]:
+        """The same, waiting until there is something or the time, in seconds, is over."""
+
+    def status(self, run: str) -> dict[str, Any]:
+        """How a run stands."""
+
+    def close(self) -> None:
+        """Stop all runs so that they can be resumed, and return when they have stopped."""
