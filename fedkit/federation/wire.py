@@ -81,14 +81,14 @@ class Roster:
 def pack_model(parameters: Float32, server_round: int, proximal_mu: float) -> RecordDict:
     """A train or evaluate request."""
     config = ConfigRecord({"wire": WIRE_VERSION, "server-round": server_round, "proximal-mu": proximal_mu})
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(parameters)}), "config": config})
+    return RecordDict({"arrays": pack_array(parameters), "config": config})
 
 
 def pack_evaluation(parameters: Float32, server_round: int, *, histograms: bool) -> RecordDict:
     """An evaluate request: for the charged histograms, or for the exact metrics of a simulation."""
     what = HISTOGRAMS if histograms else EXACT
     config = ConfigRecord({"wire": WIRE_VERSION, "server-round": server_round, "proximal-mu": 0.0, "what": what})
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(parameters)}), "config": config})
+    return RecordDict({"arrays": pack_array(parameters), "config": config})
 
 
 def asks_for_histograms(content: RecordDict) -> bool:
@@ -123,7 +123,7 @@ def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
 def pack_update(update: ClientUpdate) -> RecordDict:
     """A train reply."""
     metrics = MetricRecord({WEIGHT_KEY: float(update.weight), **update.metrics})
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(update.delta)}), "metrics": metrics})
+    return RecordDict({"arrays": pack_array(update.delta), "metrics": metrics})
 
 
 @_readable()
@@ -171,7 +171,7 @@ def unpack_metrics(content: RecordDict) -> tuple[float, Metrics]:
 
 def pack_histograms(counts: Float64) -> RecordDict:
     """A reply with a site's noisy histograms, one after the other."""
-    return RecordDict({"arrays": ArrayRecord({_ARRAY: _packed(np.ascontiguousarray(counts, dtype=np.float64))})})
+    return RecordDict({"arrays": pack_array(np.ascontiguousarray(counts, dtype=np.float64))})
 
 
 def unpack_histograms(content: RecordDict, size: int) -> Float64:
@@ -232,11 +232,25 @@ def from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> F
     return np.concatenate([record[name].numpy().astype(np.float32).ravel() for name in shapes])
 
 
+def pack_array(array: NDArray[Any]) -> ArrayRecord:
+    """One flat array, as every message carries it."""
+    return ArrayRecord({_ARRAY: _packed(array)})
+
+
+def unpack_array(content: RecordDict) -> Float32:
+    """The one flat float32 array of a message, read-only.
+
+    Raises:
+        FederationError: FK515, FK516.
+    """
+    return _flat(content, "arrays", "float32")
+
+
 def _packed(array: NDArray[Any]) -> Array:
     """The same bytes as ``Array(array)`` makes, without its two further copies of a large model."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    data = b"".join([header.getvalue(), memoryview(np.ascontiguousarray(array)).cast("B")])
+    data = b"".join([header.getvalue(), np.ascontiguousarray(array).data.cast("B")])
     return Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", data)
 
 
