@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from fedkit.errors import FederationError
-from fedkit.strategies.streaming import chunks
 from fedkit.types import ClientUpdate, Float32
 
 MAX_ENTRY = 1e6
@@ -56,13 +55,3 @@ def _size(values: Float32) -> tuple[float, float]:
         largest = max(largest, float(np.abs(block).max(initial=0.0)))
         squares += float(block @ block)
     return largest, math.sqrt(squares)
-
-
-def _size(values: Float32) -> tuple[float, float]:
-    """Largest entry and norm, without a copy of the array's size."""
-    largest = square = 0.0
-    for part in chunks(len(values)):
-        wide = values[part].astype(np.float64)
-        largest = max(largest, float(np.abs(wide).max(initial=0.0)))
-        square += float(wide @ wide)
-    return largest, math.sqrt(square)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flwr.serverapp.strategy import Strategy
-
 from fedkit.errors import FederationError, FedkitError
-from fedkit.strategies import layers
+from fedkit.strategies import AnyStrategy, layers
 
 
 @contextmanager
@@ -26,7 +24,7 @@ def strategy_errors(step: str) -> Iterator[None]:
         ) from error
 
 
-def check_patience(strategy: Strategy, *, train: int, evaluate: int) -> None:
+def check_patience(strategy: AnyStrategy, *, train: int, evaluate: int) -> None:
     """Refuse a strategy that would wait for more sites than a round ever hands it.
 
     Args:

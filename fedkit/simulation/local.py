@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from flwr.app import Message
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 
 from fedkit.federation.discovery import discover
 from fedkit.federation.gate import Gate
@@ -17,9 +16,10 @@ from fedkit.federation.rounds import Finish, OnRound, RoundLoop
 from fedkit.federation.site import SiteRuntime
 from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_after
+from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
-from fedkit.strategies import refuse_if_needs_statistics
+from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
 from fedkit.training.evaluate import predict
 from fedkit.types import Float32, Predictions
 
@@ -39,7 +39,7 @@ def run_local(
     prepared: Prepared,
     on_round: OnRound,
     *,
-    strategy: Strategy | None = None,
+    strategy: AnyStrategy | None = None,
     evaluate: bool = True,
     order: Callable[[list[Message]], list[Message]] | None = None,
     gates: Mapping[str, Gate] | None = None,
@@ -72,7 +72,7 @@ def run_local(
         return loop.run(pack(prepared.model), on_round)
 
 
-def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
+def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoop:
     """The round loop over a Grid, once every site has said who it is.
 
     Raises:
@@ -95,6 +95,8 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: Strategy) -> RoundLoop:
         evaluation_rounds(prepared),
         sum(spec.size for spec in prepared.local.specs),
         private=prepared.config.privacy.mode != "none",
+        # Only what may be recorded need be held.
+        keep_updates=is_private(prepared.config),
     )
 
 

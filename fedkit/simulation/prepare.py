@@ -24,8 +24,8 @@ from fedkit.data.load import load_dataset
 from fedkit.data.table import name_text
 from fedkit.errors import ConfigError, FederationError
 from fedkit.models import build as build_model
+from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
 from fedkit.strategies import build as build_strategy
-from fedkit.strategies import refuse_if_needs_statistics
 from fedkit.training.model import ModelFactory as ModelFactory
 from fedkit.training.model import check_output, given_model
 from fedkit.training.plan import LocalPlans, local_plans
@@ -103,7 +103,7 @@ def prepare(
     )
 
 
-def strategy_for(prepared: Prepared) -> Strategy:
+def strategy_for(prepared: Prepared) -> AnyStrategy:
     """A fresh strategy for one run of the loop (strategies carry momentum and must not be reused).
 
     Raises:

@@ -1,6 +1,6 @@
-"""Strategies by name: Flower's own, with their own arguments, and the few that Flower lacks.
+"""Strategies by name: those that stream (``streaming``), and Flower's own, which hold all updates of a round.
 
-Every value here takes plain arrays and is driven by ``federation.rounds`` through Flower's four methods. Flower's
+``STRATEGIES`` names Flower's class for every name, the ones that stream included: what our own are equal to. Flower's
 differential-privacy wrappers (their accounting covers neither records nor several runs) and its tree strategies are
 not offered.
 """
@@ -28,6 +28,9 @@ from flwr.serverapp.strategy import (
 from fedkit.config.experiment import StrategyConfig
 from fedkit.errors import FederationError
 from fedkit.strategies.adaptive import FedAdamUncorrected, fed_adagrad
+from fedkit.strategies.streaming import STREAMING, Streaming
+
+AnyStrategy = Strategy | Streaming
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
@@ -59,8 +62,8 @@ _MIN_SITES: Mapping[str, Callable[[int], int]] = {
 _NO_QUORUM: Mapping[str, Any] = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
 
 
-def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
-    """Make the strategy that a config names.
+def build(config: StrategyConfig, *, num_sites: int, private: bool) -> AnyStrategy:
+    """Make the strategy that a config names: one that streams, where there is one.
 
     Args:
         num_sites: how many sites take part in a round.
@@ -86,6 +89,8 @@ def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
                 remedy="lower strategy.num_malicious_nodes or choose strategy=fedmedian",
             )
     try:
+        if config.name in STREAMING:
+            return STREAMING[config.name](**config.arguments)
         return STRATEGIES[config.name](**_NO_QUORUM, **config.arguments)
     except (TypeError, ValueError) as error:
         raise FederationError(
@@ -95,8 +100,27 @@ def build(config: StrategyConfig, *, num_sites: int, private: bool) -> Strategy:
         ) from None
 
 
-def layers(strategy: Strategy) -> Iterator[Strategy]:
-    """A strategy and those that it wraps, as Flower's wrappers do in their attribute ``strategy``."""
+def memory_note(strategy: AnyStrategy, *, sites: int, parameters: int) -> str | None:
+    """What a reader should know before a round: a strategy that needs all updates at once, and their size.
+
+    Args:
+        sites: how many send an update in a round.
+        parameters: of the model.
+
+    >>> memory_note(FedAvg(), sites=4, parameters=250_000)
+    "Flower's FedAvg holds all updates of a round: up to 4 models of 1.0 MB at once"
+    """
+    if isinstance(strategy, Streaming):
+        return None
+    size = parameters * 4 / 1e6
+    return (
+        f"Flower's {type(strategy).__name__} holds all updates of a round: up to {sites} models of"
+        f" {size:.{1 if size >= 1 else 4}f} MB at once"
+    )
+
+
+def layers(strategy: AnyStrategy) -> Iterator[Strategy]:
+    """A Flower strategy and those that it wraps, as Flower's wrappers do in their attribute ``strategy``."""
     seen: list[Strategy] = []
     inner: object = strategy
     while isinstance(inner, Strategy) and inner not in seen:
@@ -105,12 +129,12 @@ def layers(strategy: Strategy) -> Iterator[Strategy]:
     yield from seen
 
 
-def needs_statistics(strategy: Strategy) -> bool:
+def needs_statistics(strategy: AnyStrategy) -> bool:
     """Whether a strategy object reads the training loss of each site."""
     return any(isinstance(layer, QFedAvg) for layer in layers(strategy))
 
 
-def refuse_if_needs_statistics(strategy: Strategy, *, private: bool) -> None:
+def refuse_if_needs_statistics(strategy: AnyStrategy, *, private: bool) -> None:
     """Refuse a strategy object that reads what a private run has not paid for.
 
     Raises:

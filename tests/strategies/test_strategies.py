@@ -13,6 +13,7 @@ from fedkit.federation.chosen import ChosenSites
 from fedkit.federation.flower_internals import local_identity
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.strategies import STRATEGIES, build, refuse_if_needs_statistics
+from fedkit.strategies.streaming import Streaming, fold
 
 SHAPES = {"w": (4,)}
 
@@ -21,7 +22,12 @@ class _Sites:
     sites = dict.fromkeys("abcdefg")
 
 
-def _round(strategy, flat, deltas, number):
+def _round(strategy, flat, deltas, number, kept=None):
+    if isinstance(strategy, Streaming):
+        mean, total = np.zeros_like(flat), 0.0
+        for delta in deltas:
+            total = fold(mean, total, delta, 1.0)
+        return strategy.finish(flat, mean, strategy.init(len(flat)) if kept is None else kept, number)[0]
     grid = InProcessGrid(_Sites())
     with local_identity():
         requests = list(
@@ -72,14 +78,13 @@ def test_uncorrected_adam_is_the_published_update():
         private=True,
     )
     generator, flat = np.random.default_rng(0), np.zeros(4)
-    m, v = np.zeros(4), np.zeros(4)
+    m, v, kept = np.zeros(4), np.zeros(4), strategy.init(4)
     for number in range(1, 6):
         deltas = [generator.normal(size=4).astype(np.float32) for _ in range(7)]
-        # The grid samples nodes in random order; equal weights make the mean independent of it.
         mean = np.mean(deltas, axis=0)
         m, v = 0.9 * m + 0.1 * mean, 0.999 * v + 0.001 * mean**2
         expected = flat + 0.1 * m / (np.sqrt(v) + 1e-8)
-        flat = _round(strategy, flat.astype(np.float32), deltas, number)
+        flat = _round(strategy, flat.astype(np.float32), deltas, number, kept)
         np.testing.assert_allclose(flat, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -92,10 +97,14 @@ def test_flowers_adam_corrects_the_bias_and_ours_does_not():
 
 
 def test_adagrads_first_moment_is_admitted():
-    strategy = build(
-        StrategyConfig("fedadagrad", {"eta": 0.1, "eta_l": 0.1, "tau": 1e-8, "beta_1": 0.9}), num_sites=4, private=True
-    )
-    assert strategy.beta_1 == 0.9
+    arguments = {"eta": 0.1, "eta_l": 0.1, "tau": 1e-8}
+    flat, deltas = np.zeros(4, np.float32), [np.ones(4, np.float32)]
+    without, with_moment = (
+        _round(build(StrategyConfig("fedadagrad", {**arguments, "beta_1": beta}), num_sites=4, private=True), flat,
+               deltas, 1) for beta in (0.0, 0.9)
+    )  # fmt: skip
+    np.testing.assert_allclose(with_moment, 0.1 * without, rtol=1e-6)
+    assert STRATEGIES["fedadagrad"](**arguments, beta_1=0.9).beta_1 == 0.9
 
 
 def test_a_strategy_that_reads_each_sites_loss_is_refused_in_a_private_run():

@@ -1,0 +1,35 @@
+"""What a live watch of a run is told, and how a run is told to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Purpose = Literal["train", "exact", "histograms"]
+"""What a site is asked for: an update, a simulation's exact metrics, or the charged histograms."""
+
+EventKind = Literal["round_started", "asked", "received", "refused", "missing", "ignored", "round_finished", "finished"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        site: empty where the event is the round's or the run's.
+        detail: the reason why a site was refused, is missing or was ignored; the outcome of a run.
+    """
+
+    kind: EventKind
+    round: int
+    purpose: Purpose | None = None
+    site: str = ""
+    detail: str = ""
+
+
+OnProgress = Callable[[Event], None]
+
+
+class Stopped(Exception):
+    """Somebody asked the run to stop; never leaves the round loop."""
