@@ -26,7 +26,7 @@ def check_data(data: DataConfig, *, python: bool = False) -> list[str]:
         return [*_split(data), *_rows_per_unit(data, arrays=True)]
     return [
         *_name(data),
-        *_source(data.source),
+        *check_source(data.source),
         *_target(data.target),
         *_features(data),
         *_columns(data),
@@ -48,7 +48,8 @@ def _kind(key: str, value: str, known: Iterable[str]) -> Iterator[str]:
         yield f"{key} is {value!r}; {suggestion(value, known)}"
 
 
-def _source(source: SourceConfig) -> Iterator[str]:
+def check_source(source: SourceConfig) -> Iterator[str]:
+    """Say what is wrong with a source by itself."""
     yield from _kind("data.source.kind", source.kind, _WANTED)
     wanted = _WANTED.get(source.kind)
     if wanted is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -72,7 +72,9 @@ def load_site(config: DataConfig, site: str, *, private: bool) -> Site:
     return load_site_dataset(config, site, private=private).sites[0]
 
 
-def load_site_dataset(config: DataConfig, site: str, *, private: bool) -> Dataset:
+def load_site_dataset(
+    config: DataConfig, site: str, *, private: bool, read: Callable[[DataConfig], Table] = read_table
+) -> Dataset:
     """A data set of one site: the same as in `load_dataset`, but only its rows are kept.
 
     Other sites' rows are neither encoded nor judged, unless a partition or ``pooled_zscore`` needs them. A table
@@ -101,7 +103,7 @@ def load_site_dataset(config: DataConfig, site: str, *, private: bool) -> Datase
         return replace(whole, sites=found, fingerprints={site: whole.fingerprints[site]})
     declared = {name_text(name): count for name, count in config.records.items()}
     own = replace(config, site_column=None, records={site: declared[site]} if site in declared else {})
-    table = rows_of_site(config, _table(config, private), site)
+    table = rows_of_site(config, _table(config, private, read), site)
     if config.site_column is not None and not len(table) and not (private and site in declared):
         raise no_such_site(site)
     table, unread = readable(own, table) if private else (table, ())
@@ -110,9 +112,9 @@ def load_site_dataset(config: DataConfig, site: str, *, private: bool) -> Datase
     return _dataset(own, task, sites, (*unread, *warnings))
 
 
-def _table(config: DataConfig, private: bool) -> Table:
+def _table(config: DataConfig, private: bool, read: Callable[[DataConfig], Table]) -> Table:
     try:
-        return read_table(config)
+        return read(config)
     except DataError as error:
         # A table without records is the neighbour of a table with one.
         if private and error.code == "FK202":

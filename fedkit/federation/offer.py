@@ -11,6 +11,8 @@ from typing import Any
 from fedkit.errors import FederationError
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import Signed, check_times, read, seal, unseal
+from fedkit.governance.declaration import declaration_digest
+from fedkit.governance.terms import SiteFile
 from fedkit.storage.keys import SigningKey
 
 MOST_DATASETS = 100
@@ -74,6 +76,23 @@ def make_offer(site: str, version: str, datasets: Mapping[str, OfferedData], key
     signed = seal("offer", values, key)
     open_offer(signed.text, key.public, site, now)
     return signed
+
+
+def offered(site_file: SiteFile) -> dict[str, OfferedData]:
+    """What a site's file lets others know: declared constants, and no path, column or limit of its own."""
+    return {
+        name: OfferedData(
+            data.records,
+            data.unit,
+            data.delta,
+            data.max_epsilon,
+            data.models,
+            data.strategies,
+            data.allow_unprotected,
+            declaration_digest(data.declaration),
+        )
+        for name, data in site_file.data.items()
+    }
 
 
 def open_offer(text: str, public: bytes, site: str, now: float) -> Offer:

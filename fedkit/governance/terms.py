@@ -1,0 +1,80 @@
+"""What a site's file says, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fedkit.config.experiment import DataConfig
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """An installed function that jobs or the site's own sources may name by its entry alone.
+
+    Attributes:
+        path: ``package.module:function``.
+        sha256: of the package's files; see `fedkit.governance.allow.package_hash`.
+    """
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the site gives a run; None leaves it unbounded.
+
+    Attributes:
+        memory, disk: bytes.
+        bandwidth: bytes a second.
+    """
+
+    cpus: float | None = None
+    memory: int | None = None
+    disk: int | None = None
+    bandwidth: int | None = None
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """One data set and what may be done with it.
+
+    Attributes:
+        declaration: the table as the site reads it: its own source and columns, and its declared count.
+        records: declared number of privacy units; public.
+        max_epsilon: what all runs together may spend at ``delta``: the ledger's limit, and the most of one run.
+        allow_unprotected: admit runs without privacy, which reveal what they like.
+    """
+
+    declaration: DataConfig
+    records: int
+    unit: Literal["record", "patient"]
+    max_epsilon: float
+    delta: float
+    models: tuple[str, ...]
+    strategies: tuple[str, ...]
+    allow_unprotected: bool = False
+
+
+@dataclass(frozen=True)
+class SiteFile:
+    """A site's file, read and checked.
+
+    Attributes:
+        folder: keys, ledgers and logs; absolute.
+        data: the name that a run's config asks for to the site's own data set.
+        disclose_usage: tell the coordinator CPU seconds and peak memory, which may follow from records.
+        models, sources: installed functions by the name under which they are asked for.
+    """
+
+    site: str
+    folder: Path
+    data: Mapping[str, SiteData]
+    limits: Limits = Limits()
+    device: Literal["auto", "cpu", "cuda"] = "cpu"
+    disclose_usage: bool = False
+    models: Mapping[str, Allowed] = field(default_factory=dict)
+    sources: Mapping[str, Allowed] = field(default_factory=dict)
