@@ -9,7 +9,7 @@
 Messages are JSON in UTF-8, so that no code has to be generated. A refusal is a gRPC status whose details are
 ``{"error": {"code", "message", "remedy"}}``. ``node_id`` is text: it has 64 bits, and a float 53.
 
-    FK734  another version of this protocol
+    FK718  another version of this protocol
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check_version(text: str, ours: tuple[int, int] = VERSION) -> None:
     """Refuse a site that speaks another version; one minor version behind is understood.
 
     Raises:
-        DeploymentError: FK734, naming the side that has to be updated.
+        DeploymentError: FK718, naming the side that has to be updated.
 
     >>> check_version("1.4", ours=(1, 5))
     """
@@ -57,7 +57,7 @@ def check_version(text: str, ours: tuple[int, int] = VERSION) -> None:
     raise DeploymentError(
         f"the site speaks version {text[:20]!r} of the enrolment protocol; the coordinator understands"
         f" {version_text((ours[0], max(0, ours[1] - 1)))} to {version_text(ours)}",
-        code="FK734",
+        code="FK718",
         remedy=f"update fedkit on the {side}",
     )
 

@@ -75,12 +75,12 @@ class Guard:
         if path.startswith("/fedkit/") or path == "/metrics":
             await self.api(scope, receive, send)
         elif path.startswith("/v1/control/"):
-            if self.may_control(_bearer(scope)):
+            if self.may_control(bearer(scope)):
                 await self.flower(scope, receive, send)
             else:
                 await _refuse(send, 401, "the control API needs an admin's token")
         elif path.startswith("/v1/runtime/"):
-            if _is_loopback(scope):
+            if is_loopback(scope):
                 await self.flower(scope, receive, send)
             else:
                 await _refuse(send, 403, "the runtime API is for this host only")
@@ -175,7 +175,8 @@ def _wait(scope: Scope) -> float:
     return 0.0
 
 
-def _bearer(scope: Scope) -> str:
+def bearer(scope: Scope) -> str:
+    """The token that a request bears; empty without one."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             kind, _, token = value.decode("latin-1").partition(" ")
@@ -183,7 +184,8 @@ def _bearer(scope: Scope) -> str:
     return ""
 
 
-def _is_loopback(scope: Scope) -> bool:
+def is_loopback(scope: Scope) -> bool:
+    """Whether a request comes from this host, by its loopback interface."""
     client = scope.get("client")
     try:
         return client is not None and ipaddress.ip_address(client[0]).is_loopback

@@ -6,12 +6,12 @@ from typing import Any, Protocol
 
 
 class Runs(Protocol):
-    """Runs jobs, one thread each or one after the other; may be called from any thread.
+    """Runs jobs; may be called from any thread.
 
     An event is a mapping ``{n, at, kind, round, purpose, site, detail}``: ``n`` counts from 1 within a run, ``at`` is
-    seconds since the epoch, the rest is a :class:`fedkit.federation.events.Event`; ``seconds`` may say how long an
-    answer took. A status holds at least ``run``, ``state`` (queued, running, stopped, finished, failed), ``outcome``
-    (None until it ends), ``round``, ``rounds`` and ``bytes`` (received so far).
+    seconds since the epoch, the rest is a :class:`fedkit.federation.events.Event`. A status holds at least ``run``,
+    ``name``, ``state`` (queued, running, finished, failed), ``outcome`` (None until it ends), ``round``, ``rounds``
+    and ``bytes`` (received so far).
     """
 
     def submit(self, job_text: str) -> str:
@@ -22,14 +22,14 @@ class Runs(Protocol):
         """
 
     def stop(self, run: str) -> None:
-        """Ask a run to stop after what is under way.
+        """End a run for good.
 
         Raises:
-            FedkitError: it is not running.
+            FedkitError: it is over, or not known.
         """
 
     def resume(self, run: str) -> None:
-        """Go on with a run that stopped.
+        """Go on with a run that failed.
 
         Raises:
             FedkitError: it cannot be resumed.
@@ -45,4 +45,4 @@ class Runs(Protocol):
         """How a run stands."""
 
     def close(self) -> None:
-        """Stop all runs so that they can be resumed, and return when they have stopped."""
+        """Stop so that the next start goes on, and return when that is done."""

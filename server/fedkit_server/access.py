@@ -1,0 +1,72 @@
+"""Who is speaking, and may they: tokens to users, users to roles.
+
+::
+
+    FK720  no token, or one that is not known      401
+    FK721  a role that does not suffice            403
+    FK725  too many failed tokens                  429
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from fedkit.errors import DeploymentError
+from fedkit.federation.keyring import ROLES, Member
+from fedkit_server.state import State
+from fedkit_server.tokens import Brake, owner
+
+_LOG = logging.getLogger("fedkit.access")
+
+
+@dataclass
+class Access:
+    """Judges tokens; may be called from any thread."""
+
+    state: State
+    brake: Brake = field(default_factory=Brake)
+
+    def user(self, token: str, address: str) -> Member:
+        """The user of a token.
+
+        Raises:
+            DeploymentError: FK720, FK725.
+
+        Guarantee: an unknown token, one of a revoked user and none at all are answered alike.
+        """
+        if self.brake.holds(address):
+            raise DeploymentError(
+                f"{self.brake.most} requests from this address had no valid token within {self.brake.seconds:g} s",
+                code="FK725",
+                remedy="wait a minute, then use the token of your profile",
+            )
+        member = self._member(token)
+        if member is None:
+            self.brake.failed(address)
+            self.state.failed_logins += 1
+            _LOG.warning("a request from %s had no valid token", address)
+            raise DeploymentError(
+                "a valid token is needed", code="FK720", remedy="use a profile whose token an admin has made"
+            )
+        return member
+
+    def require(self, member: Member, role: str) -> None:
+        """Refuse a user whose role does not suffice.
+
+        Raises:
+            DeploymentError: FK721.
+        """
+        if ROLES.index(member.role) < ROLES.index(role):
+            raise DeploymentError(
+                f"{member.name} is {member.role}; {role} is needed", code="FK721", remedy="ask an admin for the role"
+            )
+
+    def may_control(self, token: str) -> bool:
+        """Whether a token is an admin's."""
+        member = self._member(token)
+        return member is not None and member.role == "admin"
+
+    def _member(self, token: str) -> Member | None:
+        user = owner(token, self.state.store.tokens())
+        return None if user is None else self.state.member(user)

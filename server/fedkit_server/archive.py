@@ -1,0 +1,67 @@
+"""A run's folder as one tar: packed without journal and links, unpacked so that nothing lands elsewhere."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+from fedkit.errors import DeploymentError
+from fedkit.storage.private import make_folder
+
+LEFT_OUT = ("journal",)
+MOST_BYTES = 2**36
+MOST_FILES = 100_000
+
+
+def pack(run: Path, target: Path) -> None:
+    """Write a run's regular files into a tar; the journal, which only the coordinator needs, is left out."""
+    with tarfile.open(target, "w") as archive:
+        for folder, inner, files in os.walk(run):
+            if Path(folder) == run:
+                inner[:] = [name for name in inner if name not in LEFT_OUT]
+            inner.sort()
+            for name in sorted(files):
+                path = Path(folder, name)
+                if stat.S_ISREG(path.lstat().st_mode):
+                    archive.add(path, path.relative_to(run).as_posix(), filter=_plain)
+
+
+def unpack(source: Path, target: Path) -> list[str]:
+    """Unpack into a new folder that only its owner may read; returns the files' names.
+
+    Raises:
+        DeploymentError: FK713, a tar that is none, or holds a link, a device, a place outside or too much; FK704.
+
+    Guarantee: nothing is written outside ``target``, and nothing in it is executable or a link.
+    """
+    make_folder(target)
+    try:
+        with tarfile.open(source, "r:") as archive:
+            members = []
+            for member in archive:
+                members.append(member)
+                if not member.isreg() or len(members) > MOST_FILES:
+                    raise _unsafe(f"holds {member.name[:80]!r}, which is no plain file, or more than {MOST_FILES}")
+            if sum(member.size for member in members) > MOST_BYTES:
+                raise _unsafe(f"holds more than {MOST_BYTES:,} bytes")
+            for member in members:
+                member.mode = 0o600
+                archive.extract(member, target, filter="data")
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise _unsafe(f"cannot be unpacked ({type(error).__name__})") from None
+    return [member.name for member in members]
+
+
+def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mode = 0o600
+    return member
+
+
+def _unsafe(why: str) -> DeploymentError:
+    return DeploymentError(
+        f"the archive {why}", code="FK713", remedy="look at the run's folder on the coordinator's host"
+    )

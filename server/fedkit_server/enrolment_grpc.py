@@ -1,0 +1,88 @@
+"""Enrolment over gRPC, with TLS by the coordinator's certificate, beside gRPC's own health check."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.federation import enrolment as wire
+from fedkit_server.enrolment import Enrolment
+
+_LOG = logging.getLogger("fedkit.enrolment")
+_STATUS = {
+    "FK540": grpc.StatusCode.INVALID_ARGUMENT,
+    "FK717": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "FK718": grpc.StatusCode.FAILED_PRECONDITION,
+    "FK727": grpc.StatusCode.NOT_FOUND,
+}
+_THREADS = 8
+
+
+def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) -> Any:
+    """Start the gRPC server; ``stop(grace)`` ends it.
+
+    Args:
+        address: host:port to listen on.
+        certificate, key: PEM.
+
+    Raises:
+        DeploymentError: FK709, the port cannot be had.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    server = grpc.server(
+        ThreadPoolExecutor(_THREADS, "enrolment"),
+        options=[("grpc.max_receive_message_length", wire.MOST_BYTES), ("grpc.so_reuseport", 0)],
+        maximum_concurrent_rpcs=64,
+    )
+    methods = {
+        wire.JOIN: _method(lambda request, address: enrolment.join(request, address)),
+        wire.ANNOUNCE: _method(lambda request, _: enrolment.announce(request)),
+    }
+    checks = health.HealthServicer()
+    for name in ("", wire.SERVICE):
+        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, methods),))
+    try:
+        bound = server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
+    except RuntimeError:
+        bound = 0
+    if not bound:
+        raise DeploymentError(
+            f"enrolment cannot listen on {address}",
+            code="FK709",
+            remedy="free the port, or choose another with `fedkit server init --grpc-port`",
+        )
+    server.start()
+    return server
+
+
+def _method(answer: Callable[[dict[str, Any], str], dict[str, Any]]) -> Any:
+    def handle(content: bytes, context: Any) -> bytes:
+        address = _address(context.peer())
+        try:
+            return wire.encode(answer(wire.decode(content, "the request"), address))
+        except FedkitError as error:
+            _LOG.warning("enrolment refused for %s: %s", address, error)
+            context.abort(_STATUS.get(error.code, grpc.StatusCode.PERMISSION_DENIED), wire.error_text(error))
+        except Exception:
+            _LOG.exception("enrolment failed")
+            context.abort(grpc.StatusCode.INTERNAL, wire.error_text(DeploymentError("internal error", code="FK799")))
+        raise AssertionError("abort raises")
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _address(peer: str) -> str:
+    """Without the port, which every attempt has another of.
+
+    >>> _address("ipv4:192.0.2.1:5000")
+    '192.0.2.1'
+    """
+    return peer.partition(":")[2].rpartition(":")[0] or peer
