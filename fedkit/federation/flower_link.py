@@ -199,7 +199,7 @@ class LinkGrid(Grid):
     def __init__(self, link: Link, run_id: int) -> None:
         self._link, self._state = link, link.state
         self._run = link.state.get_run_info(run_ids=[run_id])[0]
-        self._received: dict[str, int] = {}
+        self._received: dict[int, int] = {}
 
     def set_run(self, run: Run) -> None:
         """Set the run that messages belong to."""
@@ -211,8 +211,8 @@ class LinkGrid(Grid):
         return self._run
 
     @property
-    def bytes_received(self) -> Mapping[str, int]:
-        """Message id to the bytes of its reply."""
+    def bytes_by_node(self) -> Mapping[int, int]:
+        """Node id to the bytes of its replies so far."""
         return self._received
 
     def get_node_ids(self) -> Iterable[int]:
@@ -263,8 +263,8 @@ class LinkGrid(Grid):
         contents: dict[str, bytes] = {}
         for part in iterate_object_tree(tree):
             contents[part.object_id] = self._state.object_store.get(part.object_id) or b""
-        size = sum(map(len, contents.values()))
-        self._received[message.metadata.reply_to_message_id] = size
+        node = message.metadata.src_node_id
+        self._received[node] = self._received.get(node, 0) + sum(map(len, contents.values()))
         whole: Any = inflate_object_from_contents(message.metadata.message_id, contents)
         whole.metadata.__dict__["_message_id"] = message.metadata.message_id
         return whole  # type: ignore[no-any-return]

@@ -28,6 +28,7 @@ import numpy as np
 from fedkit.errors import RunError
 from fedkit.runs.directory import cannot_write
 from fedkit.runs.resume import STEPS, Resume, end_of_readable, resume_point
+from fedkit.storage.atomic import sync_folder
 from fedkit.storage.chain import Entry, link
 from fedkit.types import ClientUpdate, Float32
 
@@ -102,6 +103,10 @@ class Journal:
         """The run has come to its end."""
         self._step({"step": "outcome", "outcome": outcome, "notes": list(notes)})
 
+    def reopen(self) -> None:
+        """A run that had come to its end goes on: whoever did not answer in its last round is asked again."""
+        self._step({"step": "reopen"})
+
     def read_update(self, number: int, place: int, site: str, reply: Mapping[str, Any]) -> ClientUpdate:
         """An accepted update, its delta mapped from the file: pages are read as they are used.
 
@@ -138,7 +143,7 @@ class Journal:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             raise cannot_write(path, error) from None
         return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
@@ -169,7 +174,7 @@ def open_journal(folder: Path) -> Journal:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = path.open("ab")
-        _sync_folder(folder)
+        sync_folder(folder)
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:
@@ -191,11 +196,3 @@ def open_journal(folder: Path) -> Journal:
     journal = Journal(folder, file, last, models)
     journal._sweep(point.files if point else ())
     return journal
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

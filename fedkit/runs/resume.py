@@ -184,6 +184,10 @@ def _take(reading: _Reading | None, body: dict[str, Any]) -> _Reading:
         reading.degraded = reading.degraded or body["degraded"]
     elif kind == "outcome":
         reading.outcome, reading.notes = body["outcome"], body["notes"]
+    elif kind == "reopen":
+        reading.outcome = None
+        for phase in reading.phases.values():
+            phase["missing"], phase["refused"] = None, {}
     else:
         raise ValueError
     return reading

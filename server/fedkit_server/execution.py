@@ -1,0 +1,122 @@
+"""One run of a job over a Grid: the round loop with a journal, the run directory, goodbye to the sites."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fedkit.federation.events import Event
+from fedkit.federation.flower_internals import local_identity
+from fedkit.federation.flower_link import LinkGrid
+from fedkit.federation.job import Job
+from fedkit.federation.keyring import Keyring
+from fedkit.federation.rounds import RoundLoop
+from fedkit.models.flat import pack, shapes
+from fedkit.runs.journal import Journal, open_journal
+from fedkit.simulation.local import epsilon_by_site, evaluation_rounds, one_thread
+from fedkit.simulation.prepare import Prepared, strategy_for
+from fedkit.storage.keys import SigningKey
+from fedkit_server.record import open_record
+from fedkit_server.requests import Requests
+
+
+def execute(
+    job: Job,
+    path: Path,
+    grid: LinkGrid,
+    nodes: Mapping[str, int],
+    *,
+    key: SigningKey,
+    keyring: Callable[[], Keyring],
+    stop: Callable[[], bool],
+    tell: Callable[[Event], None],
+    reopen: bool,
+    goodbye: float,
+) -> str:
+    """Run a job, or what its journal says is left of it.
+
+    Args:
+        path: the run's folder; made if it is not there.
+        nodes: site to Flower node id, in the job's order.
+        key: the coordinator's.
+        stop: polled; True ends the run for good. What it raises leaves the journal open.
+        reopen: go on although the run had come to its end.
+        goodbye: seconds to wait for sites to free what remains of their holds.
+
+    Returns:
+        complete, degraded, failed or stopped. After ``failed`` the sites' holds stay, so that the run can be resumed
+        until they expire.
+
+    Raises:
+        FedkitError: the plans, the model, the strategy or the journal cannot be used.
+    """
+    record = open_record(path, job)
+    requests = Requests(job, keyring, key)
+    with one_thread(), closing(open_journal(path / "journal")) as journal:
+        if reopen and (point := journal.load()) is not None and point.outcome == "failed":
+            journal.reopen()
+        loop = _loop(record.prepared, job, grid, nodes, requests, journal, stop, tell)
+        finish = loop.run(pack(record.prepared.model), record.on_round)
+    usage = {"bytes_received": dict(sorted(_by_site(grid, nodes).items()))}
+    result = record.finish(finish, usage)
+    if finish.outcome != "failed":
+        _say_goodbye(grid, nodes, requests, finish.rounds, goodbye)
+    return str(result["outcome"])
+
+
+def _loop(
+    prepared: Prepared,
+    job: Job,
+    grid: LinkGrid,
+    nodes: Mapping[str, int],
+    requests: Requests,
+    journal: Journal,
+    stop: Callable[[], bool],
+    tell: Callable[[Event], None],
+) -> RoundLoop:
+    config, plans = prepared.config, prepared.local.sites
+    private = config.privacy.mode != "none"
+    return RoundLoop(
+        grid,
+        strategy_for(prepared),
+        shapes(prepared.model),
+        config.seed,
+        replace(config.federation, min_sites=job.min_sites, timeout=job.deadline),
+        dict(nodes),
+        frozenset(plans),
+        # Exact metrics exist only where nothing is private and the site's own file allows them.
+        frozenset() if private else frozenset(plans),
+        lambda rounds: epsilon_by_site(prepared, rounds),
+        {site: plan.weight for site, plan in plans.items() if plan.weight is not None} if private else None,
+        evaluation_rounds(prepared),
+        sum(spec.size for spec in prepared.local.specs),
+        private=private,
+        journal=journal,
+        make_request=requests,
+        stop=stop,
+        on_progress=tell,
+    )
+
+
+def _by_site(grid: LinkGrid, nodes: Mapping[str, int]) -> dict[str, int]:
+    names = {node: site for site, node in nodes.items()}
+    return {names[node]: size for node, size in grid.bytes_by_node.items() if node in names}
+
+
+def _say_goodbye(grid: LinkGrid, nodes: Mapping[str, int], requests: Requests, rounds: int, seconds: float) -> None:
+    """Tell the sites that the run is over; one that is away frees its hold when it expires."""
+    content = requests.make("end", rounds, np.zeros(0, np.float32))
+    with local_identity():
+        messages = [grid.create_message(content, "train", node, "", ttl=60.0) for node in nodes.values()]
+        waiting = {i for i in grid.push_messages(messages) if i}
+        end = time.monotonic() + seconds
+        while waiting and time.monotonic() < end:
+            for reply in grid.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+            if waiting:
+                grid.wait_for_reply(0.5)

@@ -1,0 +1,61 @@
+"""A run's events: one JSON line each, numbered, for whoever watches."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedkit.federation.events import Event
+
+EVENTS = "events.jsonl"
+
+
+@dataclass
+class RunLog:
+    """The events of one run; may be called from any thread."""
+
+    path: Path
+    _lines: list[dict[str, Any]] = field(default_factory=list)
+    _asked: dict[tuple[int, str], float] = field(default_factory=dict)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+
+    @classmethod
+    def open(cls, folder: Path) -> RunLog:
+        """The log in a run's folder, with what it holds; a torn last line is passed over."""
+        log = cls(folder / EVENTS)
+        if log.path.is_file():
+            whole, _, torn = log.path.read_bytes().rpartition(b"\n")
+            log._lines = [json.loads(line) for line in whole.splitlines()]
+            if torn:
+                # Whatever is appended next must begin a line of its own.
+                log.path.write_bytes(whole + b"\n" if whole else b"")
+        return log
+
+    def add(self, event: Event, **more: Any) -> None:
+        """One more event."""
+        now = time.time()
+        with self._changed:
+            entry = {"n": len(self._lines) + 1, "at": round(now, 3), **asdict(event), **more}
+            if event.kind == "asked":
+                self._asked[event.round, event.site] = now
+            elif event.kind == "received" and (event.round, event.site) in self._asked:
+                entry["seconds"] = round(now - self._asked[event.round, event.site], 3)
+            self._lines.append(entry)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            self._changed.notify_all()
+
+    def after(self, number: int) -> list[dict[str, Any]]:
+        """What happened after the event of that number."""
+        with self._changed:
+            return list(self._lines[max(0, number) :])
+
+    def wait(self, number: int, timeout: float) -> list[dict[str, Any]]:
+        """The same, waiting until there is something or the time is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._lines) > number, timeout)
+            return list(self._lines[max(0, number) :])

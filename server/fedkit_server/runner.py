@@ -1,0 +1,231 @@
+"""Runs the jobs that were submitted, one after the other, in a thread of the coordinator; goes on after a crash."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.federation.events import Event
+from fedkit.federation.flower_link import Link, LinkGrid
+from fedkit.federation.job import Job, open_job
+from fedkit.federation.keyring import Keyring
+from fedkit.storage.keys import SigningKey
+from fedkit_server.log_of_run import RunLog
+from fedkit_server.store import RunRow, Store
+
+_LOG = logging.getLogger("fedkit.server")
+_GOODBYE_SECONDS = 5.0
+
+
+class _ShuttingDown(Exception):
+    """The coordinator is about to stop: the journal stays open for the next start."""
+
+
+class Runner:
+    """Runs jobs in the order of their submission.
+
+    Guarantee: a run that the store knows is never begun twice. What a killed coordinator was doing is taken up again
+    where its journal says, with the same questions, so that no site's budget is asked for twice.
+
+    Args:
+        folder: the coordinator's; runs lie in ``runs/``.
+        key: the coordinator's, which signs orders.
+        keyring: the newest one.
+    """
+
+    def __init__(self, folder: Path, link: Link, store: Store, key: SigningKey, keyring: Callable[[], Keyring]) -> None:
+        self._folder, self._link, self._store = folder / "runs", link, store
+        self._key, self._keyring = key, keyring
+        self._logs: dict[str, RunLog] = {}
+        self._progress: dict[str, dict[str, Any]] = {}
+        self._stopping: set[str] = set()
+        self._closing = False
+        self._changed = threading.Condition()
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        link.end_all_runs()
+        for row in store.runs():
+            if row.state == "running":
+                store.set_run(row.run, "queued")
+        self._thread = threading.Thread(target=self._work, name="fedkit-runner", daemon=True)
+        self._thread.start()
+
+    def submit(self, job_text: str) -> str:
+        """Queue a run; returns its id.
+
+        Raises:
+            FedkitError: the job is refused, or its run is known (FK730).
+        """
+        ring = self._keyring()
+        job = open_job(job_text, ring, ring.federation, time.time())
+        self._check_sites(job)
+        if not self._store.add_run(job.run, job.signed.text, job.name, job.submitter, time.time()):
+            raise DeploymentError(
+                f"a run {job.run} was submitted before", code="FK730", remedy="submit the experiment again as a new run"
+            )
+        self._wake()
+        return job.run
+
+    def _check_sites(self, job: Job) -> None:
+        enrolled = {site.name for site in self._store.sites() if site.revoked_at is None}
+        if missing := [name for name in job.sites if name not in enrolled]:
+            raise DeploymentError(
+                f"{', '.join(missing)} is not enrolled; the federation has {', '.join(sorted(enrolled)) or 'no site'}",
+                code="FK731",
+                remedy="invite the site, or leave it out of --sites",
+            )
+
+    def stop(self, run: str) -> None:
+        """End a run for good: what its holds at the sites have left is free again, the model so far is kept.
+
+        Raises:
+            DeploymentError: FK732, no such run; FK733, it is over.
+        """
+        row = self._row(run)
+        if row.state == "finished":
+            raise DeploymentError(f"{run} is over: {row.outcome}", code="FK733")
+        with self._changed:
+            self._stopping.add(run)
+        if row.state == "failed":
+            self._store.set_run(run, "queued")
+        self._wake()
+
+    def resume(self, run: str) -> None:
+        """Go on with a run that failed below its quorum, in the round where it failed.
+
+        Raises:
+            DeploymentError: FK732, no such run; FK733, it is over, runs, or waits for its turn.
+        """
+        row = self._row(run)
+        if row.state != "failed":
+            raise DeploymentError(
+                f"{run} is {row.outcome or row.state}; only a run that failed can be resumed",
+                code="FK733",
+                remedy="" if row.state in ("queued", "running") else "submit the experiment again as a new run",
+            )
+        self._store.set_run(run, "queued")
+        self._wake()
+
+    def events(self, run: str, after: int) -> list[dict[str, Any]]:
+        """What happened after the event of that number."""
+        return self._log(run).after(after)
+
+    def wait_events(self, run: str, after: int, timeout: float) -> list[dict[str, Any]]:
+        """The same, waiting until there is something or the time, in seconds, is over."""
+        return self._log(run).wait(after, timeout)
+
+    def status(self, run: str) -> dict[str, Any]:
+        """How a run stands.
+
+        Raises:
+            DeploymentError: FK732, no such run.
+        """
+        row = self._row(run)
+        found = {"run": run, "name": row.name, "submitter": row.submitter, "submitted_at": row.submitted_at}
+        found |= {"state": row.state, "outcome": row.outcome, "round": 0, "rounds": None, "bytes": 0}
+        return found | self._progress.get(run, {})
+
+    def close(self) -> None:
+        """Stop so that the next start goes on, and return when that is done."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(30.0)
+
+    def _row(self, run: str) -> RunRow:
+        row = self._store.run(run)
+        if row is None:
+            known = ", ".join(each.run for each in self._store.runs()[:5]) or "none"
+            raise DeploymentError(f"there is no run {run!r}; the newest are {known}", code="FK732")
+        return row
+
+    def _log(self, run: str) -> RunLog:
+        self._row(run)
+        with self._changed:
+            if run not in self._logs:
+                (self._folder / run).mkdir(mode=0o700, exist_ok=True)
+                self._logs[run] = RunLog.open(self._folder / run)
+            return self._logs[run]
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            row = self._wait_for_next()
+            if row is None:
+                return
+            try:
+                self._store.set_run(row.run, "running")
+                state, outcome = self._run(row)
+            except _ShuttingDown:
+                self._store.set_run(row.run, "queued")
+                return
+            except FedkitError as error:
+                _LOG.error("run %s: %s", row.run, error)
+                state, outcome = "failed", str(error)
+                self._tell_failed(row.run, str(error))
+            except Exception as error:
+                _LOG.exception("run %s", row.run)
+                state, outcome = "failed", f"{type(error).__name__}: see the coordinator's log"
+                self._tell_failed(row.run, outcome)
+            self._stopping.discard(row.run)
+            self._store.set_run(row.run, state, outcome)
+
+    def _wait_for_next(self) -> RunRow | None:
+        """The run whose turn it is; None when the coordinator is about to stop."""
+        with self._changed:
+            while not self._closing:
+                # The store gives the newest first.
+                for row in reversed(self._store.runs()):
+                    if row.state == "queued":
+                        return row
+                self._changed.wait(5.0)
+        return None
+
+    def _tell_failed(self, run: str, why: str) -> None:
+        self._log(run).add(Event("finished", 0, detail=f"failed: {why}"))
+
+    def _run(self, row: RunRow) -> tuple[str, str]:
+        # Imported here: an idle coordinator has no torch in memory.
+        from fedkit_server.execution import execute
+
+        ring = self._keyring()
+        job = open_job(row.job, ring, ring.federation, time.time())
+        nodes = {site.name: site.node_id for site in self._store.sites() if site.revoked_at is None}
+        log, progress = self._log(row.run), self._progress.setdefault(row.run, {})
+
+        def stop() -> bool:
+            if self._closing:
+                raise _ShuttingDown
+            return row.run in self._stopping
+
+        def tell(event: Event) -> None:
+            progress.update(round=event.round, rounds=job.config.federation.num_rounds)
+            log.add(event)
+
+        flower_run = self._link.begin_run()
+        grid = LinkGrid(self._link, flower_run)
+        try:
+            finish = execute(
+                job,
+                self._folder / row.run,
+                grid,
+                # A site that was revoked since keeps its place, and is missing.
+                {site: nodes.get(site, index + 2) for index, site in enumerate(job.sites)},
+                key=self._key,
+                keyring=self._keyring,
+                stop=stop,
+                tell=tell,
+                reopen=row.outcome is not None,
+                goodbye=_GOODBYE_SECONDS,
+            )
+        finally:
+            progress["bytes"] = sum(grid.bytes_by_node.values())
+            self._link.end_run(flower_run)
+        return ("failed" if finish == "failed" else "finished"), finish
