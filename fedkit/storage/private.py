@@ -27,18 +27,25 @@ def make_folder(path: Path) -> None:
         DeploymentError: FK704, it is there and not empty, or no folder; FK700, it cannot be made.
     """
     try:
+        require_free(path)
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise DeploymentError(
-                f"{path} exists and is not empty; nothing in it is overwritten",
-                code="FK704",
-                remedy="name a folder that does not exist yet",
-            )
         path.chmod(0o700)
-    except FileExistsError:
-        raise DeploymentError(f"{path} is a file", code="FK704", remedy="name a folder") from None
     except OSError as error:
         raise _cannot(path, error) from None
+
+
+def require_free(path: Path) -> None:
+    """Refuse a folder that :func:`make_folder` would refuse.
+
+    Raises:
+        DeploymentError: FK704.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DeploymentError(
+            f"{path} exists and is not empty; nothing in it is overwritten",
+            code="FK704",
+            remedy="name a folder that does not exist yet",
+        )
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -1,31 +1,38 @@
-"""``fedkit server``: the commands of the deployed coordinator."""
+"""``fedkit server``: the commands of the deployed coordinator, and of its users. Loads nothing heavy."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-from fedkit.errors import FedkitError
+import typer
 
-_HELP = """\
-Usage: fedkit server [--help]
+from fedkit_server.folder_commands import halt, init, rotate, start
+from fedkit_server.options import SETTINGS
+from fedkit_server.run_command import run
+from fedkit_server.site_commands import invite, revoke, sites
+from fedkit_server.user_commands import user_app
+from fedkit_server.watch_commands import pull, resume, status, stop, watch
 
-This version has no commands of its own for a deployed coordinator. Its Flower app,
-fedkit_server.app, runs in `fedkit simulate NAME federation=flower`.
-
-Example: fedkit server --help
-"""
+app = typer.Typer(
+    help="The coordinator of a federation, and what its users do with it.\n\n"
+    "On the coordinator's host: init, start, halt, rotate. From anywhere, with a profile: all others.\n\n"
+    "Example: fedkit server init coordinator --name heart --host fl.example.org",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    **SETTINGS,
+)
+for _command in (init, start, halt, rotate, invite, sites, revoke, run, status, watch, stop, resume, pull):
+    app.command()(_command)
+app.add_typer(user_app, name="user")
 
 
 def main(arguments: Sequence[str]) -> None:
     """Run one command.
 
     Raises:
-        FedkitError: there is no such command.
+        FedkitError: it is refused.
+        typer.Exit: it ends with another status than 0.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(_HELP)
-        return
-    raise FedkitError(
-        f"fedkit server has no command {arguments[0]!r}", code="FK011", remedy="run `fedkit server --help`"
-    )
+    status = app(list(arguments), prog_name="fedkit server", standalone_mode=False)
+    if isinstance(status, int) and status:
+        raise typer.Exit(status)

@@ -20,6 +20,7 @@ _STATUS = {
     "FK718": grpc.StatusCode.FAILED_PRECONDITION,
     "FK727": grpc.StatusCode.NOT_FOUND,
 }
+_FAILED = wire.error_text(DeploymentError("the coordinator failed", code="FK739", remedy="see its server.log"))
 _THREADS = 8
 
 
@@ -73,7 +74,7 @@ def _method(answer: Callable[[dict[str, Any], str], dict[str, Any]]) -> Any:
             context.abort(_STATUS.get(error.code, grpc.StatusCode.PERMISSION_DENIED), wire.error_text(error))
         except Exception:
             _LOG.exception("enrolment failed")
-            context.abort(grpc.StatusCode.INTERNAL, wire.error_text(DeploymentError("internal error", code="FK799")))
+            context.abort(grpc.StatusCode.INTERNAL, _FAILED)
         raise AssertionError("abort raises")
 
     return grpc.unary_unary_rpc_method_handler(handle)

@@ -77,6 +77,10 @@ class ServerFolder:
         return self.path / "keys" / "coordinator.key"
 
     @property
+    def next_coordinator_key(self) -> Path:  # noqa: D102
+        return self.path / "keys" / "coordinator.key.new"
+
+    @property
     def keyring_file(self) -> Path:  # noqa: D102
         return self.path / "keyring.jsonl"
 
@@ -199,7 +203,7 @@ def create_folder(
     folder.write_keyring(statements.start(federation, admin, root, key.public, now))
     settings = Settings(FORMAT, name, tuple(hosts), port, grpc_port, federation, root.fingerprint)
     # Last, so that a folder which holds it is whole.
-    write_new(folder.settings_file, (json.dumps(asdict(settings), indent=2) + "\n").encode())
+    write_settings(folder, settings)
     return folder
 
 
@@ -207,6 +211,11 @@ def write_certificate(folder: ServerFolder, pair: pki.Pair) -> None:
     """Replace the certificate and its key."""
     replace(folder.certificate_key, pair.key)
     replace(folder.certificate, pair.certificate)
+
+
+def write_settings(folder: ServerFolder, settings: Settings) -> None:
+    """Replace ``server.json``."""
+    replace(folder.settings_file, (json.dumps(asdict(settings), indent=2) + "\n").encode())
 
 
 def check_choices(name: str, hosts: Sequence[str], port: int, grpc_port: int, admin: str) -> None:

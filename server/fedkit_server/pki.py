@@ -24,6 +24,7 @@ from fedkit.storage.keys import fingerprint
 
 CA_DAYS, SERVER_DAYS = 3653, 365
 WARN_DAYS = 30
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # A clock that is a little behind must not refuse a certificate of a minute ago.
 _EARLIER = timedelta(hours=1)
 _HOST = re.compile(
@@ -60,7 +61,7 @@ def make_ca(name: str, now: datetime | None = None) -> Pair:
 
 
 def make_server(ca: Pair, hosts: Sequence[str], now: datetime | None = None) -> Pair:
-    """A certificate for a server that is reached under these names and addresses; one year.
+    """A certificate for a server that is reached under these names and addresses, and from its own host; one year.
 
     Raises:
         DeploymentError: FK707, a host that is neither; FK710, the authority's files cannot be used.
@@ -68,6 +69,7 @@ def make_server(ca: Pair, hosts: Sequence[str], now: datetime | None = None) -> 
     authority, authority_key = _ca(ca)
     key, start = ec.generate_private_key(ec.SECP384R1()), (now or datetime.now(UTC)) - _EARLIER
     public = authority_key.public_key()
+    names = dict.fromkeys([*hosts, *LOOPBACK])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(_subject(hosts[0]))
@@ -79,7 +81,7 @@ def make_server(ca: Pair, hosts: Sequence[str], now: datetime | None = None) -> 
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_san(host) for host in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_san(host) for host in names]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .sign(authority_key, hashes.SHA384())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -92,12 +93,14 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         try:
+            # SQLite's further files take their mode from this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
             self._db.row_factory = sqlite3.Row
             for pragma in ("journal_mode = WAL", "synchronous = FULL"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise DeploymentError(
                 f"{path} cannot be opened: {error}", code="FK705", remedy="restore the folder from its backup"
             ) from None

@@ -1,0 +1,198 @@
+"""The coordinator's own API under ``/fedkit/v1/``, and ``/metrics``: bounded, authenticated, in JSON."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from fedkit import __version__
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.federation import enrolment as wire
+from fedkit.federation import strict_json
+from fedkit.federation.keyring import Member
+from fedkit_server.access import Access
+from fedkit_server.answers import refusal, unknown
+from fedkit_server.archive import pack
+from fedkit_server.guard import App, bearer, is_loopback
+from fedkit_server.handlers import HANDLERS, Call, Handler
+from fedkit_server.runners import Runs
+from fedkit_server.state import State
+
+PREFIX = "/fedkit/v1"
+MOST_BODY = 2 * 2**20
+MOST_WAIT = 25.0
+_TURN = 1.0
+"""Seconds for which a waiting request holds a thread; between two it notices that nobody waits any more."""
+
+_LOG = logging.getLogger("fedkit.api")
+_Answer = Callable[[Request], Awaitable[Response]]
+
+
+def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], bool] = lambda: False) -> App:
+    """The application.
+
+    Args:
+        closing: whether the coordinator is about to end, so that nobody is kept waiting.
+    """
+    waiters = CapacityLimiter(64)
+    routes = [
+        Route(PREFIX + "/ca", _answering(partial(_ca, state)), methods=["GET"]),
+        Route(PREFIX + "/health", _answering(_health), methods=["GET"]),
+        Route(PREFIX + "/runs/{run}/events", _answering(partial(_events, state, runs, access, waiters, closing))),
+        Route(PREFIX + "/runs/{run}/archive", _answering(partial(_archive, state, access))),
+        Route("/metrics", _answering(partial(_metrics, state, runs, access)), methods=["GET"]),
+    ]
+    for (method, path), (role, handler) in HANDLERS.items():
+        answer = partial(_handled, state, runs, access, role, handler)
+        routes.append(Route(PREFIX + path, _answering(answer), methods=[method]))
+    app = Starlette(routes=routes, exception_handlers={404: _nothing, 405: _nothing})
+    app.router.redirect_slashes = False
+    return app
+
+
+def _answering(answer: _Answer) -> _Answer:
+    async def endpoint(request: Request) -> Response:
+        try:
+            response = await answer(request)
+        except FedkitError as error:
+            response = refusal(error)
+        except ClientDisconnect:
+            response = Response(status_code=400)
+        except Exception:
+            _LOG.exception("%s %s failed", request.method, request.url.path)
+            response = refusal(DeploymentError("the coordinator failed", code="FK739", remedy="see its server.log"))
+            response.status_code = 500
+        response.headers["cache-control"] = "no-store"
+        return response
+
+    return endpoint
+
+
+async def _nothing(request: Request, _: Exception) -> Response:
+    return refusal(DeploymentError("there is nothing here", code="FK722", remedy="see docs/deployment.md"))
+
+
+async def _ca(state: State, _: Request) -> Response:
+    return Response(state.folder.read(state.folder.ca), media_type="application/x-pem-file")
+
+
+async def _health(_: Request) -> Response:
+    return JSONResponse({"status": "ok", "version": __version__, "wire": wire.version_text()})
+
+
+async def _user(access: Access, request: Request, role: str) -> Member:
+    address = request.client.host if request.client else ""
+    member = await to_thread.run_sync(access.user, bearer(request.scope), address)
+    access.require(member, role)
+    return member
+
+
+async def _handled(state: State, runs: Runs, access: Access, role: str, handler: Handler, request: Request) -> Response:
+    # Before the body: a stranger makes nobody read two megabytes.
+    member = await _user(access, request, role)
+    body = await _body(request) if request.method == "POST" else {}
+    call = Call(state, runs, access, member, request.path_params, body)
+    try:
+        found = await to_thread.run_sync(handler, call)
+    except FedkitError as error:
+        _LOG.info("%s (%s): %s %s: %s", member.name, member.role, request.method, request.url.path, error.code)
+        raise
+    if request.method != "GET":
+        _LOG.info("%s (%s): %s %s", member.name, member.role, request.method, request.url.path)
+    return JSONResponse(found)
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    too_large = DeploymentError(f"the request has more than {MOST_BODY:,} bytes", code="FK724", remedy="send less")
+    said = request.headers.get("content-length", "0")
+    if not said.isdecimal() or int(said) > MOST_BODY:
+        raise too_large
+    parts = bytearray()
+    async for part in request.stream():
+        parts += part
+        if len(parts) > MOST_BODY:
+            raise too_large
+    try:
+        text = parts.decode() or "{}"
+    except UnicodeDecodeError:
+        raise strict_json.unreadable("the request", "is no UTF-8") from None
+    value = strict_json.read(text, "the request", MOST_BODY)
+    if not isinstance(value, dict):
+        raise strict_json.unreadable("the request", "is no mapping of fields")
+    return value
+
+
+async def _events(
+    state: State, runs: Runs, access: Access, waiters: CapacityLimiter, closing: Callable[[], bool], request: Request
+) -> Response:
+    await _user(access, request, "viewer")
+    run = _known_run(state, request)
+    after = int(_number(request, "after", 0, 2**53))
+    end = time.monotonic() + _number(request, "wait", 0, MOST_WAIT)
+    found = await to_thread.run_sync(runs.events, run, after)
+    while not found and not closing() and (left := end - time.monotonic()) > 0:
+        if await request.is_disconnected():
+            break
+        found = await to_thread.run_sync(runs.wait_events, run, after, min(left, _TURN), limiter=waiters)
+    status = await to_thread.run_sync(runs.status, run)
+    return JSONResponse({"events": found, "state": status["state"], "outcome": status.get("outcome")})
+
+
+async def _archive(state: State, access: Access, request: Request) -> Response:
+    await _user(access, request, "viewer")
+    run = _known_run(state, request)
+    folder = state.folder.runs / run
+    if not folder.is_dir():
+        raise DeploymentError(f"{run} has no folder yet", code="FK722", remedy="wait until it has begun")
+    # Beside the runs, not in a place that others of this host can reach.
+    handle, name = tempfile.mkstemp(dir=state.folder.path, prefix=".archive-")
+    os.close(handle)
+    try:
+        await to_thread.run_sync(pack, folder, Path(name))
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            Path(name).unlink(missing_ok=True)
+        raise
+    return FileResponse(name, media_type="application/x-tar", background=BackgroundTask(os.unlink, name))
+
+
+async def _metrics(state: State, runs: Runs, access: Access, request: Request) -> Response:
+    from fedkit_server.metrics import CONTENT_TYPE, scrape
+
+    if not is_loopback(request.scope) or bearer(request.scope):
+        await _user(access, request, "viewer")
+    return Response(await to_thread.run_sync(scrape, state, runs), headers={"content-type": CONTENT_TYPE})
+
+
+def _known_run(state: State, request: Request) -> str:
+    run = str(request.path_params["run"])
+    if state.store.run(run) is None:
+        raise unknown("run", run, [row.run for row in state.store.runs()])
+    return run
+
+
+def _number(request: Request, name: str, least: float, most: float) -> float:
+    text = request.query_params.get(name, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not least <= value < float("inf"):
+        raise DeploymentError(
+            f"{name}={text[:20]!r} is no number from {least:g}", code="FK726", remedy=f"use {name}={least:g}"
+        )
+    return min(value, most)

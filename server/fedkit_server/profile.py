@@ -1,0 +1,104 @@
+"""A user's profile: where the coordinator is, what its certificate must hang on, who the user is."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedkit.errors import DeploymentError
+from fedkit.storage.keys import SigningKey, load_signing_key
+from fedkit.storage.private import make_folder, require_private, write_new
+from fedkit_server import pki
+from fedkit_server.tokens import looks_like_token
+
+VARIABLE = "FEDKIT_PROFILE"
+PROFILE, CA, KEY, TOKEN = "profile.json", "ca.crt", "signing.key", "token"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile folder, read.
+
+    Attributes:
+        address: host:port of the coordinator's API.
+        name: the user's.
+        root: fingerprint that the keyring must begin with.
+        federation: fingerprint of the CA.
+    """
+
+    path: Path
+    address: str
+    name: str
+    root: str
+    federation: str
+    token: str = field(repr=False)
+
+    @property
+    def ca(self) -> Path:
+        """The only certificate that is trusted."""
+        return self.path / CA
+
+    def key(self) -> SigningKey:
+        """The user's signing key.
+
+        Raises:
+            DeploymentError: FK702, FK703.
+        """
+        return load_signing_key(self.path / KEY)
+
+
+def open_profile(path: Path | None) -> Profile:
+    """Read the profile that a command names, or the environment.
+
+    Raises:
+        DeploymentError: FK711, none is named or it cannot be read; FK706, others may read it.
+    """
+    named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
+    if named is None:
+        raise DeploymentError(
+            f"no profile is named, by --profile or {VARIABLE}",
+            code="FK711",
+            remedy="name the folder that `fedkit server init` or `fedkit server user add` made: --profile FOLDER",
+        )
+    try:
+        values = json.loads((named / PROFILE).read_text(encoding="utf-8"))
+        address, name, root = (str(values[key]) for key in ("address", "name", "root"))
+        token = (named / TOKEN).read_text(encoding="ascii").strip()
+        ca = (named / CA).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        file = getattr(error, "filename", None) or PROFILE
+        raise DeploymentError(
+            f"the profile {named} cannot be read ({type(error).__name__}: {file})",
+            code="FK711",
+            remedy="name the folder that `fedkit server init` or `fedkit server user add` made: --profile FOLDER",
+        ) from None
+    require_private([named, *(named / part for part in (PROFILE, KEY, TOKEN, CA))])
+    if not looks_like_token(token):
+        raise DeploymentError(
+            f"{named / TOKEN} holds no token", code="FK711", remedy="ask an admin for `fedkit server user token NAME`"
+        )
+    return Profile(named, address, name, root, pki.certificate_fingerprint(ca), token)
+
+
+def write_profile(path: Path, *, address: str, name: str, root: str, ca: bytes, token: str) -> None:
+    """Make a profile folder, without a signing key.
+
+    Raises:
+        DeploymentError: FK700, FK704.
+    """
+    make_folder(path)
+    fill_profile(path, address=address, name=name, root=root, ca=ca, token=token)
+
+
+def fill_profile(path: Path, *, address: str, name: str, root: str, ca: bytes, token: str) -> None:
+    """Write a profile's files, except for the signing key, into a folder.
+
+    Raises:
+        DeploymentError: FK700, FK704.
+    """
+    about = {"address": address, "name": name, "root": root}
+    write_new(path / CA, ca)
+    write_new(path / TOKEN, f"{token}\n".encode())
+    write_new(path / PROFILE, (json.dumps(about, indent=2) + "\n").encode())

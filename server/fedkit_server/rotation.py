@@ -1,0 +1,54 @@
+"""Renews what ages at the coordinator: the TLS certificate, and the coordinator's key by a signed statement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedkit.federation.keyring import open_keyring
+from fedkit.federation.statements import replace_coordinator
+from fedkit.storage.keys import create_signing_key, fingerprint, load_signing_key
+from fedkit_server import pki
+from fedkit_server.folder import ServerFolder, write_certificate, write_settings
+
+
+def renew_certificate(folder: ServerFolder, hosts: Sequence[str] = ()) -> None:
+    """A new TLS key and certificate by the same CA, which is what sites pin: they notice nothing.
+
+    Args:
+        hosts: new names and addresses, in place of those so far.
+
+    Raises:
+        DeploymentError: FK707, a host that is none.
+    """
+    settings = folder.settings()
+    pair = pki.make_server(folder.ca_pair(), hosts or settings.hosts)
+    write_certificate(folder, pair)
+    if hosts:
+        write_settings(folder, replace(settings, hosts=tuple(hosts)))
+
+
+def renew_coordinator_key(folder: ServerFolder, now: float) -> str:
+    """A new coordinator's key, introduced by a statement that the old one signs; returns its fingerprint.
+
+    Sites follow the keyring; whoever has not joined yet needs a new invitation, which pins the new key.
+    """
+    keyring, old = folder.keyring(), folder.key()
+    new = create_signing_key(folder.next_coordinator_key)
+    folder.write_keyring(replace_coordinator(keyring, new.public, old, now))
+    finish(folder)
+    return new.fingerprint
+
+
+def finish(folder: ServerFolder) -> None:
+    """Complete, or take back, a rotation that a crash has cut in two: the keyring says which."""
+    waiting = folder.next_coordinator_key
+    if not waiting.exists():
+        return
+    settings = folder.settings()
+    lines = folder.read(folder.keyring_file).decode("utf-8", errors="replace").splitlines()
+    keyring = open_keyring(lines, federation=settings.federation, root=settings.root)
+    if fingerprint(keyring.coordinator) == load_signing_key(waiting).fingerprint:
+        waiting.replace(folder.coordinator_key)
+    else:
+        waiting.unlink()

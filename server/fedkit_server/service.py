@@ -1,0 +1,153 @@
+"""The coordinator's process: Flower's SuperLink, our API, enrolment and the runner behind one certificate."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import uvicorn
+
+from fedkit import __version__
+from fedkit.errors import DeploymentError
+from fedkit.federation.flower_link import Link, superlink_app
+from fedkit_server import logs, pki
+from fedkit_server.access import Access
+from fedkit_server.api import make_api
+from fedkit_server.enrolment import Enrolment
+from fedkit_server.enrolment_grpc import serve
+from fedkit_server.folder import ServerFolder, joined
+from fedkit_server.guard import Guard, Wakes
+from fedkit_server.lock import hold
+from fedkit_server.runners import Runs
+from fedkit_server.state import State
+from fedkit_server.store import Store
+
+_LOG = logging.getLogger("fedkit.server")
+# TLS 1.2 with forward secrecy and authenticated encryption; 1.3 has no others.
+_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_GRACE_SECONDS = 3
+
+Maker = Callable[[ServerFolder, Link, State], Runs]
+
+
+def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, up: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT; what is under way is taken up at the next start.
+
+    Args:
+        bind: address to listen on, in place of the folder's.
+        screen: whether the log goes to standard error too.
+        up: called once everything answers.
+
+    Raises:
+        DeploymentError: FK708, another process serves the folder; FK709, a port is taken; FK710, the certificate.
+    """
+    os.umask(0o077)
+    settings = folder.settings()
+    address = bind or settings.bind
+    with ExitStack() as stack:
+        stack.enter_context(hold(folder.pid_file))
+        check_certificate(folder)
+        # Before anything of Flower runs, so that a taken port costs nothing.
+        listening = stack.enter_context(_listen(address, settings.port))
+        logs.configure(folder.log, screen=screen)
+        for left in folder.path.glob(".archive-*"):
+            left.unlink(missing_ok=True)
+        store = Store(folder.database)
+        stack.callback(store.close)
+        link = Link.open(folder.link)
+        state = State(folder, settings, store, link)
+        # An altered keyring or a key that is not its own ends the start here.
+        state.keyring  # noqa: B018
+        state.reconcile()
+        runs = _runner(state)
+        stack.callback(runs.close)
+        grpc_server = serve(
+            Enrolment(state),
+            joined(address, settings.grpc_port),
+            folder.read(folder.certificate),
+            folder.read(folder.certificate_key),
+        )
+        stack.callback(lambda: grpc_server.stop(_GRACE_SECONDS).wait())
+        server = _server(state, runs, up)
+        _LOG.info("fedkit %s serves %s on %s", __version__, settings.name, joined(address, settings.port))
+        # uvicorn sends itself the signal again once it has ended.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+        _LOG.info("ending")
+
+
+def check_certificate(folder: ServerFolder) -> None:
+    """Refuse to serve with a certificate that has ended; warn of one that soon will.
+
+    Raises:
+        DeploymentError: FK710.
+    """
+    ends = pki.expires_at(folder.read(folder.certificate))
+    left = (ends - datetime.now(UTC)).total_seconds() / 86_400
+    renew = f"`fedkit server rotate {folder.path}`"
+    if left <= 0:
+        raise DeploymentError(f"the TLS certificate ended on {ends:%Y-%m-%d}", code="FK710", remedy=f"run {renew}")
+    if left < pki.WARN_DAYS:
+        _LOG.warning("the TLS certificate ends on %s; renew it: %s", f"{ends:%Y-%m-%d}", renew)
+
+
+def _runner(state: State) -> Runs:
+    from fedkit_server.runner import Runner
+
+    return Runner(state.folder.path, state.link, state.store, state.folder.key(), lambda: state.keyring)
+
+
+def _server(state: State, runs: Runs, up: Callable[[], None]) -> uvicorn.Server:
+    access, wakes = Access(state), Wakes()
+    state.link.on_wake = wakes.wake
+    api = make_api(state, runs, access, lambda: server.should_exit)
+    config = uvicorn.Config(
+        Guard(superlink_app(state.link), api, access.may_control, wakes),
+        workers=1,
+        ssl_certfile=state.folder.certificate,
+        ssl_keyfile=state.folder.certificate_key,
+        ssl_ciphers=_CIPHERS,
+        log_config=None,
+        access_log=False,
+        # Whoever is asked for the client's address must not be told it by the client.
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=60,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    config.load()
+    context: Any = config.ssl
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    server = _Server(config, up)
+    return server
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, up: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._up = up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell when everything answers."""
+        await super().startup(sockets)
+        if self.started:
+            self._up()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        both = address == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((address, port), family=family, backlog=512, dualstack_ipv6=both)
+    except OSError as error:
+        raise DeploymentError(
+            f"the coordinator cannot listen on {joined(address, port)}: {error.strerror or error}",
+            code="FK709",
+            remedy="free the port, or name another address with --bind",
+        ) from None

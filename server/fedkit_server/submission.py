@@ -1,0 +1,148 @@
+"""A run, composed and signed where the user is: its sites and their declared counts come from the sites' own offers.
+
+::
+
+    FK728  sites that are unknown, revoked or absent, or a quorum that they cannot make
+    FK729  a site that does not offer what the run asks for
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedkit.config.experiment import ExperimentConfig
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.federation.envelope import Signed
+from fedkit.federation.job import LONGEST_LIFE, job_config, make_job
+from fedkit.governance.declaration import declaration_digest
+from fedkit_server.profile import Profile
+
+_WEEK = 7 * 86_400.0
+
+
+def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:
+    """The experiment as it will run at sites: with secure noise where it is private.
+
+    Raises:
+        ConfigError: as ``compose``.
+        DeploymentError: FK729, noise that protects nobody was asked for.
+    """
+    from fedkit.config.compose import compose
+
+    asked = [word for word in overrides if word.startswith("privacy.noise=") and word != "privacy.noise=secure"]
+    if asked:
+        raise DeploymentError(
+            f"{asked[0]} protects nobody; a deployed run has secure noise",
+            code="FK729",
+            remedy="leave it out, or simulate: `fedkit simulate`",
+        )
+    config = compose(name, overrides, config_dir)
+    if config.privacy.mode == "none":
+        return config
+    return replace(config, privacy=replace(config.privacy, noise="secure"))
+
+
+def with_sites(
+    config: ExperimentConfig, sites: Sequence[Mapping[str, Any]], names: Sequence[str], min_sites: int, deadline: float
+) -> ExperimentConfig:
+    """The config for these sites, once each is found to be there and to offer what it asks for.
+
+    Args:
+        sites: as the API lists them.
+
+    Raises:
+        DeploymentError: FK728, FK729; every problem of every site at once.
+    """
+    by_name = {site["name"]: site for site in sites}
+    if problems := list(_absences(by_name, names, min_sites)):
+        raise _refused(problems, "FK728", "`fedkit server sites` lists them; leave out those that cannot take part")
+    offered = {name: by_name[name]["offer"]["datasets"].get(config.data.name) for name in names}
+    config = _with_common_delta(config, list(offered.values()))
+    problems = [
+        f"{name} {problem}"
+        for name, data in offered.items()
+        for problem in _differences(config, data, by_name[name]["offer"]["datasets"])
+    ]
+    if problems:
+        raise _refused(problems, "FK729", "change the run, leave the site out, or ask it to change its site.yaml")
+    records = {name: int(data["records"]) for name, data in offered.items() if data}
+    data = replace(config.data, records=records, partition=None)
+    federation = replace(config.federation, min_sites=min_sites, timeout=float(deadline))
+    return replace(config, data=data, federation=federation)
+
+
+def sign(
+    config: ExperimentConfig, profile: Profile, *, study: str, min_sites: int, deadline: float, now: float
+) -> tuple[str, Signed]:
+    """A run's new id, and its job signed with the profile's key.
+
+    Raises:
+        FedkitError: whatever a site would refuse at sight.
+    """
+    run = f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{config.name[:60]}-{secrets.token_hex(3)}"
+    # Every round may last as long as its deadline, twice, and the coordinator may be down for days.
+    lifetime = min(LONGEST_LIFE, _WEEK + 2 * config.federation.num_rounds * deadline)
+    signed = make_job(
+        config, federation=profile.federation, run=run, study=study, submitter=profile.name, min_sites=min_sites,
+        deadline=deadline, lifetime=lifetime, key=profile.key(), now=now,
+    )  # fmt: skip
+    return run, signed
+
+
+def _absences(sites: Mapping[str, Mapping[str, Any]], names: Sequence[str], min_sites: int) -> Iterator[str]:
+    if len(set(names)) < len(names):
+        yield "--sites names a site twice"
+    if not 1 <= min_sites <= len(names):
+        yield f"--min-sites is {min_sites}; {len(names)} sites are named"
+    for name in names:
+        site = sites.get(name)
+        if site is None:
+            yield f"{name!r} is not enrolled; known are {', '.join(sorted(sites)) or 'none'}"
+        elif site["state"] == "revoked":
+            yield f"{name} was revoked"
+        elif site["state"] != "online":
+            yield f"{name} is not connected; there: `fedkit client start`"
+        elif not site["offer"]:
+            yield f"{name} has offered nothing yet; there: `fedkit client start`"
+
+
+def _with_common_delta(config: ExperimentConfig, offered: Sequence[Mapping[str, Any] | None]) -> ExperimentConfig:
+    deltas = {data["delta"] for data in offered if data}
+    if config.privacy.mode == "none" or config.privacy.delta is not None or len(deltas) != 1:
+        return config
+    return replace(config, privacy=replace(config.privacy, delta=deltas.pop()))
+
+
+def _differences(config: ExperimentConfig, data: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
+    """What the site's own file would refuse, by what it has said of it; the site decides all the same."""
+    if data is None:
+        yield f"does not offer the data set {config.data.name}; it offers {', '.join(known) or 'none'}"
+        return
+    if data["declaration"] != declaration_digest(job_config(config).data):
+        yield f"declares another table under the name {config.data.name}: columns, ranges, target or split differ"
+    for what, name in (("model", config.model.name), ("strategy", config.strategy.name)):
+        admitted = data["models" if what == "model" else "strategies"]
+        if name not in admitted:
+            yield f"does not admit the {what} {name}; it admits {', '.join(admitted) or 'none'}"
+    unit = "patient" if config.data.unit_column else "record"
+    if data["unit"] != unit:
+        yield f"protects a {data['unit']}, and the run a {unit}"
+    privacy = config.privacy
+    if privacy.mode == "none":
+        if not data["unprotected"]:
+            yield "does not train without privacy"
+        return
+    if privacy.delta is not None and privacy.delta != data["delta"]:
+        yield f"has delta {data['delta']:g}, and the run {privacy.delta:g}"
+    if privacy.epsilon is not None and privacy.epsilon > data["max_epsilon"]:
+        yield f"admits epsilon up to {data['max_epsilon']:g}, and the run has {privacy.epsilon:g}"
+
+
+def _refused(problems: Sequence[str], code: str, remedy: str) -> FedkitError:
+    text = problems[0] if len(problems) == 1 else "\n  - ".join([f"{len(problems)} problems", *problems])
+    return DeploymentError(text, code=code, remedy=remedy)
