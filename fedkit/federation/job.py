@@ -19,7 +19,7 @@ from fedkit.config.serialize import from_dict, to_dict
 from fedkit.data.names import require_site_names
 from fedkit.errors import DataError, FederationError
 from fedkit.federation import strict_json
-from fedkit.federation.envelope import Signed, check_times, read, seal, unseal
+from fedkit.federation.envelope import WIRE, Signed, check_times, read, seal, unseal
 from fedkit.federation.keyring import Keyring
 from fedkit.storage.keys import SigningKey
 
@@ -78,8 +78,8 @@ class Job:
 
 
 def job_config(config: ExperimentConfig) -> ExperimentConfig:
-    """The config as a job carries it: without source and site column, which are each site's, and without folders."""
-    data = replace(config.data, source=SOURCE, site_column=None)
+    """The config as a job carries it: without folders, and without what is each site's (source, column, partition)."""
+    data = replace(config.data, source=SOURCE, site_column=None, partition=None)
     return replace(config, data=data, runs_dir=str(_DEFAULTS["runs_dir"]), ledgers_dir=None)
 
 
@@ -126,7 +126,7 @@ def make_job(
         "config": to_dict(carried),
     }
     signed = seal("job", values, key)
-    _job(signed, {"wire": 1, **values}, federation, now, models)
+    _job(signed, {"wire": WIRE, **values}, federation, now, models)
     return signed
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from fedkit.errors import FederationError
 from fedkit.federation import strict_json
-from fedkit.federation.envelope import Signed, check_times, read, seal, unseal
+from fedkit.federation.envelope import WIRE, Signed, check_times, read, seal, unseal
 from fedkit.federation.job import SKEW, Job
 from fedkit.storage.keys import SigningKey
 from fedkit.types import Float32
@@ -86,7 +86,7 @@ def make_order(
         "expires_at": min(int(now + lifetime), job.expires_at),
     }
     signed = seal("order", values, key)
-    _order(signed, {"wire": 1, **values}, job, now)
+    _order(signed, {"wire": WIRE, **values}, job, now)
     return signed
 
 

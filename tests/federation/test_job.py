@@ -70,7 +70,7 @@ def test_a_job_round_trips_its_config_exactly(overrides):
 
 def test_a_job_is_the_same_whatever_the_submitters_own_source():
     config = composed()
-    own = replace(config, data=replace(config.data, source=SourceConfig("csv", path="/home/bo/secret.csv")))
+    own = replace(config, data=replace(config.data, source=SourceConfig("csv", path="/data/secret.csv")))
     assert job_text(own) == TEXT
     assert "secret" not in job_text(own) and "builtin" not in TEXT
 
