@@ -30,7 +30,7 @@ def plan(words: Words = None, config_dir: ConfigDir = None, json_: Json = False)
     config = compose(name, overrides, config_dir)
     from fedkit.privacy.describe import plan_costs, priced
     from fedkit.reporting.plan_table import NO_LEDGER, plan_notes, plan_statement, plan_table
-    from fedkit.simulation.prepare import prepare, strategy_for
+    from fedkit.simulation.prepare import holding_notes, prepare, strategy_for
 
     refused = None
     with priced("the plan"):
@@ -52,6 +52,7 @@ def plan(words: Words = None, config_dir: ConfigDir = None, json_: Json = False)
         "notes": [
             *prepared.local.notes,
             *prepared.local.remarks,
+            *holding_notes(prepared),
             *plan_notes(costs, config.federation.fraction_train),
             *prepared.dataset.warnings,
         ],

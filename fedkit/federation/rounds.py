@@ -101,7 +101,10 @@ class RoundLoop:
             self.on_progress,
         )
         with local_identity():
-            return Running(self, driver, courier, on_round, pick_up(self, driver, parameters)).run()
+            running = Running(self, driver, courier, on_round, pick_up(self, driver, parameters))
+            # One model less in memory from the first round on, if the caller lets go of it too.
+            del parameters
+            return running.run()
 
     def sample(self, number: int) -> list[str]:
         """The sites that train in a round, a pure function of (seed, round).

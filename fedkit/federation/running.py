@@ -84,7 +84,7 @@ class Running:
             return Finish(self.parameters, at.outcome, max(0, at.round - 1), at.notes)
         aggregated = at.aggregated
         # Its arrays live on in this object alone, which lets go of them round by round.
-        self.at = Resume(at.identity, at.round, at.parameters[:0], {}, False, {}, (), False, None, ())
+        self.at = Resume(at.identity, at.round, np.zeros(0, np.float32), {}, False, {}, (), False, None, ())
         first = at.round
         del at
         for number in range(first, last + 1):

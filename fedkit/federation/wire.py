@@ -136,10 +136,10 @@ def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
         FederationError: bytes that are no array, wrong shape or type, a NaN or infinite entry, a weight that is not
             positive and finite, a metric that is no number in its range.
     """
-    delta = _flat(content, "arrays", "float32")
+    delta = _flat(content, "arrays", "float32", copy=False)
     if delta.shape != (size,):
         raise FederationError(f"the update has {delta.size} parameters, the model {size}", code="FK511")
-    if not np.isfinite(delta).all():
+    if not all_finite(delta):
         raise FederationError("the update holds NaN or infinity", code="FK512", remedy="lower training.learning_rate")
     record = _metrics(content)
     known = {key: _number(key, record[key], bounds) for key, bounds in TRAIN_METRICS.items() if key in record}

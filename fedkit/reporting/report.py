@@ -20,6 +20,7 @@ OUTCOMES = {
     "degraded": ("warn", "degraded: not every site took part"),
     "failed": ("bad", "failed"),
     "interrupted": ("warn", "interrupted"),
+    "stopped": ("warn", "stopped on request"),
     "running": ("plain", "running, or ended without a word"),
 }
 BASELINES = {"pooled": "pooled", "local_only": "local only"}

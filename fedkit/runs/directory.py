@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from safetensors.numpy import load_file, save
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import to_yaml
 from fedkit.errors import RunError
-from fedkit.storage.atomic import append_line, write_bytes, write_json, write_text
+from fedkit.runs.updates import as_safetensors
+from fedkit.storage.atomic import append_line, write_bytes, write_json, write_parts, write_text
 from fedkit.types import ClientUpdate, Float32, Predictions, RoundReport
 
 MANIFEST, METRICS, RESULT, CONFIG = "manifest.json", "metrics.jsonl", "result.json", "config.yaml"
@@ -68,9 +70,7 @@ class RunDirectory:
         """Record a round's updates and weights, so that a run with secure noise can be folded again."""
         folder = self.path / UPDATES
         folder.mkdir(exist_ok=True)
-        arrays: dict[str, Any] = {f"delta/{update.site}": update.delta for update in updates}
-        arrays |= {f"weight/{update.site}": np.array([update.weight], dtype=np.float64) for update in updates}
-        write_bytes(folder / f"{number:05d}.safetensors", save(arrays))
+        write_parts(folder / f"{number:05d}.safetensors", as_safetensors(updates))
 
     def read_updates(self, number: int) -> list[ClientUpdate]:
         """The updates of a round, by site name.
@@ -144,6 +144,29 @@ def create(root: Path, name: str) -> RunDirectory:
             raise cannot_write(path, error) from None
         return RunDirectory(path)
     raise RunError(f"100 runs named {stamp}-{safe} exist in {root}", code="FK602")
+
+
+def reopen(path: Path) -> tuple[RunDirectory, int]:
+    """A run's folder after its process was killed; a torn last line of the metrics is cut off.
+
+    Returns:
+        The folder, and the last round that it has recorded (-1: not even the untrained model): a round up to it must
+        not be appended again.
+
+    Raises:
+        RunError: the metrics are missing, or an earlier line is no round.
+    """
+    try:
+        with (path / METRICS).open("r+b") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        # Said as for any other reader.
+        read_text(path / METRICS)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return RunDirectory(path), max(read_digests(path), default=-1)
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:

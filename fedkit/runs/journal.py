@@ -130,6 +130,12 @@ class Journal:
         """Let another process open the journal."""
         self._file.close()
 
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _model(self, number: int, parameters: Float32, state: Mapping[str, Float32]) -> dict[str, Any]:
         model = self._write(f"{number:05d}-model", parameters)
         kept = {key: self._write(f"{number:05d}-state-{key}", state[key]) for key in sorted(state)}
@@ -174,10 +180,10 @@ def open_journal(folder: Path) -> Journal:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = path.open("ab")
-        sync_folder(folder)
     except OSError as error:
         raise cannot_write(folder, error) from None
     try:
+        sync_folder(folder)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -189,6 +195,9 @@ def open_journal(folder: Path) -> Journal:
             file.truncate(readable)
             os.fsync(file.fileno())
         point = resume_point(folder, check=False)
+    except OSError as error:
+        file.close()
+        raise cannot_write(folder, error) from None
     except BaseException:
         file.close()
         raise

@@ -24,7 +24,7 @@ from fedkit.data.load import load_dataset
 from fedkit.data.table import name_text
 from fedkit.errors import ConfigError, FederationError
 from fedkit.models import build as build_model
-from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
+from fedkit.strategies import AnyStrategy, memory_note, refuse_if_needs_statistics
 from fedkit.strategies import build as build_strategy
 from fedkit.training.model import ModelFactory as ModelFactory
 from fedkit.training.model import check_output, given_model
@@ -112,6 +112,18 @@ def strategy_for(prepared: Prepared) -> AnyStrategy:
     config = prepared.config
     count = max(1, int(np.ceil(config.federation.fraction_train * len(prepared.local.sites))))
     return build_strategy(config.strategy, num_sites=count, private=config.privacy.mode != "none")
+
+
+def holding_notes(prepared: Prepared, strategy: AnyStrategy | None = None) -> list[str]:
+    """What a strategy that holds all updates of a round will need, said before the first round.
+
+    Args:
+        strategy: the caller's own, else the one that the config names.
+    """
+    sites = max(1, int(np.ceil(prepared.config.federation.fraction_train * len(prepared.local.sites))))
+    size = sum(p.numel() for p in prepared.model.parameters())
+    note = memory_note(strategy or strategy_for(prepared), sites=sites, parameters=size)
+    return [note] if note else []
 
 
 def _declared(config: ExperimentConfig, data: Mapping[str, Any]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from fedkit.simulation.flower import run_flower
 from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
 from fedkit.simulation.local import predict_all, run_local
 from fedkit.simulation.measured import measured
-from fedkit.simulation.prepare import Prepared, prepare, strategy_for
+from fedkit.simulation.prepare import Prepared, holding_notes, prepare, strategy_for
 from fedkit.simulation.result import build_result
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
@@ -137,7 +137,12 @@ def _run(
         parameters=sum(p.numel() for p in prepared.model.parameters()),
         model_source=prepared.model_source,
         strategy_source=prepared.strategy_source,
-        notes=[*prepared.local.notes, *prepared.local.remarks, *prepared.dataset.warnings],
+        notes=[
+            *prepared.local.notes,
+            *prepared.local.remarks,
+            *holding_notes(prepared, strategy),
+            *prepared.dataset.warnings,
+        ],
     )
     manifest["ledger_run"] = next((gate.run for gate in opened.values()), None)
     manifest["ledger"] = {}
