@@ -9,6 +9,7 @@ is pushed.
 from __future__ import annotations
 
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,8 +19,8 @@ from typing import Any
 
 from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
 
-from flwr.app import Message, RecordDict  # isort: skip
-from flwr.app.message import remove_content_from_message
+from flwr.app import Error, Message, RecordDict  # isort: skip
+from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
@@ -32,7 +33,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.run import Run
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
@@ -41,6 +41,9 @@ from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
 from google.protobuf.message import DecodeError
 from sqlalchemy import exists, update
+
+from fedkit.errors import FederationError
+from fedkit.federation.flower_arrays import assemble
 
 _LOG = logging.getLogger("fedkit.link")
 
@@ -196,8 +199,15 @@ class Link:
 class LinkGrid(Grid):
     """The Grid of a deployed run: messages go to sites over the SuperLink, replies come as they are whole."""
 
-    def __init__(self, link: Link, run_id: int) -> None:
+    def __init__(self, link: Link, run_id: int, *, most_bytes: int = 2**31, spool: Path | None = None) -> None:
+        """A run's Grid.
+
+        Args:
+            most_bytes: of one reply's arrays; a reply with more is an error of its site.
+            spool: folder for replies that are too large for memory.
+        """
         self._link, self._state = link, link.state
+        self._most_bytes, self._spool = most_bytes, spool or Path(tempfile.gettempdir())
         self._run = link.state.get_run_info(run_ids=[run_id])[0]
         self._received: dict[int, int] = {}
 
@@ -253,21 +263,25 @@ class LinkGrid(Grid):
         """The replies that have come in whole."""
         found = []
         for message, tree in self._link.take_replies(message_ids):
-            found.append(self._inflated(message, tree))
+            found.append(self._whole(message, tree))
             self._state.delete_messages({message.metadata.reply_to_message_id})
             self._state.object_store.delete(message.metadata.message_id)
             self._state.object_store.delete(message.metadata.reply_to_message_id)
         return found
 
-    def _inflated(self, message: Message, tree: ObjectTree) -> Message:
-        contents: dict[str, bytes] = {}
-        for part in iterate_object_tree(tree):
-            contents[part.object_id] = self._state.object_store.get(part.object_id) or b""
-        node = message.metadata.src_node_id
-        self._received[node] = self._received.get(node, 0) + sum(map(len, contents.values()))
-        whole: Any = inflate_object_from_contents(message.metadata.message_id, contents)
-        whole.metadata.__dict__["_message_id"] = message.metadata.message_id
-        return whole  # type: ignore[no-any-return]
+    def _whole(self, message: Message, tree: ObjectTree) -> Message:
+        node, store = message.metadata.src_node_id, self._state.object_store
+
+        def get(object_id: str) -> bytes:
+            content = store.get(object_id) or b""
+            self._received[node] = self._received.get(node, 0) + len(content)
+            return content
+
+        try:
+            return assemble(message, tree, get, most_bytes=self._most_bytes, spool=self._spool)
+        except FederationError as error:
+            _LOG.warning("a reply of node %s: %s", node, error)
+            return make_message(metadata=message.metadata, error=Error(code=2, reason=error.code))
 
     def wait_for_reply(self, timeout: float) -> None:
         """Until something arrives, or the time is over."""

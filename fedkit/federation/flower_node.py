@@ -7,9 +7,11 @@ flwr moves.
 from __future__ import annotations
 
 import ssl
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
@@ -41,7 +43,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
@@ -49,8 +50,10 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedkit.errors import FederationError
+from fedkit.federation.flower_arrays import assemble
 
 WAIT_HEADER = "x-fedkit-wait"
+_MOST_PARTS = 4096
 HEARTBEAT_SECONDS = HEARTBEAT_DEFAULT_INTERVAL / 2
 
 
@@ -78,6 +81,18 @@ class _Wait:
         return call_next(context)
 
 
+class UnreadableRequest(FederationError):
+    """A request that came and cannot be read: it can be answered all the same.
+
+    Args:
+        received: the request without its content.
+    """
+
+    def __init__(self, error: FederationError, received: Received) -> None:
+        super().__init__(error.message, code=error.code, remedy=error.remedy)
+        self.received = received
+
+
 @dataclass
 class NodeConnection:
     """One node's connection; not for several threads.
@@ -88,7 +103,8 @@ class NodeConnection:
     Args:
         address: host:port.
         root: the CA's certificate, PEM; no other is trusted.
-        most_bytes: of one request's parts together.
+        most_bytes: of one request's arrays.
+        spool: folder for a request that is too large for memory.
         pace: called with the number of bytes before they are sent and after they came, to keep a bandwidth.
     """
 
@@ -97,6 +113,7 @@ class NodeConnection:
     key: ec.EllipticCurvePrivateKey
     wait: float = 20.0
     most_bytes: int = 2**31
+    spool: Path = Path(tempfile.gettempdir())
     pace: Callable[[int], None] = lambda _: None
     node_id: int = 0
     _client: FleetHttpClient = field(init=False)
@@ -143,38 +160,33 @@ class NodeConnection:
         """The next request, or None when the wait is over.
 
         Raises:
-            FederationError: FK540, a request that is too large or whose parts are not what its name says.
+            UnreadableRequest: FK540, a request that is too large or whose parts are not what its name says.
         """
         self.beat()
         reply = self._client.PullMessages(PullMessagesRequest(node=self._node))
         if not reply.messages_list:
             return None
         bare = message_from_proto(reply.messages_list[0])
-        contents = self._pull(bare, reply.message_object_trees[0])
         try:
-            whole: Any = inflate_object_from_contents(bare.metadata.message_id, contents)
-        except Exception as error:
-            raise FederationError(f"the request cannot be read ({type(error).__name__})", code="FK540") from None
-        if not isinstance(whole, Message) or not whole.has_content():
-            raise FederationError("the request holds nothing", code="FK540")
-        whole.metadata.__dict__["_message_id"] = bare.metadata.message_id
-        return Received(whole)
+            return self._whole(bare, reply.message_object_trees[0])
+        except FederationError as error:
+            raise UnreadableRequest(error, Received(bare)) from None
 
-    def _pull(self, bare: Message, tree: ObjectTree) -> dict[str, bytes]:
-        contents: dict[str, bytes] = {}
-        total = 0
-        for part in iterate_object_tree(tree):
-            if part.object_id in contents:
-                continue
-            content = self._object(bare.metadata.run_id, part.object_id)
-            total += len(content)
-            if total > self.most_bytes:
-                raise FederationError(f"the request holds more than {self.most_bytes:,} bytes", code="FK540")
-            if get_object_id(content) != part.object_id:
-                raise FederationError("a part of the request is not what its name says", code="FK540")
-            contents[part.object_id] = content
+    def _whole(self, bare: Message, tree: ObjectTree) -> Received:
+        if sum(1 for _ in iterate_object_tree(tree)) > _MOST_PARTS:
+            raise FederationError(f"the request has more than {_MOST_PARTS:,} parts", code="FK540")
+
+        def get(object_id: str) -> bytes:
             self.beat()
-        return contents
+            content = self._object(bare.metadata.run_id, object_id)
+            if get_object_id(content) != object_id:
+                raise FederationError("a part of the request is not what its name says", code="FK540")
+            return content
+
+        whole = assemble(bare, tree, get, most_bytes=self.most_bytes, spool=self.spool)
+        if not whole.has_content():
+            raise FederationError("the request holds nothing", code="FK540")
+        return Received(whole)
 
     def _object(self, run_id: int, object_id: str) -> bytes:
         for pause in (0.05, 0.1, 0.2, 0.5, 1, 2, 4, 8):

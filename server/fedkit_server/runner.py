@@ -210,7 +210,7 @@ class Runner:
             log.add(event)
 
         flower_run = self._link.begin_run()
-        grid = LinkGrid(self._link, flower_run)
+        grid = LinkGrid(self._link, flower_run, spool=self._folder / row.run)
         try:
             finish = execute(
                 job,
