@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,24 @@ def target(site: str, key: str, given: NDArray[Any], task: Task) -> NDArray[Any]
     return whole
 
 
-def contents(x: Float32, y: NDArray[Any]) -> list[str]:
-    """A text of each row, equal for rows of equal bytes: SHA-256 of example and label."""
-    return [hashlib.sha256(row.tobytes() + label.tobytes()).hexdigest() for row, label in zip(x, y, strict=True)]
+def contents(x: Float32, y: NDArray[Any], groups: Mapping[str, NDArray[np.str_]] | None = None) -> list[str]:
+    """A text of each row: SHA-256 of the bytes of its example and label and, with their lengths, its subgroup labels.
+
+    Args:
+        groups: subgroup column to labels [n], as they are stored.
+
+    Guarantee: rows of one table have equal texts exactly where everything that is used of them is equal (unless
+    SHA-256 collides), so that rows told apart by their number among equals can be exchanged without a trace.
+    """
+    named = [(groups or {})[name].tolist() for name in sorted(groups or {})]
+    texts = []
+    for row, label, *told in zip(x, y, *named, strict=True):
+        digest = hashlib.sha256(row.tobytes() + label.tobytes())
+        for text in told:
+            encoded = text.encode("utf-8", "surrogatepass")
+            digest.update(len(encoded).to_bytes(8, "big") + encoded)
+        texts.append(digest.hexdigest())
+    return texts
 
 
 def require_length(site: str, key: str, values: Any, x: Float32) -> None:

@@ -16,7 +16,7 @@ from fedkit.data.names import require_site_names
 from fedkit.data.row_bound import within_bound
 from fedkit.data.split import held_out
 from fedkit.data.table import name_text
-from fedkit.data.units import Units, in_order_of_appearance, is_no_id, rows_as_units, shared_units
+from fedkit.data.units import is_no_id, rows_as_units, rows_of_names, shared_units
 from fedkit.errors import DataError
 from fedkit.types import Dataset, Examples, Int64, Site, Task
 
@@ -62,7 +62,8 @@ def from_arrays(
             name that no site can have, or declared counts of some sites only; FK214 for missing unit ids; FK222, all
             sites with more units than they declare (private).
 
-    Guarantee: where fedkit splits, each unit's part follows from its id, or from its row's bytes, and the seed alone.
+    Guarantee: where fedkit splits, each unit's part follows from its id, or from its row's bytes and subgroup labels,
+    and the seed alone.
 
     >>> import numpy as np
     >>> data = {"north": (np.arange(8.0).reshape(4, 2), [0, 1, 0, 1]), "south": (np.ones((2, 2)), [1, 0])}
@@ -154,7 +155,14 @@ def _same_units(given: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def _owners(parts: Mapping[str, Any]) -> list[Any]:
     given = [parts[key] for key in ("unit", "unit_test") if parts.get(key) is not None]
-    return [value for owners in given for value in np.asarray(owners).tolist()]
+    return [value for owners in given for value in _values(owners)]
+
+
+def _values(given: Any) -> list[Any]:
+    """Ids or labels as Python values; NumPy's own texts would lose the NULs at their ends, and with them a unit."""
+    array = np.asarray(given)
+    values: list[Any] = (np.asarray(given, dtype=object) if array.dtype.kind in "US" else array).tolist()
+    return values
 
 
 def _present(parts: Mapping[str, Any]) -> list[str]:
@@ -218,26 +226,23 @@ def _rows(
     x = numbers(site, f"x{part}", parts[f"x{part}"])
     y = target(site, f"y{part}", given[site, f"y{part}"], task)
     require_length(site, f"y{part}", y, x)
+    groups = {}
+    for column, values in dict(parts.get(f"subgroups{part}") or {}).items():
+        groups[str(column)] = np.array([name_text(value) for value in _values(values)], dtype=np.str_)
+        require_length(site, f"subgroups{part}[{column!r}]", groups[str(column)], x)
     owners = parts.get(f"unit{part}")
     if owners is None:
-        units = rows_as_units(contents(x, y), [""] * len(x))
+        units = rows_as_units(contents(x, y, groups), [""] * len(x))
     else:
-        values = np.asarray(owners).tolist()
-        require_length(site, f"unit{part}", values, x)
-        if absent := sum(map(is_no_id, values)):
+        named = _values(owners)
+        require_length(site, f"unit{part}", named, x)
+        if absent := sum(map(is_no_id, named)):
             raise DataError(
                 f"{site}: unit{part} is empty or missing in {absent} rows",
                 code="FK214",
                 remedy="give each row the id of its unit, or leave unit out everywhere (a row is then a unit)",
             )
-        named = [name_text(value) for value in values]
-        ids = np.unique(np.array(named, dtype=object).astype(str), return_inverse=True)
-        kept, of_row = in_order_of_appearance(ids[1].reshape(-1).astype(np.int64))
-        units = Units(tuple(str(ids[0][index]) for index in kept), of_row)
-    groups = {}
-    for column, values in dict(parts.get(f"subgroups{part}") or {}).items():
-        groups[str(column)] = np.array([name_text(value) for value in np.asarray(values).tolist()], dtype=np.str_)
-        require_length(site, f"subgroups{part}[{column!r}]", groups[str(column)], x)
+        units = rows_of_names([name_text(value) for value in named])
     return Rows(x, y, units, groups)
 
 

@@ -19,6 +19,8 @@ from fedkit.errors import DataError
 from fedkit.types import Int64
 
 _SEPARATOR = "\x1f"
+# Texts may hold the separator too: written in two characters, of which the first is written so itself.
+_ESCAPED = str.maketrans({"\x1b": "\x1b0", _SEPARATOR: "\x1b1"})
 # What databases, NumPy and pandas write for "no value"; as an id it would make strangers one person.
 _NO_ID = frozenset({"", "nan", "none", "null", "nat", "<na>"})
 
@@ -90,7 +92,7 @@ def units_of(config: DataConfig, table: Table) -> Units:
                 code="FK214",
                 remedy="give each row the id of its unit, or leave unit_column out (a row is then a unit)",
             )
-        return _by_name(table.columns[config.unit_column].map(name_text, object).tolist())
+        return rows_of_names(table.columns[config.unit_column].map(name_text, object).tolist())
     if config.site_column is None:
         scopes = [""] * len(table)
     else:
@@ -99,10 +101,17 @@ def units_of(config: DataConfig, table: Table) -> Units:
 
 
 def row_texts(config: DataConfig, table: Table) -> Iterator[str]:
-    """Each row's declared values as one text, the site's name apart: equal for rows that say the same."""
+    """Each row's declared values as one text, the site's name apart.
+
+    Guarantee: two rows of a table have one text exactly where each of their declared values is the same.
+    """
     columns = [name for name in sorted(declared_columns(config)) if name != config.site_column]
-    cells = [table.columns[name].map(canonical, object).tolist() for name in columns]
+    cells = [table.columns[name].map(_escaped, object).tolist() for name in columns]
     return (_SEPARATOR.join(row) for row in zip(*cells, strict=True))
+
+
+def _escaped(value: str | None) -> str:
+    return canonical(value).translate(_ESCAPED)
 
 
 def without_id(config: DataConfig, table: Table) -> NDArray[np.bool_]:
@@ -156,7 +165,12 @@ def rows_as_units(contents: Iterable[str], scopes: Sequence[str]) -> Units:
     return Units(tuple(ids), np.arange(len(ids), dtype=np.int64))
 
 
-def _by_name(names: Sequence[str]) -> Units:
+def rows_of_names(names: Sequence[str]) -> Units:
+    """Rows of one name are one unit, in order of appearance; names that differ in any character are two.
+
+    >>> rows_of_names(["a", "b", "a\\0"]).of_row.tolist()
+    [0, 1, 2]
+    """
     index: dict[str, int] = {}
     of_row = [index.setdefault(name, len(index)) for name in names]
     return Units(tuple(index), np.array(of_row, dtype=np.int64))

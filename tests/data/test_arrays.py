@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -55,22 +57,35 @@ def test_torch_tensors_are_taken_as_numpys():
     assert arrays(tensors).fingerprints == arrays({"a": (x, y)}).fingerprints
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(0, 3), min_size=2, max_size=12), st.integers(0, 3))
-def test_adding_a_row_moves_no_other(values, added):
-    def placed(rows):
-        x = np.array(rows, dtype=float)[:, None]
-        (site,) = from_arrays({"a": (x, [0, 1, *[0] * (len(rows) - 2)])}, None, test_fraction=0.5, seed=1).sites
-        return [
-            (part, float(v), int(y))
-            for part in ("train", "test")
-            for v, y in zip(getattr(site, part).x[:, 0], getattr(site, part).y, strict=True)
-        ]
+# Few values, so that rows are alike in all but one part; labels that would be alike if they were run together.
+ROW = st.tuples(st.integers(0, 1), st.integers(0, 1), st.sampled_from(["", "a", "ab", "a\0"]), st.sampled_from("ab"))
 
-    before, after = placed(values), placed([*values, added])
-    for record in before:
-        after.remove(record)
-    assert len(after) == 1
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=14), ROW, st.integers(0, 14), st.integers(0, 3))
+def test_adding_a_row_moves_no_other(given_rows, added, at, seed):
+    def parts(rows):
+        x, y, ward, sex = zip(*rows, strict=True)
+        data = {"x": np.array(x)[:, None], "y": y, "subgroups": {"ward": ward, "sex": sex}}
+        (site,) = from_arrays(
+            {"a": data}, Task("regression", range=(0, 1)), test_fraction=0.5, seed=seed, private=True, records={"a": 99}
+        ).sites
+        for part in (site.train, site.test):
+            groups = (part.subgroups["ward"].tolist(), part.subgroups["sex"].tolist())
+            yield Counter(zip(part.x[:, 0].tolist(), part.y.tolist(), *groups, strict=True))
+
+    before, after = parts(given_rows), parts([*given_rows[:at], added, *given_rows[at:]])
+    changes = [(old - new, new - old) for old, new in zip(before, after, strict=True)]
+    assert not any(gone for gone, _ in changes)
+    x, y, ward, sex = added
+    assert sum((new for _, new in changes), Counter()) == Counter([(x, y, ward.rstrip("\0"), sex)])
+
+
+def test_ids_that_differ_in_a_last_nul_are_two_units():
+    owned = {"x": np.eye(4), "y": [0, 1, 0, 1], "unit": ["a", "a\0", "b", "c"]}
+    for unit in (owned["unit"], np.array(owned["unit"], dtype=object)):
+        (site,) = arrays({"a": {**owned, "unit": unit}}).sites
+        assert site.records == 4
 
 
 def test_units_and_subgroups_follow_their_rows():

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedkit.config.experiment import MissingConfig
-from fedkit.data.units import Units, in_order_of_appearance, shared_units, uniforms, units_of
+from fedkit.config.experiment import FeaturesConfig, MissingConfig
+from fedkit.data.table import canonical
+from fedkit.data.units import Units, in_order_of_appearance, row_texts, shared_units, uniforms, units_of
 from fedkit.errors import DataError
 
 COLUMNS = {
@@ -23,6 +26,24 @@ def test_equal_rows_of_a_site_are_numbered_and_the_site_is_no_part_of_an_id(icu,
     ids = units_of(icu, table(COLUMNS)).ids
     assert len({ids[0], ids[1], ids[3]}) == 3
     assert ids[2] == ids[0]
+
+
+@given(
+    st.lists(st.sampled_from(["1", "1", "\x1b1", "\x1b"]), min_size=2, max_size=6),
+    st.sampled_from(["\x1f", "\x1f", "\x1b", "\x1b1"]),
+    st.integers(1, 5),
+    st.integers(1, 5),
+)
+def test_rows_have_one_text_only_where_every_value_is_the_same(icu, table, words, glue, cut, also):
+    one, other = ((glue.join(words[:at]), glue.join(words[at:])) for at in (cut, also))
+    config = replace(icu, features=FeaturesConfig({}, {"age": (), "gender": ()}))
+    age, gender = zip(one, other, strict=True)
+    first, second = row_texts(config, table({**COLUMNS, "region": "nn", "died": "11", "age": age, "gender": gender}))
+    assert (first == second) == (tuple(map(canonical, one)) == tuple(map(canonical, other)))
+
+
+def test_ids_of_texts_without_control_characters_are_joined_as_ever(icu, table):
+    assert next(row_texts(icu, table(COLUMNS))) == "\x1f".join(("1", "1", "Male", "20"))
 
 
 def test_rows_of_one_id_are_one_unit(icu, table):
