@@ -162,7 +162,9 @@ def _tuple(inner: tuple[Any, ...], raw: Any, key: str, found: Findings) -> Any:
     if inner[-1] is not Ellipsis and len(raw) != len(inner):
         return found.add(key, f"has {len(raw)} values; two are needed, the lowest and the highest: [0, 120]")
     values = tuple(_plain(inner[0], value, key, found) for value in raw)
-    return values if inner[-1] is Ellipsis or None not in values else None
+    if inner[-1] is Ellipsis:
+        return tuple(value for value in values if value is not None)
+    return values if None not in values else None
 
 
 def _named(cls: Any, raw: Mapping[str, Any], path: str, found: Findings, free: _Free) -> Any:

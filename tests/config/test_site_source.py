@@ -78,3 +78,10 @@ def test_a_declaration_alone_is_built_with_the_same_messages():
     assert build_data(values, found) == CONFIG.data and not found.problems
     build_data({**values, "targett": 1, "features": 3}, found)
     assert [problem.split(" ")[0] for problem in found.problems] == ["data.targett", "data.features"]
+
+
+def test_a_list_with_a_value_of_no_type_is_a_problem_and_no_crash():
+    values = to_dict(CONFIG)
+    values["data"]["subgroups"]["sex"] = [None, [], 1]
+    with pytest.raises(ConfigError, match=r"data\.subgroups\.sex holds None; text or a number is needed"):
+        from_dict(values)

@@ -217,3 +217,34 @@ def test_what_was_signed_is_what_is_parsed():
     values = unseal(read(TEXT), "job", OPERATOR.public)
     assert values["config"] == json.loads(json.dumps(to_dict(job_config(composed()))))
     assert opened(TEXT).digest == read(TEXT).digest
+
+
+def paths(value, here=()):
+    yield here
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from paths(inner, (*here, key))
+
+
+PATHS = [path for path in paths(PAYLOAD["config"]) if path]
+odd = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(["", "???", "python", "site", "none", "a" * 300, "\x00", "🏥"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["name", "a", "kind", ""]), inner),
+    max_leaves=5,
+)  # fmt: skip
+
+
+@given(st.sampled_from(PATHS), odd)
+@settings(max_examples=200, deadline=None)
+def test_no_signed_config_is_a_crash(path, value):
+    try:
+        text = with_config(**{"__".join(path): value})
+    except FederationError:
+        return
+    try:
+        found = opened(text)
+    except FedkitError as error:
+        code = public_code(error)
+    else:
+        code = "" if found.config.data.source == SOURCE else "another source"
+    assert code not in (COMMON, "another source")
