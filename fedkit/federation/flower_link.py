@@ -15,14 +15,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
 
 from flwr.app import Error, Message, RecordDict  # isort: skip
 from flwr.app.message import make_message, remove_content_from_message
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SUPERLINK_NODE_ID, SubStatus
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.serverapp import Grid
@@ -30,7 +28,6 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
-    iterate_object_tree,
     no_object_id_recompute,
 )
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
@@ -39,7 +36,6 @@ from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
-from google.protobuf.message import DecodeError
 from sqlalchemy import exists, update
 
 from fedkit.errors import FederationError
@@ -299,85 +295,3 @@ class LinkGrid(Grid):
             if waiting:
                 self.wait_for_reply(max(0.0, end - time.monotonic()))
         return found
-
-
-def superlink_app(link: Link) -> Any:
-    """Flower's HTTP API over a link, as an ASGI application: Fleet, Control and Runtime.
-
-    It asks nobody but nodes who they are: what stands in front of it decides who may reach Control and Runtime.
-    """
-    from flwr.common.constant import ISOLATION_MODE_PROCESS, TRANSPORT_TYPE_GRPC_RERE
-    from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
-    from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
-    from flwr.superlink.config_loader import SuperLinkLifespanConfig
-    from flwr.superlink.main import create_app
-
-    config = SuperLinkLifespanConfig(
-        control_address="127.0.0.1:0",
-        health_server_address=None,
-        host="127.0.0.1",
-        port=0,
-        insecure=False,
-        certificates=None,
-        superexec_auth_secret=None,
-        authn_plugin=NoOpControlAuthnPlugin(),
-        event_log_plugin=None,
-        fleet_event_log_plugin=None,
-        enable_event_log=False,
-        artifact_provider=None,
-        enable_supernode_auth=True,
-        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
-        fleet_api_address=None,
-        simulation=False,
-        ssl_ca_certfile=None,
-        ssl_certfile=None,
-        ssl_keyfile=None,
-        database=":memory:",
-        # Nothing is started beside this process: no run of ours has code to run.
-        isolation=ISOLATION_MODE_PROCESS,
-        runtime_dependency_install=False,
-    )
-    app = create_app(config, SuperLinkLifespan)
-    link.state.federation_manager.linkstate = link.state
-    app.state.linkstate_factory.state_instance = link.state
-    return app
-
-
-MOST_PARTS = 4096
-"""Objects of one reply: 5 MiB each, so a bound on the size of a model too."""
-
-
-def node_of_pull(body: bytes) -> int:
-    """The node that a PullMessages request speaks for; 0 for a body that is none."""
-    request = PullMessagesRequest()
-    try:
-        request.ParseFromString(body)
-    except DecodeError:
-        return 0
-    return int(request.node.node_id)
-
-
-def is_empty_pull(body: bytes) -> bool:
-    """Whether a PullMessages response brings no message."""
-    response = PullMessagesResponse()
-    response.ParseFromString(body)
-    return not response.messages_list
-
-
-def push_problem(body: bytes) -> str:
-    """Why a PushMessages request is refused, or nothing: a reply must bear its sender's own name and be of sane size.
-
-    Flower checks that a reply comes from the node that was asked, by a number that the sender writes itself.
-    """
-    request = PushMessagesRequest()
-    try:
-        request.ParseFromString(body)
-    except DecodeError:
-        return "the request cannot be read"
-    if len(request.messages_list) != 1 or len(request.message_object_trees) != 1:
-        return "a request pushes one message"
-    if request.messages_list[0].metadata.src_node_id != request.node.node_id:
-        return "a reply must come from the node that it names"
-    if sum(1 for _ in iterate_object_tree(request.message_object_trees[0])) > MOST_PARTS:
-        return f"a reply has at most {MOST_PARTS} parts"
-    return ""

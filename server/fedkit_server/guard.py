@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkit.federation.flower_link import is_empty_pull, node_of_pull, push_problem
+from fedkit.federation.flower_api import is_empty_pull, node_of_pull, push_problem
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
