@@ -15,7 +15,8 @@ import uvicorn
 
 from fedkit import __version__
 from fedkit.errors import DeploymentError
-from fedkit.federation.flower_link import Link, superlink_app
+from fedkit.federation.flower_api import superlink_app
+from fedkit.federation.flower_link import Link
 from fedkit_server import logs, pki
 from fedkit_server.access import Access
 from fedkit_server.api import make_api
