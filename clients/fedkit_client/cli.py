@@ -1,31 +1,211 @@
-"""``fedkit client``: the commands of the deployed site."""
+"""``fedkit client``: the commands of a deployed site."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
-from fedkit.errors import FedkitError
+import typer
 
-_HELP = """\
-Usage: fedkit client [--help]
+SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
-This version has no commands of its own for a deployed site. Its Flower app,
-fedkit_client.app, runs in `fedkit simulate NAME federation=flower`.
+app = typer.Typer(
+    help="A hospital's site: join a federation, run, look after it.\n\nExample: fedkit client --help",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
-Example: fedkit client --help
-"""
 
-
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> Any:
     """Run one command.
 
     Raises:
-        FedkitError: there is no such command.
+        FedkitError: what the command refuses.
+        click.ClickException: arguments that cannot be.
     """
-    if not arguments or arguments[0] in ("-h", "--help"):
-        sys.stdout.write(_HELP)
-        return
-    raise FedkitError(
-        f"fedkit client has no command {arguments[0]!r}", code="FK012", remedy="run `fedkit client --help`"
-    )
+    return app(list(arguments), prog_name="fedkit client", standalone_mode=False)
+
+
+@app.command()
+def join(
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="The coordinator, HOST or HOST:PORT.")],
+    token_file: Annotated[
+        str, typer.Option("--token-file", metavar="FILE", help="Holds the invitation; - reads standard input.")
+    ],
+    site_file: Annotated[
+        Path | None, typer.Option("--site-file", metavar="YAML", help="Copied into the folder as site.yaml.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="FOLDER", help="Made by joining; by default fedkit-site.")
+    ] = None,
+    start: Annotated[bool, typer.Option("--start", help="Go on as `fedkit client start`.")] = False,
+    json_: Json = False,
+) -> None:
+    """Join a federation with an invitation: checks who answers, makes keys, writes the site's folder.
+
+    Paths in the site file are relative to the folder. Connections go through HTTPS_PROXY if it is set.
+
+    Example: fedkit client join fl.example.org:8443 --token-file invite.txt --folder site
+    """
+    from fedkit_client.join import join as do
+    from fedkit_client.join import read_token
+
+    done = do(address, read_token(token_file), folder or Path("fedkit-site"), site_file)
+    path = done.folder.site_yaml
+    told = {
+        "event": "joined",
+        "site": done.enrolment.site,
+        "folder": str(done.folder.path),
+        "address": done.enrolment.address,
+        "federation": done.enrolment.federation,
+        "node": done.enrolment.node_id,
+        "site_file_is_blank": done.blank,
+    }
+    next_ = f"fill in {path}, then `fedkit client start {path}`" if done.blank else f"`fedkit client start {path}`"
+    _print(told, json_, f"{done.enrolment.site} has joined; keys and pins are in {done.folder.path}\n  next: {next_}\n")
+    if start:
+        from fedkit_client.start import start as run
+
+        run(path, _say(json_=json_))
+
+
+@app.command()
+def start(
+    site_yaml: SiteYaml,
+    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run the site until SIGTERM or Ctrl-C: connect to the coordinator and answer what the site file admits.
+
+    Example: fedkit client start site/site.yaml --detach
+    """
+    from fedkit_client.start import start as run
+
+    run(site_yaml, _say(json_=json_), detach=detach)
+
+
+@app.command()
+def stop(site_yaml: SiteYaml, json_: Json = False) -> None:
+    """Stop a running site; a request at work is finished or left, and asked again later without a second charge.
+
+    Example: fedkit client stop site/site.yaml
+    """
+    from fedkit_client import lock
+    from fedkit_client.start import open_site
+
+    opened = open_site(site_yaml)
+    pid = lock.stop(opened.folder.pid_file, 60.0)
+    text = "the site was not running\n" if pid is None else f"stopped (process {pid})\n"
+    _print({"stopped": pid}, json_, text)
+
+
+@app.command()
+def status(site_yaml: SiteYaml, json_: Json = False) -> None:
+    """Whether the site runs and is connected, its last round, and what is left of each budget.
+
+    Example: fedkit client status site/site.yaml
+    """
+    from fedkit_client.start import open_site
+    from fedkit_client.status import status as look
+    from fedkit_client.status import status_text
+
+    found = look(open_site(site_yaml))
+    _print(found, json_, status_text(found))
+
+
+@app.command()
+def doctor(
+    site_yaml: Annotated[
+        Path | None, typer.Argument(metavar="[SITE.yaml]", help="The site's own file; checks everything.")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="Check the network only, before joining.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Check network, TLS, clock, disk, data, ledgers, enrolment and limits; exit status 1 if anything fails.
+
+    Example: fedkit client doctor site/site.yaml
+    """
+    from fedkit_client.doctor import checks_of_address, checks_of_site, report_text
+
+    if (site_yaml is None) == (address is None):
+        raise typer.BadParameter("give either SITE.yaml or --address HOST:PORT")
+    found = checks_of_site(site_yaml) if site_yaml is not None else checks_of_address(str(address))
+    failed = any(each.state == "fail" for each in found)
+    plain = [{"check": each.name, "state": each.state, "found": each.found, "remedy": each.remedy} for each in found]
+    _print({"ok": not failed, "checks": plain}, json_, report_text(found))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("init")
+def init(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="The hospital's name in the federation.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("site.yaml"),
+    json_: Json = False,
+) -> None:
+    """Write a site file in which everything that the hospital has to decide is blank.
+
+    Example: fedkit client init north --out site.yaml
+    """
+    from fedkit.data.names import require_site_names
+    from fedkit.storage.private import write_new
+    from fedkit_client.template import site_template
+
+    require_site_names([site])
+    write_new(out, site_template(site, str(out)).encode())
+    _print({"file": str(out)}, json_, f"{out} is written; fill in what is blank\n")
+
+
+@app.command("hash")
+def hash_(
+    function: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:NAME", help="What the site file is to allow.")],
+    json_: Json = False,
+) -> None:
+    """The hash of an installed package, to be written into the site file's allow table; runs none of it.
+
+    Example: fedkit client hash our_package.models:build
+    """
+    from fedkit.governance.allow import package_hash
+
+    found = package_hash(function)
+    _print({"import": function, "sha256": found}, json_, f"import: {function}\nsha256: {found}\n")
+
+
+def _print(value: dict[str, Any], json_: bool, text: str) -> None:
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n" if json_ else text)
+    sys.stdout.flush()
+
+
+def _say(*, json_: bool) -> Any:
+    """Prints one line an event."""
+
+    def say(event: dict[str, Any]) -> None:
+        _print(event, json_, _words(event) + "\n")
+
+    return say
+
+
+def _words(event: dict[str, Any]) -> str:
+    match event["event"]:
+        case "starting":
+            return f"{event['site']}: loading; the log is {event['folder']}/client.log"
+        case "connected":
+            return f"connected to {event['address']} as node {event['node']}; waiting for runs"
+        case "retrying":
+            return f"{event['message']}\n  going on to try; see `fedkit client doctor`"
+        case "answered":
+            what = f"{event['kind']} of round {event['round']} of run {event['run']}"
+            return f"{what} was refused with {event['code']}" if event["code"] else f"{what} was answered"
+        case "started":
+            return f"started in the background (process {event['pid']})"
+        case other:
+            return str(other)

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,7 +23,7 @@ from fedkit.errors import FederationError, TrainingError
 from fedkit.governance.declaration import declaration_digest
 from fedkit.governance.terms import SiteData, SiteFile
 from fedkit.training.histograms import HistogramSpec
-from fedkit.training.plan import declared_plans
+from fedkit.training.plan import LocalPlans, declared_plans
 from fedkit.types import LocalPlan
 
 
@@ -66,11 +66,16 @@ class _Refusal:
     remedy: str
 
 
-def admit(config: ExperimentConfig, site_file: SiteFile) -> Admitted:
+def admit(
+    config: ExperimentConfig,
+    site_file: SiteFile,
+    plans: Callable[[ExperimentConfig, Sequence[str]], LocalPlans] = declared_plans,
+) -> Admitted:
     """Hold a job's config against the site's file.
 
     Args:
         config: of a job that was opened (`fedkit.federation.job.open_job`): signed, current and parsed by the schema.
+        plans: `declared_plans`, or what remembers its results: a calibration takes seconds.
 
     Raises:
         FederationError: see the module; every refusal at once, under the first one's code.
@@ -98,11 +103,11 @@ def admit(config: ExperimentConfig, site_file: SiteFile) -> Admitted:
     if config.privacy.mode == "none":
         return Admitted(resolved, site, name, None, (), budget, exact=True)
     try:
-        plans = declared_plans(resolved, [site])
+        made = plans(resolved, [site])
     except TrainingError as error:
         # The declared count decides here, not the rows.
         raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
-    plan = plans.sites[site]
+    plan = made.sites[site]
     if plan.privacy is None or plan.privacy.epsilon > own.max_epsilon:
         spent = plan.privacy.epsilon if plan.privacy else float("inf")
         raise FederationError(
@@ -110,7 +115,7 @@ def admit(config: ExperimentConfig, site_file: SiteFile) -> Admitted:
             code="FK567",
             remedy="lower privacy.epsilon, federation.num_rounds or the sample rate",
         )
-    return Admitted(resolved, site, name, plan, plans.specs, budget, exact=False)
+    return Admitted(resolved, site, name, plan, made.specs, budget, exact=False)
 
 
 def _against(config: ExperimentConfig, own: SiteData, records: int, site: str) -> Iterator[_Refusal]:

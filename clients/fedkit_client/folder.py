@@ -1,0 +1,231 @@
+"""A site's folder: what lies where, and what the site pinned when it joined.
+
+::
+
+    FK740  a folder that is taken
+    FK741  no site's folder, or one whose files are broken
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedkit.errors import DeploymentError
+from fedkit.storage.private import require_private
+
+if TYPE_CHECKING:
+    from fedkit.federation.keyring import Keyring
+
+FORMAT = 1
+_FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
+_PINS = ("federation", "coordinator", "root")
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """``enrolment.json``: whom the site trusts and under which name it is known.
+
+    Attributes:
+        federation, coordinator, root: fingerprints of the CA, the coordinator's first key and the root user's key.
+        host: where the coordinator is reached.
+        port: of the fleet interface; ``grpc_port`` of enrolment.
+        node_id: Flower's; text, because it has 64 bits.
+    """
+
+    format: int
+    site: str
+    federation: str
+    coordinator: str
+    root: str
+    host: str
+    port: int
+    grpc_port: int
+    node_id: str
+    joined_at: int
+
+    @property
+    def address(self) -> str:
+        """host:port of the fleet interface."""
+        return joined(self.host, self.port)
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port of enrolment."""
+        return joined(self.host, self.grpc_port)
+
+    def as_json(self) -> bytes:
+        """As the file holds it."""
+        return (json.dumps(asdict(self), indent=2) + "\n").encode()
+
+
+@dataclass(frozen=True)
+class SiteFolder:
+    """Where things lie; see docs/deployment.md."""
+
+    path: Path
+
+    @property
+    def site_yaml(self) -> Path:  # noqa: D102
+        return self.path / "site.yaml"
+
+    @property
+    def enrolment_file(self) -> Path:  # noqa: D102
+        return self.path / "enrolment.json"
+
+    @property
+    def ca(self) -> Path:  # noqa: D102
+        return self.path / "ca.crt"
+
+    @property
+    def node_key(self) -> Path:  # noqa: D102
+        return self.path / "node.key"
+
+    @property
+    def signing_key(self) -> Path:  # noqa: D102
+        return self.path / "signing.key"
+
+    @property
+    def keyring_file(self) -> Path:  # noqa: D102
+        return self.path / "keyring.jsonl"
+
+    @property
+    def ledgers(self) -> Path:  # noqa: D102
+        return self.path / "ledgers"
+
+    @property
+    def rounds_file(self) -> Path:  # noqa: D102
+        return self.path / "rounds.json"
+
+    @property
+    def plans_file(self) -> Path:  # noqa: D102
+        return self.path / "plans.json"
+
+    @property
+    def usage(self) -> Path:  # noqa: D102
+        return self.path / "usage.jsonl"
+
+    @property
+    def pid_file(self) -> Path:  # noqa: D102
+        return self.path / "client.pid"
+
+    @property
+    def state_file(self) -> Path:  # noqa: D102
+        return self.path / "state.json"
+
+    @property
+    def log(self) -> Path:  # noqa: D102
+        return self.path / "client.log"
+
+    def ledger(self, dataset: str) -> Path:
+        """The ledger of a data set, whose name a site's file has checked."""
+        return self.ledgers / f"{dataset}.sqlite"
+
+    def enrolment(self) -> Enrolment:
+        """What was pinned.
+
+        Raises:
+            DeploymentError: FK741, the file is missing or broken.
+        """
+        try:
+            values = json.loads(self.enrolment_file.read_text(encoding="utf-8"))
+            found = Enrolment(**values)
+            pinned = all(_FINGERPRINT.fullmatch(getattr(found, name)) for name in _PINS)
+            good = (
+                pinned
+                and found.format == FORMAT
+                and all(
+                    isinstance(getattr(found, name), kind)
+                    for name, kind in (
+                        ("site", str),
+                        ("host", str),
+                        ("port", int),
+                        ("grpc_port", int),
+                        ("node_id", str),
+                    )
+                )
+            )
+        except (OSError, ValueError, TypeError):
+            good = False
+        if not good:
+            raise self._broken(self.enrolment_file)
+        return found
+
+    def authority(self) -> bytes:
+        """The CA's certificate, PEM, which must still be the pinned one.
+
+        Raises:
+            DeploymentError: FK741, it is missing or another one.
+        """
+        from fedkit_client.trust import certificate_fingerprint
+
+        try:
+            pem = self.ca.read_bytes()
+            same = certificate_fingerprint(pem) == self.enrolment().federation
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            raise self._broken(self.ca)
+        return pem
+
+    def keyring(self) -> Keyring:
+        """The newest keyring that the site has accepted.
+
+        Raises:
+            DeploymentError: FK741, the file is missing.
+            FederationError: FK540 to FK544, it was altered.
+        """
+        from fedkit.federation.keyring import open_keyring
+
+        enrolment = self.enrolment()
+        try:
+            statements = self.keyring_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError):
+            raise self._broken(self.keyring_file) from None
+        return open_keyring(statements, federation=enrolment.federation, root=enrolment.root)
+
+    def require_closed(self) -> None:
+        """Refuse a folder or keys that others on this machine can reach.
+
+        Raises:
+            DeploymentError: FK706, with the command that mends it.
+        """
+        require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers))
+
+    def _broken(self, path: Path) -> DeploymentError:
+        return DeploymentError(
+            f"{path} is missing or is not what `fedkit client join` wrote, so {self.path} is no site's folder",
+            code="FK741",
+            remedy="name the site.yaml in the folder that `join` made, restore it from its backup, or join again",
+        )
+
+
+def joined(host: str, port: int) -> str:
+    """host:port; an IPv6 address in brackets.
+
+    >>> joined("192.0.2.7", 8443), joined("2001:db8::1", 8443)
+    ('192.0.2.7:8443', '[2001:db8::1]:8443')
+    """
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def parted(address: str, port: int) -> tuple[str, int]:
+    """Host and port of an address whose port may be left out.
+
+    Raises:
+        DeploymentError: FK746, it is none.
+
+    >>> parted("fl.example.org", 8443), parted("[2001:db8::1]:9000", 8443)
+    (('fl.example.org', 8443), ('2001:db8::1', 9000))
+    """
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?", address)
+    if found is None or not 0 < int(found[3] or port) < 65536:
+        raise DeploymentError(
+            f"{address[:100]!r} is no HOST or HOST:PORT",
+            code="FK746",
+            remedy="name the coordinator without https:// and path, such as fl.example.org:8443",
+        )
+    return found[1] or found[2], int(found[3] or port)

@@ -1,0 +1,228 @@
+"""What every message passes before and while it is answered: runs in a child of its own, at the site, and nowhere else.
+
+In order, as docs/deployment.md says: (sizes and types were looked at in the node's process) keyring, job, order,
+parameters, config, the site's own file, the ledger. Whatever is refused is answered by a code.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
+
+from flwr.app import ConfigRecord, RecordDict
+from torch import nn
+
+from fedkit.errors import FederationError, FedkitError, PrivacyError, TrainingError
+from fedkit.federation import wire
+from fedkit.federation.gate import HOLD_SECONDS, Gate, request_digest
+from fedkit.federation.job import Job, open_job
+from fedkit.federation.keyring import Keyring, extend
+from fedkit.federation.order import Order, check_parameters, open_order
+from fedkit.federation.public_codes import public_code
+from fedkit.federation.request import Request
+from fedkit.federation.site import SiteRuntime
+from fedkit.governance.admission import Admitted, admit
+from fedkit.governance.allow import allowed_models, reader
+from fedkit.governance.terms import SiteFile
+from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.storage.private import replace as write_private
+from fedkit.types import ClientUpdate, SiteState
+from fedkit_client.folder import SiteFolder
+from fedkit_client.limits import apply
+from fedkit_client.plans import Plans
+from fedkit_client.remembered import Rounds
+
+_LOG = logging.getLogger("fedkit.site")
+
+
+@dataclass(frozen=True)
+class Gatekeeper:
+    """A site's will and its folder; holds no connection, no open ledger and no record.
+
+    Guarantee: a child trains only for an order of the pinned coordinator, for a job that a current operator or admin
+    signed, that the site's file lets in and its ledger has charged; nothing but what went through the ledger's gate
+    leaves, or one of `PUBLIC_CODES`.
+    """
+
+    file: SiteFile
+    folder: SiteFolder
+    clock: Callable[[], float] = field(default=time.time)
+
+    def answer(self, kind: str, request: Request) -> RecordDict | str:
+        """The reply to a message, or the code that stands in its place; the reason stays in the site's log.
+
+        Args:
+            kind: the Flower message's type.
+        """
+        try:
+            apply(self.file, 8 * len(request.parameters))
+            return self._answer(kind, request)
+        except Exception as error:
+            code = public_code(error)
+            _LOG.exception("a %s message was answered with %s", kind[:20], code)
+            return code
+
+    def probe(self) -> dict[str, Any]:
+        """Take on the limits and do a little work under them; what is wrong, for the site's own eyes."""
+        try:
+            apply(self.file)
+            import torch
+
+            with torch.no_grad():
+                (torch.ones(1000, 1000) @ torch.ones(1000, 1000)).sum().item()
+        except FedkitError as error:
+            return {"problem": {"code": error.code, "message": error.message, "remedy": error.remedy}}
+        return {}
+
+    def _answer(self, kind: str, request: Request) -> RecordDict:
+        now = self.clock()
+        keyring = self._keyring(request.keyring)
+        job = open_job(request.job, keyring, keyring.federation, now, models=self.file.models)
+        if self.file.site not in job.sites:
+            raise FederationError(
+                f"the job is for {', '.join(job.sites)}, not for {self.file.site}", code="FK542", remedy="ask those"
+            )
+        order = open_order(request.order, keyring.coordinator, job, now)
+        if order.kind != "end" and kind != order.kind:
+            raise FederationError(f"a {kind[:20]} message carries an order to {order.kind}", code="FK542")
+        check_parameters(order, request.parameters)
+        if order.kind == "end":
+            return self._end(job, order)
+        admitted = admit(job.config, self.file, Plans(self.folder.plans_file))
+        if admitted.plan is None:
+            return self._unprotected(job, order, request, admitted)
+        return self._charged(job, order, request, admitted)
+
+    def _keyring(self, received: tuple[str, ...]) -> Keyring:
+        known = self.folder.keyring()
+        newer = extend(known, received)
+        if newer.statements != known.statements:
+            write_private(self.folder.keyring_file, "".join(f"{text}\n" for text in newer.statements).encode())
+        return newer
+
+    def _end(self, job: Job, order: Order) -> RecordDict:
+        rounds = Rounds(self.folder.rounds_file)
+        rounds.check(job, order, answered=False)
+        rounds.note(job, order, self.clock())
+        dataset = job.config.data.name
+        if dataset not in self.file.data:
+            raise FederationError(f"the site has no data set {dataset}", code="FK560")
+        if self.folder.ledger(dataset).exists():
+            with Ledger(self.folder.ledger(dataset), clock=self.clock) as ledger:
+                if job.run in ledger.account(dataset).runs:
+                    ledger.end(dataset, job.run)
+                    ledger.prune(dataset, job.run)
+        return RecordDict({"config": ConfigRecord({"wire": wire.WIRE_VERSION, "ended": True})})
+
+    def _charged(self, job: Job, order: Order, request: Request, admitted: Admitted) -> RecordDict:
+        assert admitted.plan is not None and admitted.plan.privacy is not None  # noqa: S101  # admit has seen to it
+        with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock) as ledger:
+            hold = max(HOLD_SECONDS, 2 * job.deadline)
+            gate = Gate(ledger, admitted.dataset, job.run, admitted.plan.privacy, hold)
+            answered = _answered(gate, order, request)
+            self._remember(job, order, answered=answered)
+            if answered:
+                return _stored(gate, order, request)
+            # What is refused for its model's sake holds no budget.
+            model = self._model(admitted, request)
+            run = ledger.account(admitted.dataset).runs.get(job.run)
+            if run is None or run.state in ("held", "lost"):
+                gate.admit(job.study)
+            runtime = self._runtime(admitted, model, {admitted.site: gate})
+            return _work(runtime, order, request, admitted)
+
+    def _unprotected(self, job: Job, order: Order, request: Request, admitted: Admitted) -> RecordDict:
+        self._remember(job, order, answered=False)
+        model = self._model(admitted, request)
+        return _work(self._runtime(admitted, model, {}), order, request, admitted)
+
+    def _remember(self, job: Job, order: Order, *, answered: bool) -> None:
+        rounds = Rounds(self.folder.rounds_file)
+        rounds.check(job, order, answered=answered)
+        rounds.note(job, order, self.clock())
+
+    def _model(self, admitted: Admitted, request: Request) -> nn.Module:
+        from fedkit.models.flat import pack
+        from fedkit.training.model import declared_model
+
+        config = admitted.config
+        model = declared_model(config, allowed_models(self.file.models, config.model.name))
+        if (size := len(pack(model))) != len(request.parameters):
+            raise TrainingError(
+                f"the message holds {len(request.parameters):,} parameters, the model {size:,}",
+                code="FK401",
+                remedy="use the same model and arguments on both sides",
+            )
+        return model
+
+    def _runtime(self, admitted: Admitted, model: nn.Module, gates: Mapping[str, Gate]) -> SiteRuntime:
+        from fedkit.data.load import load_site_dataset
+        from fedkit.training.plan import local_plans
+
+        config, site = admitted.config, admitted.site
+        private = not admitted.exact
+        own = replace(config.data, records={site: config.data.records[site]})
+        dataset = load_site_dataset(own, site, private=private, read=reader(self.file, own))
+        for warning in dataset.warnings:
+            _LOG.info("%s: %s", admitted.dataset, warning)
+        plan, specs, tested = admitted.plan, admitted.specs, frozenset[str]()
+        if plan is None:
+            local = local_plans(replace(config, data=own), dataset)
+            plan, specs, tested = local.sites[site], (), frozenset(local.tested)
+        sites = {each.name: each for each in dataset.sites}
+        return SiteRuntime(
+            model, dataset.task, config.seed, sites, {site: plan}, tested, specs, exact=admitted.exact, gates=gates
+        )
+
+
+def _work(runtime: SiteRuntime, order: Order, request: Request, admitted: Admitted) -> RecordDict:
+    if order.kind == "train":
+        content = wire.pack_model(request.parameters, order.round, order.proximal_mu)
+        return runtime.answer_train([admitted.site], content)[admitted.site]
+    content = wire.pack_evaluation(request.parameters, order.round, histograms=not admitted.exact)
+    return runtime.answer_evaluate(admitted.site, content)
+
+
+def _answered(gate: Gate, order: Order, request: Request) -> bool:
+    """Whether the ledger holds the answer to exactly this request."""
+    run = gate.ledger.account(gate.dataset).runs.get(gate.run)
+    found = run.reserved.get((order.kind, order.round)) if run is not None else None
+    mu = order.proximal_mu if order.kind == "train" else 0.0
+    digest = request_digest(gate.run, order.round, order.kind, request.parameters, mu)
+    return found is not None and found.commit is not None and found.digest == digest
+
+
+def _stored(gate: Gate, order: Order, request: Request) -> RecordDict:
+    """The answer that was given before, bit for bit; no record is read."""
+    if order.kind == "train":
+
+        def never(_: SiteState) -> tuple[ClientUpdate, SiteState]:
+            _refuse()
+
+        return wire.pack_update(gate.update(order.round, request.parameters, order.proximal_mu, never))
+    counts = gate.measurement(order.round, request.parameters, _refuse)["counts"]
+    return wire.pack_histograms(counts)
+
+
+def _refuse() -> NoReturn:
+    raise PrivacyError("an answered round is not computed again", code="FK347")
+
+
+def handle(keeper: Gatekeeper) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]:
+    """The gatekeeper as the executor calls it: a frame to a frame."""
+
+    def run(header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        import numpy as np
+
+        from fedkit_client.answers import to_frame
+
+        if header.get("probe"):
+            return keeper.probe(), b""
+        request = Request(header["order"], header["job"], tuple(header["keyring"]), np.frombuffer(body, dtype="<f4"))
+        reply = keeper.answer(header["kind"], request)
+        return ({"code": reply}, b"") if isinstance(reply, str) else to_frame(reply)
+
+    return run

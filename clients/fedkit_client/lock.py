@@ -1,0 +1,104 @@
+"""One process a folder: a lock that the system frees when its holder dies, however it dies.
+
+::
+
+    FK753  the site is running already, or the lock cannot be taken
+    FK754  a process that does not end
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedkit.errors import DeploymentError
+
+
+@contextmanager
+def hold(pid_file: Path) -> Iterator[None]:
+    """Hold a folder's lock; the file names the holder. What a killed process left is taken over.
+
+    Raises:
+        DeploymentError: FK753.
+    """
+    try:
+        handle = os.open(pid_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DeploymentError(
+            f"{pid_file} cannot be written: {error.strerror}", code="FK753", remedy="run as the folder's owner"
+        ) from None
+    try:
+        try:
+            # A record lock: unlike flock's it does not pass to the executor's processes, which may outlive this one.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = _pid(handle)
+            raise DeploymentError(
+                f"the site of {pid_file.parent} is running already{f' (process {pid})' if pid else ''}",
+                code="FK753",
+                remedy="stop it first: `fedkit client stop SITE.yaml`",
+            ) from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.ftruncate(handle, 0)
+    finally:
+        # The file stays: removing it would let two processes lock two files of one name.
+        os.close(handle)
+
+
+def holder(pid_file: Path) -> int | None:
+    """The process that holds the lock now; None if nobody does.
+
+    Not to be called by the holder, which would lose its lock.
+    """
+    try:
+        handle = os.open(pid_file, os.O_RDWR)
+    except OSError:
+        return None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return _pid(handle)
+    finally:
+        os.close(handle)
+    return None
+
+
+def stop(pid_file: Path, timeout: float) -> int | None:
+    """Ask the holder to end and wait until it has; returns its process id, None if nobody held the lock.
+
+    Raises:
+        DeploymentError: FK754, it has not ended in time or belongs to another user.
+    """
+    pid = holder(pid_file)
+    if pid is None:
+        return None
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return pid
+    except PermissionError:
+        raise DeploymentError(
+            f"process {pid} belongs to another user", code="FK754", remedy="stop it as the user who started it"
+        ) from None
+    end = time.monotonic() + timeout
+    while holder(pid_file) is not None:
+        if time.monotonic() > end:
+            raise DeploymentError(
+                f"process {pid} has not ended within {timeout:g} s",
+                code="FK754",
+                remedy=f"see {pid_file.with_name('client.log')}; kill -9 {pid} loses nothing that is on disk",
+            )
+        time.sleep(0.05)
+    return pid
+
+
+def _pid(handle: int) -> int | None:
+    text = os.pread(handle, 20, 0).decode("ascii", errors="replace").strip()
+    return int(text) if text.isdecimal() else None

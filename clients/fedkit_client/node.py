@@ -1,0 +1,204 @@
+"""The node's loop: wait for a message, have the executor answer it, send the answer; for as long as the site runs.
+
+Nothing here decides what is answered: the gatekeeper does, in a child that holds no connection.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.app import MetricRecord, RecordDict
+
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.federation.flower_node import NodeConnection, Received, UnreadableRequest
+from fedkit.federation.public_codes import COMMON, public_code
+from fedkit.federation.request import Request, unpack_request
+from fedkit_client.answers import USAGE, from_frame
+from fedkit_client.executor import Done, Executor
+from fedkit_client.state import State
+from fedkit_client.stopping import Stop, Stopping
+from fedkit_client.trouble import explained
+
+MOST_PARAMETERS = 250_000_000
+"""Of one model: what a ledger can keep of a reply."""
+
+KINDS = ("train", "evaluate", "query")
+FIRST_PAUSE, LONGEST_PAUSE, SLOW_PAUSE = 1.0, 60.0, 60.0
+_BEAT_EVERY = 5.0
+_LOG = logging.getLogger("fedkit.node")
+
+
+@dataclass
+class Node:
+    """A site's loop.
+
+    Args:
+        announce: tells the coordinator what the site offers; called before the first activation, until it succeeds.
+        say: shows a person one event; called when something changes, not for every message.
+        usage: file to which each answer's CPU seconds and peak memory are appended.
+        disclose: tell the coordinator the same.
+    """
+
+    connection: NodeConnection
+    executor: Executor
+    state: State
+    stop: Stop
+    announce: Callable[[], None]
+    usage: Path
+    disclose: bool = False
+    say: Callable[[dict[str, Any]], None] = lambda _: None
+    _pause: float = FIRST_PAUSE
+    _announced: bool = False
+    _beaten: float = field(default=0.0)
+
+    def run(self) -> None:
+        """Until somebody asks to stop.
+
+        Raises:
+            DeploymentError: FK767, FK768, the executor is gone for good.
+        """
+        try:
+            while True:
+                try:
+                    self._connected()
+                except (httpx.HTTPError, ValueError) as error:
+                    self._retry(explained(error, self.connection.address, time.time()))
+                except DeploymentError as error:
+                    if error.code in ("FK767", "FK768"):
+                        raise
+                    self._retry(error)
+                except FedkitError as error:
+                    self._retry(error)
+        except Stopping:
+            pass
+        finally:
+            self.connection.close()
+            self.executor.close()
+            self.state.enter("stopped")
+            self.say({"event": "stopped"})
+
+    def _connected(self) -> None:
+        with self.stop.at_rest():
+            if not self._announced:
+                self.announce()
+                self._announced = True
+            self.connection.activate()
+        self._pause = FIRST_PAUSE
+        if self.state.enter("connected"):
+            self.say({"event": "connected", "address": self.connection.address, "node": str(self.connection.node_id)})
+            _LOG.info("connected to %s", self.connection.address)
+        while True:
+            try:
+                with self.stop.at_rest():
+                    received = self.connection.receive()
+            except UnreadableRequest as error:
+                _LOG.warning("a message cannot be read: %s", error)
+                self._send(error.received, error.code, "", 0, 0.0)
+                continue
+            if received is not None:
+                self._serve(received)
+
+    def _retry(self, problem: FedkitError) -> None:
+        slowly = problem.code in ("FK755", "FK745", "FK736")
+        if self.state.enter("retrying", problem):
+            _LOG.warning("%s", problem)
+            self.say({"event": "retrying", "code": problem.code, "message": str(problem)})
+        pause = SLOW_PAUSE if slowly else self._pause
+        self._pause = min(LONGEST_PAUSE, 2 * self._pause)
+        # Sites that lost their coordinator together do not all come back in the same second.
+        self.stop.sleep(pause * random.uniform(0.5, 1.5))
+
+    def _serve(self, received: Received) -> None:
+        began = time.monotonic()
+        try:
+            if received.kind not in KINDS:
+                raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
+            request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
+        except Exception as error:
+            _LOG.warning("a message is refused: %s", error)
+            self._send(received, public_code(error), "", 0, 0.0)
+            return
+        run, number = _shown(request)
+        self.state.enter("working")
+        header = {
+            "kind": received.kind,
+            "order": request.order,
+            "job": request.job,
+            "keyring": list(request.keyring),
+        }
+        # A view without entries cannot be cast.
+        body = request.parameters.data.cast("B") if len(request.parameters) else b""
+        done = self.executor.ask(header, body, self._meanwhile)
+        seconds = time.monotonic() - began
+        content = self._content(done)
+        self._note(received.kind, run, number, done, seconds)
+        self._send(received, content, run, number, seconds)
+        self.state.enter("connected")
+
+    def _meanwhile(self) -> None:
+        """While the executor works: signs of life go on, and one that fails is the next one's matter."""
+        self.stop.check()
+        if time.monotonic() - self._beaten < _BEAT_EVERY:
+            return
+        self._beaten = time.monotonic()
+        try:
+            self.connection.beat()
+        except (httpx.HTTPError, ValueError) as error:
+            _LOG.info("no sign of life got through (%s)", type(error).__name__)
+
+    def _content(self, done: Done) -> RecordDict | str:
+        if done.header is None:
+            _LOG.error("%s; the message is answered with %s", done.why, COMMON)
+            return COMMON
+        if "code" in done.header:
+            return str(done.header["code"])
+        content = from_frame(done.header, done.body)
+        if self.disclose and done.usage is not None:
+            used = done.usage
+            content[USAGE] = MetricRecord({"cpu-seconds": used.cpu_seconds, "peak-bytes": used.peak_bytes})
+        return content
+
+    def _send(self, received: Received, content: RecordDict | str, run: str, number: int, seconds: float) -> None:
+        # How long the work took may follow from records; Flower asks for it, and 0 is an answer.
+        self.connection.answer(received, content, seconds if self.disclose else 0.0)
+        code = content if isinstance(content, str) else ""
+        self.state.took(received.kind, run, number, code)
+        self.say({"event": "answered", "kind": received.kind, "run": run, "round": number, "code": code})
+        _LOG.info(
+            "%s of round %d of run %s was answered%s", received.kind, number, run, f" with {code}" if code else ""
+        )
+
+    def _note(self, kind: str, run: str, number: int, done: Done, seconds: float) -> None:
+        used = done.usage
+        line = {
+            "at": round(time.time(), 3),
+            "kind": kind,
+            "run": run,
+            "round": number,
+            "code": COMMON if done.header is None else done.header.get("code", ""),
+            "seconds": round(seconds, 3),
+            "cpu_seconds": None if used is None else round(used.cpu_seconds, 3),
+            "peak_bytes": None if used is None else used.peak_bytes,
+        }
+        try:
+            with self.usage.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            _LOG.warning("%s cannot be written: %s", self.usage, error.strerror)
+
+
+def _shown(request: Request) -> tuple[str, int]:
+    """What an order that nobody has verified says of itself; for the site's own eyes."""
+    try:
+        payload = json.loads(json.loads(request.order)["payload"])
+        return str(payload["run"])[:100], int(payload["round"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", 0

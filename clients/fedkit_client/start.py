@@ -1,0 +1,272 @@
+"""``fedkit client start``: from a site file to a running site.
+
+::
+
+    FK752  a site file of another site than the folder's
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.governance.terms import SiteFile
+from fedkit_client import lock, logs
+from fedkit_client.folder import Enrolment, SiteFolder
+
+Say = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A site whose file and folder are fit for use."""
+
+    file: SiteFile
+    folder: SiteFolder
+    enrolment: Enrolment
+
+
+def open_site(path: Path) -> Opened:
+    """Read a site's file and folder.
+
+    Raises:
+        ConfigError: FK120, every problem of the file at once.
+        DeploymentError: FK741, FK752, FK706.
+    """
+    from fedkit.governance.site_file import read_site_file
+
+    file = read_site_file(path)
+    folder = SiteFolder(file.folder.resolve())
+    enrolment = folder.enrolment()
+    if enrolment.site != file.site:
+        raise DeploymentError(
+            f"{path} is the file of {file.site}, and {folder.path} has joined as {enrolment.site}",
+            code="FK752",
+            remedy=f"write site: {enrolment.site}, or name the file of that folder",
+        )
+    folder.require_closed()
+    return Opened(file, folder, enrolment)
+
+
+def check_allowed(file: SiteFile) -> None:
+    """Refuse an installed function whose package is not the one that the file names; none of it is run.
+
+    Raises:
+        FederationError: FK563, FK560.
+    """
+    if not file.models and not file.sources:
+        return
+    from fedkit.errors import FederationError
+    from fedkit.governance.allow import package_hash
+
+    for table, code in ((file.models, "FK563"), (file.sources, "FK560")):
+        for name, entry in table.items():
+            found = package_hash(entry.path)
+            if found != entry.sha256:
+                raise FederationError(
+                    f"allow: the package of {name} has the hash {found}, and the file names {entry.sha256}",
+                    code=code,
+                    remedy=f"read what changed; then write sha256: {found}",
+                )
+
+
+def start(path: Path, say: Say, *, detach: bool = False) -> None:
+    """Run a site until it is stopped.
+
+    Args:
+        say: shows a person one event.
+        detach: go on in the background, once everything that can be refused was checked.
+
+    Raises:
+        FedkitError: what is wrong with the file, folder, ledgers, limits, or another process at work.
+    """
+    os.umask(0o077)
+    # A pool of threads in the zygote would not survive a fork; training counts its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    opened = open_site(path)
+    check_allowed(opened.file)
+    pid = lock.holder(opened.folder.pid_file)
+    if pid is not None:
+        _refuse_second(opened.folder)
+    if detach and _detached(say):
+        return
+    report = say
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.hold(opened.folder.pid_file))
+            logs.configure(opened.folder.log)
+            from fedkit_client.ledgers import open_ledgers
+
+            open_ledgers(opened.file, opened.folder)
+            node = _ready(opened, report)
+        except FedkitError as error:
+            if detach:
+                _tell_parent({"error": {"code": error.code, "message": str(error)}})
+                os._exit(error.exit_status)
+            raise
+        if detach:
+            _tell_parent({"event": "started", "pid": os.getpid()})
+            logs.redirect(opened.folder.log)
+            node.say = lambda _: None
+        node.run()
+
+
+def _refuse_second(folder: SiteFolder) -> None:
+    with lock.hold(folder.pid_file):
+        # Whoever held it a moment ago has just left.
+        return
+
+
+def _ready(opened: Opened, say: Say) -> Any:
+    """A node whose executor waits for work; the fork comes before anything that a fork would tear."""
+    from fedkit_client.executor import Executor
+    from fedkit_client.limits import require_disk, require_memory
+
+    file, folder = opened.file, opened.folder
+    executor = Executor.start(silent(file), answerer(file))
+    try:
+        say({"event": "starting", "site": file.site, "folder": str(folder.path)})
+        executor.wait_ready()
+        require_memory(file.limits, executor.address_space)
+        require_disk(file.limits, folder.path)
+        probe(executor)
+        return _node(opened, executor, say)
+    except BaseException:
+        executor.close()
+        raise
+
+
+def answerer(file: SiteFile) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]:
+    """What a child answers requests with, for a site."""
+    folder = SiteFolder(file.folder.resolve())
+
+    def answer(header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        # Loaded by the zygote: the node's process never holds torch, nor what opens a table.
+        from fedkit_client.gatekeeper import Gatekeeper, handle
+
+        return handle(Gatekeeper(file, folder))(header, body)
+
+    return answer
+
+
+def silent(file: SiteFile) -> Callable[[], None]:
+    """What the zygote begins with: its words go to the log, then it imports everything."""
+
+    def begin() -> None:
+        from fedkit_client.preload import preload
+
+        logs.redirect(SiteFolder(file.folder.resolve()).log)
+        preload()
+
+    return begin
+
+
+def probe(executor: Any) -> None:
+    """Have one child take on the limits, so that one that cannot be met is known before the first message.
+
+    Raises:
+        DeploymentError: FK760 to FK762.
+    """
+    done = executor.ask({"probe": True}, b"")
+    if done.header is None:
+        raise DeploymentError(
+            f"under its limits the executor cannot work: {done.why}", code="FK760", remedy="raise limits.memory"
+        )
+    if done.header.get("problem"):
+        told = done.header["problem"]
+        raise DeploymentError(told["message"], code=told["code"], remedy=told["remedy"])
+
+
+def _node(opened: Opened, executor: Any, say: Say) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    from fedkit import __version__
+    from fedkit.federation.flower_node import NodeConnection
+    from fedkit.storage.keys import load_node_key, load_signing_key
+    from fedkit_client.node import Node
+    from fedkit_client.pace import Pace
+    from fedkit_client.state import State
+    from fedkit_client.stopping import Stop
+
+    file, folder, enrolment = opened.file, opened.folder, opened.enrolment
+    authority = folder.authority()
+    key: Any = load_pem_private_key(load_node_key(folder.node_key).private_pem, password=None)
+    signing = load_signing_key(folder.signing_key)
+    connection = NodeConnection(enrolment.address, authority, key, spool=folder.path)
+    stop = Stop()
+    if file.limits.bandwidth is not None:
+        connection.pace = Pace(file.limits.bandwidth, nap=connection.beat)
+
+    def announce() -> None:
+        from fedkit.federation.enrolment import ANNOUNCE, version_text
+        from fedkit.federation.offer import make_offer, offered
+        from fedkit_client.enrol import call
+
+        offer = make_offer(file.site, __version__, offered(file), signing, time.time())
+        request = {"offer": offer.text, "wire": version_text()}
+        call(enrolment.host, enrolment.grpc_port, authority, ANNOUNCE, request)
+        logging.getLogger("fedkit.node").info("the offer was announced")
+
+    state = State(folder.state_file, os.getpid(), __version__)
+    state.enter("starting")
+    stop.listen()
+    return Node(connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say)
+
+
+_PARENT: list[int] = []
+
+
+def _detached(say: Say) -> bool:
+    """Fork into the background; True in the process that stays in front, once the other has started or failed."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        with os.fdopen(reading, encoding="utf-8") as file:
+            told = json.loads(file.read() or "{}")
+        os.wait()
+        if "error" in told:
+            raise _Told(told["error"])
+        if "event" not in told:
+            raise DeploymentError(
+                "the site did not start", code="FK767", remedy="see client.log, or start it without --detach"
+            )
+        say(told)
+        return True
+    os.close(reading)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    # The terminal stays with whoever has it.
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in (0, 1, 2):
+        os.dup2(null, number)
+    _PARENT.append(writing)
+    return False
+
+
+class _Told(DeploymentError):
+    """What the background process found; its text is finished already."""
+
+    def __init__(self, told: dict[str, str]) -> None:
+        super().__init__(told["message"], code=told["code"])
+        self._text = told["message"]
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _tell_parent(message: dict[str, Any]) -> None:
+    for handle in _PARENT:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(json.dumps(message))
+    _PARENT.clear()
+    sys.stdout.flush()

@@ -1,0 +1,86 @@
+"""``fedkit client status``: what the loop wrote last, who holds the lock, and what the ledgers say."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from fedkit_client import lock
+from fedkit_client.ledgers import budgets
+from fedkit_client.start import Opened
+from fedkit_client.state import read_state
+
+
+def status(opened: Opened) -> dict[str, Any]:
+    """How a site stands; reads files only, and nothing of any record."""
+    folder = opened.folder
+    pid = lock.holder(folder.pid_file)
+    state = read_state(folder.state_file) or {}
+    running = pid is not None
+    phase = state.get("phase", "") if running else "stopped"
+    return {
+        "site": opened.file.site,
+        "running": running,
+        "pid": pid,
+        "connected": phase in ("connected", "working"),
+        "phase": phase,
+        "since": state.get("since") if running else None,
+        "problem": state.get("problem") if running else None,
+        "coordinator": opened.enrolment.address,
+        "last": state.get("last"),
+        "answered": state.get("answered", 0),
+        "refused": state.get("refused", 0),
+        "budgets": budgets(opened.file, folder),
+        "usage": _usage(opened),
+    }
+
+
+def status_text(found: dict[str, Any]) -> str:
+    """The same for a person."""
+    lines = [f"{found['site']}: {_running(found)}"]
+    if (problem := found["problem"]) is not None:
+        lines.append(f"  {problem['code']}: {problem['message']}. Remedy: {problem['remedy']}.")
+    if (last := found["last"]) is not None:
+        how = f"refused with {last['code']}" if last["code"] else "answered"
+        lines.append(f"  last: {last['kind']} of round {last['round']} of run {last['run']}, {how}, {_ago(last['at'])}")
+    for name, told in found["budgets"].items():
+        if "problem" in told:
+            lines.append(f"  {name}: {told['problem']}")
+            continue
+        lines.append(
+            f"  {name}: epsilon {told['epsilon_spent']:g} of {told['limit']:g} spent at delta {told['delta']:g} for one"
+            f" {told['unit']}; of the budget {told['spent']:.1%} spent, {told['held']:.1%} held,"
+            f" {told['left']:.1%} left"
+        )
+    used = found["usage"]
+    lines.append(f"  used here: {used['answers']} answers, {used['cpu_seconds']:.0f} CPU seconds in all")
+    return "\n".join(lines) + "\n"
+
+
+def _running(found: dict[str, Any]) -> str:
+    if not found["running"]:
+        return "not running; `fedkit client start SITE.yaml`"
+    link = f"connected to {found['coordinator']}" if found["connected"] else f"not connected to {found['coordinator']}"
+    return f"running (process {found['pid']}), {link}, {found['phase']} since {_ago(found['since'])}"
+
+
+def _usage(opened: Opened) -> dict[str, Any]:
+    total = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
+    try:
+        with opened.folder.usage.open(encoding="utf-8") as file:
+            for line in file:
+                told = json.loads(line)
+                total["answers"] += 1
+                total["cpu_seconds"] += told["cpu_seconds"] or 0.0
+                total["peak_bytes"] = max(total["peak_bytes"], told["peak_bytes"] or 0)
+    except (OSError, ValueError, KeyError):
+        pass
+    return total
+
+
+def _ago(at: float | None) -> str:
+    if not at:
+        return "an unknown time"
+    seconds = max(0, int(time.time() - at))
+    return f"{seconds} s ago" if seconds < 120 else f"{seconds // 60} min ago"

@@ -1,0 +1,46 @@
+"""The site file that ``join`` writes: commented, and blank wherever the hospital has to decide."""
+
+from __future__ import annotations
+
+_TEMPLATE = """\
+# fedkit client start {file}
+# This hospital's own file: what it has, what it allows, what it gives. What is not named here is refused.
+# Fill in what is blank; `fedkit client start` names everything that is still missing.
+site: {site}
+
+data:
+  # The name by which runs ask for the data set: rename it to the one that was agreed upon.
+  NAME:
+    # A declaration that fedkit ships, such as heart_disease, or a mapping as in configs/data/.
+    declaration:
+    # Where the rows are, such as {{kind: csv, path: table.csv}}; kinds are csv, parquet and sql.
+    source:
+    # Declared number of records (or patients): a round public figure at or above the true one.
+    records:
+    # What one unit of privacy is: record, or patient with the column of their ids in unit_column.
+    unit:
+    # What all runs together may ever spend on these patients. Fixed at the first start, for good.
+    max_epsilon:
+    # Well below 1 / records. Fixed like max_epsilon.
+    delta:
+    # Lists of names, such as [logistic] and [fedavg].
+    models:
+    strategies:
+    # unit_column: the column of patients' ids
+    # site_column: the column that tells sites apart, if the table holds more than this one
+    # allow_unprotected: true admits runs without privacy, which reveal what they like
+
+# What a run may take; left out, there is no limit.
+# limits: {{cpus: 2, memory: 4GiB, disk: 5GiB, bandwidth: 10MiB/s}}
+# device: cpu, cuda or auto
+# disclose_usage: true tells the coordinator CPU seconds and peak memory, which may depend on records
+"""
+
+
+def site_template(site: str, file: str = "site.yaml") -> str:
+    """The file's text for a site.
+
+    >>> "max_epsilon:\\n" in site_template("north")
+    True
+    """
+    return _TEMPLATE.format(site=site, file=file)
