@@ -1,7 +1,7 @@
 """``fedkit replay``: do a run again from its folder and say whether every round's model is identical.
 
-Seeded runs are trained again. A run with secure noise cannot be: its recorded updates are folded again, which proves
-the aggregation, not the training.
+Seeded runs are trained again. A run with secure noise, or one of real sites, cannot be: its recorded updates are folded
+again, which proves the aggregation, not the training.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def replay(
         found[report.round] = report.digest
 
     config = replace(config, federation=federation)
-    if manifest["mode"] != "none" and manifest["noise"] == "secure":
+    deployed = manifest.get("federation") == "deployed"
+    if deployed or (manifest["mode"] != "none" and manifest["noise"] == "secure"):
         how = "refolded"
         module = _refold(config, manifest, path, compare, model, strategy, last)
     else:
@@ -150,7 +151,8 @@ def _refold(
         grid = InProcessGrid(RecordedSites(sites, read))
         roster = discover(grid, list(sites), config.federation.timeout)
         trains = frozenset(site for site, value in sites.items() if value)
-        folded = strategy or build_strategy(config.strategy, num_sites=max(1, len(trains)), private=True)
+        private = manifest["mode"] != "none"
+        folded = strategy or build_strategy(config.strategy, num_sites=max(1, len(trains)), private=private)
         loop = RoundLoop(
             grid,
             folded,
@@ -160,7 +162,7 @@ def _refold(
             {site: node for site, (node, _) in roster.items()},
             trains,
             frozenset(),
-            private=True,
+            private=private,
         )
         if last:
             loop.run(pack(module), compare)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +59,7 @@ def execute(
     with one_thread(), closing(open_journal(path / "journal")) as journal:
         if reopen and (point := journal.load()) is not None and point.outcome == "failed":
             journal.reopen()
-        loop = _loop(record.prepared, job, grid, nodes, requests, journal, stop, tell)
+        loop = _loop(record.prepared, grid, nodes, requests, journal, stop, tell)
         finish = loop.run(pack(record.prepared.model), record.on_round)
     usage = {"bytes_received": dict(sorted(_by_site(grid, nodes).items()))}
     result = record.finish(finish, usage)
@@ -71,7 +70,6 @@ def execute(
 
 def _loop(
     prepared: Prepared,
-    job: Job,
     grid: LinkGrid,
     nodes: Mapping[str, int],
     requests: Requests,
@@ -86,7 +84,7 @@ def _loop(
         strategy_for(prepared),
         shapes(prepared.model),
         config.seed,
-        replace(config.federation, min_sites=job.min_sites, timeout=job.deadline),
+        config.federation,
         dict(nodes),
         frozenset(plans),
         # Exact metrics exist only where nothing is private and the site's own file allows them.

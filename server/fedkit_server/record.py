@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +127,13 @@ def open_record(path: Path, job: Job) -> Record:
     Raises:
         FedkitError: plans or a model that cannot be; a folder that cannot be read or written.
     """
-    prepared = declared_run(job.config)
+    # Quorum and deadline are the job's own: a replay samples and counts as the run did.
+    federation = replace(job.config.federation, min_sites=job.min_sites, timeout=job.deadline)
+    config = replace(job.config, federation=federation)
+    prepared = declared_run(config)
     directory = RunDirectory(path)
     size = sum(parameter.numel() for parameter in prepared.model.parameters())
-    bytes_ = 4 * size * len(prepared.local.sites) * job.config.federation.num_rounds
+    bytes_ = 4 * size * len(prepared.local.sites) * federation.num_rounds
     keeps = bytes_ <= MOST_RECORDED
     if (path / MANIFEST).is_file():
         record = Record(directory, prepared, job, keeps, read_json(path / MANIFEST))
@@ -142,7 +145,7 @@ def open_record(path: Path, job: Job) -> Record:
     if not keeps:
         notes.append(f"updates are not recorded: {bytes_ / 2**30:.1f} GiB; `fedkit replay` cannot fold the run again")
     manifest = describe(
-        job.config,
+        config,
         prepared.dataset,
         prepared.local.sites,
         parameters=size,
@@ -154,7 +157,7 @@ def open_record(path: Path, job: Job) -> Record:
     for site, counts in _declared_counts(prepared).items():
         manifest["data"]["sites"][site] |= {**counts, "train_rows": None, "test_rows": None}
     write_text(path / JOB, job.signed.text + "\n")
-    directory.write_config(job.config)
+    directory.write_config(config)
     write_text(path / "metrics.jsonl", "")
     directory.write_manifest(manifest)
     return Record(directory, prepared, job, keeps, manifest)
