@@ -12,6 +12,7 @@ from fedkit.errors import FederationError
 from fedkit.federation import wire
 from fedkit.federation.discovery import discover
 from fedkit.simulation.grid import InProcessGrid
+from fedkit.strategies.streaming import fed_avg
 from tests.federation.fakes import START, FakeSites, run
 
 ZERO = np.zeros(3, np.float32)
@@ -57,6 +58,11 @@ TRAIN = {
         "FK516",
     ),
     "another type in the header": (_raw(Array(np.zeros(3)).data), "FK516"),
+    "another shape": (_reply(np.zeros(4, np.float32)), "FK511"),
+    "two dimensions": (_reply(np.zeros((3, 1), np.float32)), "FK516"),
+    "nan": (_reply(ZERO + np.float32(np.nan)), "FK512"),
+    "infinite": (_reply(ZERO - np.float32(np.inf)), "FK512"),
+    "weight infinite": (_reply(ZERO, float("inf")), "FK513"),
     "too large an entry": (_reply(ZERO + np.float32(3.4e38)), "FK526"),
     "weight 1e30": (_reply(ZERO, 1e30), "FK519"),
     "weight a little off": (_reply(ZERO, 1.001), "FK519"),
@@ -88,11 +94,13 @@ def _lying(**lies):
     return fake
 
 
+@pytest.mark.parametrize("strategy", [None, fed_avg()], ids=["holds", "streams"])
 @pytest.mark.parametrize("name", sorted(TRAIN))
-def test_a_bad_train_reply_is_that_sites_failure(name):
+def test_a_bad_train_reply_is_that_sites_failure(name, strategy):
     reply, code = TRAIN[name]
-    finish, reports = run(_lying(train=reply), planned={"a": 1.0, "liar": 1.0, "z": 1.0})
+    finish, reports = run(_lying(train=reply), planned={"a": 1.0, "liar": 1.0, "z": 1.0}, strategy=strategy)
     assert finish.outcome == "degraded"
+    assert "degraded 2/3: liar missing (33.3 % of the declared records)" in finish.notes[0]
     assert reports[1].trained == ("a", "z")
     assert code in reports[1].failed["liar"]
     np.testing.assert_allclose(finish.parameters, START + 2.0)

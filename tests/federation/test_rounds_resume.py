@@ -257,6 +257,20 @@ def test_requests_of_the_callers_own_are_sent_as_they_are():
                                              ("histograms", 1, 0.0)}  # fmt: skip
 
 
+def test_a_failed_run_that_is_reopened_asks_only_who_was_missing(tmp_path):
+    whole, _ = _run(ScriptedGrid(_sites()), timeout=30.0, min_sites=4)
+    with open_journal(tmp_path) as journal:
+        failed, _ = _run(ScriptedGrid(_sites(va=_silent)), timeout=0.02, min_sites=4, journal=journal)
+        assert failed.outcome == "failed"
+        journal.reopen()
+    grid = ScriptedGrid(_sites())
+    with open_journal(tmp_path) as journal:
+        finish, record = _run(grid, timeout=30.0, min_sites=4, journal=journal)
+    assert finish.outcome == "complete" and finish.parameters.tobytes() == whole.parameters.tobytes()
+    assert [entry[0] for entry in grid.asked if entry[1:3] == (1, "train")] == ["va"]
+    assert [site for site, _ in record.updates[1]] == NAMES
+
+
 @pytest.mark.parametrize(("changed", "word"), [({"seed": 6}, "seed"), ({"num_rounds": 9}, "rounds"),
                                                ({"strategy": FedMedian(**LEAST)}, "strategy")])  # fmt: skip
 def test_another_runs_journal_is_refused(tmp_path, changed, word):

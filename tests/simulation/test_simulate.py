@@ -338,3 +338,18 @@ def test_a_module_in_place_of_a_function_is_refused(here):
 def test_arrays_in_a_private_run_need_a_declared_task(here):
     with pytest.raises(DataError, match="task"):
         fedkit.simulate(None, overrides=[*SMALL, "privacy.delta=0.001"], model=_convnet, data=_images())
+
+
+def test_what_holds_all_updates_says_so_before_the_run(here):
+    held, own, streamed = (
+        fedkit.simulate("heart_disease", overrides=[*PLAIN, *words], strategy=strategy)
+        for words, strategy in ((["strategy=fedmedian"], None), ([], FedAvg()), (["strategy=fedadam"], None))
+    )
+    assert any("FedMedian holds all updates of a round: up to 4 models" in note for note in held.result["notes"])
+    assert any("FedAvg holds all updates" in note for note in own.result["notes"])
+    assert not any("holds all updates" in note for note in streamed.result["notes"])
+
+
+def test_a_flower_strategy_and_our_own_of_the_same_name_agree(here):
+    own, ours = (fedkit.simulate("heart_disease", overrides=PLAIN, strategy=given) for given in (FedAvg(), None))
+    np.testing.assert_allclose(own.parameters, ours.parameters, rtol=1e-6, atol=1e-6)
