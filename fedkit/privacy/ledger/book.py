@@ -110,13 +110,17 @@ def charges(steps: Mapping[tuple[int, int], int]) -> tuple[Charge, ...]:
 
 
 class Book:
-    """The state after some entries; costs are recomputed from the raw events, never read from the file."""
+    """The state after some entries; costs are recomputed from the raw events, never read from the file.
+
+    Attributes:
+        charged: (entry, data set, charges) of the reservations of other copies that reconciliations charged here.
+    """
 
     def __init__(self) -> None:
         self.last: Entry | None = None
         self.ledger = ""
         self.accounts: dict[str, Account] = {}
-        self.accounted: set[str] = set()
+        self.charged: set[tuple[str, str, tuple[Charge, ...]]] = set()
 
     def apply(self, entry: Entry) -> None:
         """Fold in the next entry of a verified chain.
@@ -217,9 +221,9 @@ class Book:
             for reservation in (each for run in account.runs.values() for each in run.reserved.values()):
                 # Another copy may have answered it after the backup was made: nobody answers it a second time.
                 reservation.lost = reservation.lost or reservation.commit is None
-        self.accounted.update(fact.entries)
 
     def _charge(self, lost: Lost) -> None:
+        self.charged.add((lost.entry, lost.dataset, lost.charges))
         account = self.accounts[lost.dataset]
         run = account.runs.setdefault(lost.run, Run(lost.study, "lost"))
         # Where this copy answered the same round anew, both were released and both are charged.

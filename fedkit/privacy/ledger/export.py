@@ -10,10 +10,12 @@ from typing import Any
 
 from fedkit.errors import PrivacyError
 from fedkit.privacy.ledger.book import Book
-from fedkit.privacy.ledger.facts import Opened, Reserved, decode
-from fedkit.storage.chain import ChainBroken, Entry, Head, genuine, verify
+from fedkit.privacy.ledger.elsewhere import reopened, told, uncharged
+from fedkit.privacy.ledger.facts import Created, Opened, Reserved, decode
+from fedkit.storage.chain import ChainBroken, Entry, Head, common_length, genuine, verify
 
 FORMAT = "fedkit-ledger-export-1"
+_RECONCILE = "`fedkit ledger reconcile` it with the export and the coordinator's receipts"
 
 
 @dataclass(frozen=True)
@@ -95,33 +97,75 @@ def read_receipts(path: Path, ledger: str) -> list[Entry]:
 
 
 def check_against(entries: Sequence[Entry], book: Book, known: Export | Head) -> None:
-    """A ledger must go on where a head that was seen elsewhere ended.
+    """A ledger must go on where a head that was seen elsewhere ended, or have charged all that it lacks.
+
+    Guarantee: with an export, every reservation that it shows is this ledger's own or charged by a reconciliation with
+    the same events, every budget is there with the same constants, and no round that it shows as answered is open. A
+    bare head shows none of this: it must be an entry of this ledger, at its place.
 
     Raises:
         PrivacyError: FK334, the ledger is older; FK335, its history is another one; FK350, another ledger's export.
     """
-    if isinstance(known, Export) and known.ledger != book.ledger:
+    if isinstance(known, Head):
+        _check_head(entries, known)
+        return
+    if known.ledger != book.ledger:
         raise PrivacyError(
             f"the export is of the ledger {known.ledger}, this one is {book.ledger}",
             code="FK350",
             remedy="use this ledger's export",
         )
-    head = known.head if isinstance(known, Export) else known
-    if head.digest in book.accounted:
+    shared = common_length(entries, known.entries)
+    if shared == len(known.entries):
         return
-    reconcile = "`fedkit ledger reconcile` it with the export and the coordinator's receipts"
+    shown = told(known.entries[shared:])
+    lacking = len(uncharged(shown.spent, {entry.digest for entry in entries}, book))
+    for created in shown.created:
+        _check_budget(created, book)
+    if lacking or (twice := len(reopened(shown.answered, book))):
+        what = (
+            f"{lacking} charges that the ledger lacks" if lacking else f"{twice} answers to rounds that it holds open"
+        )
+        older = known.head.seq > len(entries)
+        raise PrivacyError(
+            f"beyond entry {shared}, the last that both share, the export shows {what}: a restored backup "
+            + ("has forgotten what was spent since" if older else "went on by itself"),
+            code="FK334" if older else "FK335",
+            remedy=_RECONCILE,
+        )
+
+
+def _check_head(entries: Sequence[Entry], head: Head) -> None:
     if head.seq > len(entries):
         raise PrivacyError(
             f"the ledger ends at entry {len(entries)}, its exported head is entry {head.seq}: a restored backup has"
             " forgotten what was spent since",
             code="FK334",
-            remedy=reconcile,
+            remedy=_RECONCILE,
         )
     if head.seq > 0 and entries[head.seq - 1].digest != head.digest:
         raise PrivacyError(
             f"entry {head.seq} of the ledger is not the one that was exported: a restored backup went on by itself",
             code="FK335",
-            remedy=reconcile,
+            remedy=_RECONCILE,
+        )
+
+
+def _check_budget(created: Created, book: Book) -> None:
+    there = book.accounts.get(created.dataset)
+    if there is None:
+        raise PrivacyError(
+            f"the export shows a budget of {created.dataset}, and the ledger has none: a restored backup has forgotten"
+            " it",
+            code="FK334",
+            remedy=_RECONCILE,
+        )
+    if there.budget != created:
+        raise PrivacyError(
+            f"the budget of {created.dataset} is epsilon {there.budget.limit!r} at delta {there.budget.delta!r}; the"
+            f" export shows epsilon {created.limit!r} at delta {created.delta!r}, fixed for good",
+            code="FK335",
+            remedy="restore a backup from before the budget was made anew, then `fedkit ledger reconcile` it",
         )
 
 

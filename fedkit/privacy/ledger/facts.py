@@ -140,7 +140,8 @@ class Reconciled:
     Attributes:
         created: budgets that the backup had forgotten.
         charged: reservations that it had forgotten.
-        entries: digests of all entries that are thereby accounted for.
+        entries: digests of the entries that it was made from, for people to read: an entry counts as charged where
+            ``charged`` charges it, and nowhere else.
     """
 
     created: tuple[Created, ...]
