@@ -16,3 +16,4 @@ freeze() { # freeze EXTRA FILE HEADER
 }
 freeze "" requirements.txt "What a run needs."
 freeze "[dev]" requirements-dev.txt "What the tests need."
+docs/lock_images.sh "$scratch/requirements.txt/bin/python"
