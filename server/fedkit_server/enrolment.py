@@ -7,7 +7,7 @@
     FK716  an invitation that is not known, or is another site's
     FK717  too many attempts
     FK719  a key that cannot be taken: none, or one that counted before
-    FK727  a site that is not enrolled, or no longer
+    FK736  a site that is not enrolled, or no longer
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Enrolment:
         """Store a site's offer.
 
         Raises:
-            DeploymentError: FK718, FK727.
+            DeploymentError: FK718, FK736.
             FederationError: an offer that cannot be read or is not signed by the site's key.
         """
         self._check_version(request)
@@ -124,7 +124,7 @@ class Enrolment:
         if site is None or site.revoked_at is not None:
             raise DeploymentError(
                 "the site is not enrolled here" if site is None else f"{site.name} was revoked",
-                code="FK727",
+                code="FK736",
                 remedy="ask the coordinator's admin for an invitation and join again",
             )
         now = self.state.clock()

@@ -18,7 +18,7 @@ _STATUS = {
     "FK540": grpc.StatusCode.INVALID_ARGUMENT,
     "FK717": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "FK718": grpc.StatusCode.FAILED_PRECONDITION,
-    "FK727": grpc.StatusCode.NOT_FOUND,
+    "FK736": grpc.StatusCode.NOT_FOUND,
 }
 _FAILED = wire.error_text(DeploymentError("the coordinator failed", code="FK739", remedy="see its server.log"))
 _THREADS = 8

@@ -62,7 +62,7 @@ def with_sites(
     if problems := list(_absences(by_name, names, min_sites)):
         raise _refused(problems, "FK728", "`fedkit server sites` lists them; leave out those that cannot take part")
     offered = {name: by_name[name]["offer"]["datasets"].get(config.data.name) for name in names}
-    config = _with_common_delta(config, list(offered.values()))
+    config = _with_delta(config, list(offered.values()))
     problems = [
         f"{name} {problem}"
         for name, data in offered.items()
@@ -73,7 +73,23 @@ def with_sites(
     records = {name: int(data["records"]) for name, data in offered.items() if data}
     data = replace(config.data, records=records, partition=None)
     federation = replace(config.federation, min_sites=min_sites, timeout=float(deadline))
-    return replace(config, data=data, federation=federation)
+    config = replace(config, data=data, federation=federation)
+    if problems := list(_dear(config, offered)):
+        raise _refused(problems, "FK729", "raise privacy.noise_multiplier, or lower federation.num_rounds")
+    return config
+
+
+def _dear(config: ExperimentConfig, offered: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
+    """What noise costs where the run names no epsilon."""
+    if config.privacy.mode == "none" or config.privacy.epsilon is not None:
+        return
+    from fedkit.training.plan import declared_plans
+
+    plans = declared_plans(job_config(config), list(offered)).sites
+    for name, data in offered.items():
+        cost = plans[name].privacy if name in plans else None
+        if data and cost is not None and cost.epsilon > data["max_epsilon"]:
+            yield f"{name} admits epsilon up to {data['max_epsilon']:g}, and the run costs {cost.epsilon:.4g}"
 
 
 def sign(
@@ -111,11 +127,12 @@ def _absences(sites: Mapping[str, Mapping[str, Any]], names: Sequence[str], min_
             yield f"{name} has offered nothing yet; there: `fedkit client start`"
 
 
-def _with_common_delta(config: ExperimentConfig, offered: Sequence[Mapping[str, Any] | None]) -> ExperimentConfig:
-    deltas = {data["delta"] for data in offered if data}
-    if config.privacy.mode == "none" or config.privacy.delta is not None or len(deltas) != 1:
+def _with_delta(config: ExperimentConfig, offered: Sequence[Mapping[str, Any] | None]) -> ExperimentConfig:
+    deltas = [float(data["delta"]) for data in offered if data]
+    if config.privacy.mode == "none" or config.privacy.delta is not None or not deltas:
         return config
-    return replace(config, privacy=replace(config.privacy, delta=deltas.pop()))
+    # Each site names the most that it admits.
+    return replace(config, privacy=replace(config.privacy, delta=min(deltas)))
 
 
 def _differences(config: ExperimentConfig, data: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
@@ -137,8 +154,8 @@ def _differences(config: ExperimentConfig, data: Mapping[str, Any] | None, known
         if not data["unprotected"]:
             yield "does not train without privacy"
         return
-    if privacy.delta is not None and privacy.delta != data["delta"]:
-        yield f"has delta {data['delta']:g}, and the run {privacy.delta:g}"
+    if privacy.delta is not None and privacy.delta > data["delta"]:
+        yield f"admits delta up to {data['delta']:g}, and the run has {privacy.delta:g}"
     if privacy.epsilon is not None and privacy.epsilon > data["max_epsilon"]:
         yield f"admits epsilon up to {data['max_epsilon']:g}, and the run has {privacy.epsilon:g}"
 

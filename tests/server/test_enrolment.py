@@ -185,7 +185,7 @@ def test_who_is_not_enrolled_can_offer_nothing(enrolment, coordinator, revoked):
     site, _, _ = _joined(enrolment)
     if revoked:
         enrolment.state.revoke(enrolment.state.store.site("north"))
-    with pytest.raises(DeploymentError, match="FK727"):
+    with pytest.raises(DeploymentError, match="FK736"):
         _announce(enrolment, offer_text("north" if revoked else "west", site.signing, coordinator.clock.now))
 
 

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+from fedkit_server.profile import Profile
+from fedkit_server.submission import composed, sign, with_sites
+
+from fedkit.errors import ConfigError, DeploymentError
+from fedkit.federation import statements
+from fedkit.federation.job import job_config, open_job
+from fedkit.governance.declaration import declaration_digest
+from fedkit.storage.keys import create_signing_key, new_signing_key
+
+HEART = composed("heart_disease", [], None)
+
+
+def _site(name, state="online", **data):
+    offered = {
+        "records": 303, "unit": "record", "delta": 1e-5, "max_epsilon": 3.0, "models": ["logistic"],
+        "strategies": ["fedavg"], "unprotected": False, "declaration": declaration_digest(job_config(HEART).data),
+    } | data  # fmt: skip
+    return {"name": name, "state": state, "offer": {"datasets": {"heart_disease": offered}}}
+
+
+SITES = [_site("north", records=300), _site("south", records=200), _site("west", "offline"), _site("east", "revoked")]
+
+
+def test_counts_come_from_the_offers_and_noise_is_secure():
+    config = with_sites(HEART, SITES, ["north", "south"], 1, 60)
+    assert config.data.records == {"north": 300, "south": 200}
+    assert config.privacy.noise == "secure"
+    assert (config.federation.min_sites, config.federation.timeout) == (1, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "quorum", "said"),
+    [
+        (["north", "mars"], 1, "'mars' is not enrolled; known are east, north, south, west"),
+        (["north", "east"], 1, "east was revoked"),
+        (["north", "west"], 1, "west is not connected"),
+        (["north", "south"], 3, "--min-sites is 3; 2 sites are named"),
+        (["north", "south"], 0, "--min-sites is 0"),
+        (["north", "north"], 1, "twice"),
+        ([], 1, "0 sites are named"),
+    ],
+)
+def test_sites_that_cannot_take_part_are_named(names, quorum, said):
+    with pytest.raises(DeploymentError, match="FK728") as refused:
+        with_sites(HEART, SITES, names, quorum, 60)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "data", "said"),
+    [
+        (["model=mlp"], {}, "north does not admit the model mlp; it admits logistic"),
+        (["strategy=fedprox"], {}, "north does not admit the strategy fedprox; it admits fedavg"),
+        (["privacy.epsilon=5"], {}, "north admits epsilon up to 3, and the run has 5"),
+        (["privacy.delta=1e-4"], {}, "north admits delta up to 1e-05, and the run has 0.0001"),
+        (
+            ["privacy.epsilon=null", "privacy.noise_multiplier=0.7"],
+            {},
+            "north admits epsilon up to 3, and the run costs",
+        ),
+        (["privacy=none"], {}, "north does not train without privacy"),
+        ([], {"unit": "patient"}, "north protects a patient, and the run a record"),
+        ([], {"declaration": "f" * 64}, "north declares another table under the name heart_disease"),
+        (["data=diabetes"], {}, "north does not offer the data set diabetes; it offers heart_disease"),
+    ],
+)
+def test_what_a_site_does_not_offer_is_said_with_its_bound(overrides, data, said):
+    config = composed("heart_disease", overrides, None)
+    with pytest.raises(DeploymentError, match="FK729") as refused:
+        with_sites(config, [_site("north", **data), _site("south")], ["north", "south"], 1, 60)
+    assert said in str(refused.value)
+
+
+def test_every_problem_of_every_site_is_said_at_once():
+    config = composed("heart_disease", ["model=mlp", "privacy.epsilon=5"], None)
+    with pytest.raises(DeploymentError) as refused:
+        with_sites(config, SITES, ["north", "south"], 1, 60)
+    assert str(refused.value).count("north") == 2 and str(refused.value).count("south") == 2
+
+
+def test_noise_that_protects_nobody_is_refused():
+    with pytest.raises(DeploymentError, match=r"FK729.*privacy.noise=seeded"):
+        composed("heart_disease", ["privacy.noise=seeded"], None)
+    with pytest.raises(ConfigError):
+        composed("heart_diseas", [], None)
+
+
+def test_a_signed_run_is_one_that_a_site_opens_and_no_two_have_one_id(tmp_path):
+    create_signing_key(tmp_path / "signing.key")
+    federation = "sha256:" + "a" * 64
+    profile = Profile(tmp_path, "localhost:1", "anna", "", federation, "")
+    keyring = statements.start(federation, "anna", profile.key(), new_signing_key().public, time.time())
+    config = with_sites(HEART, SITES, ["north", "south"], 2, 60)
+    made = [sign(config, profile, study="s", min_sites=2, deadline=60, now=time.time()) for _ in range(2)]
+    job = open_job(made[0][1].text, keyring, federation, time.time())
+    assert job.run == made[0][0] != made[1][0]
+    assert (job.sites, job.min_sites, job.study, job.submitter) == (("north", "south"), 2, "s", "anna")
+    assert job.config.data.source.kind == "site"
