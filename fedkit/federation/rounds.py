@@ -52,6 +52,7 @@ class RoundLoop:
         make_request: what a site is sent, where it is not the plain request of ``wire``.
         stop: polled while waiting; True ends the run with outcome ``stopped``.
         on_progress: told of every step as it happens.
+        declared: site to its declared records, for what is said of missing sites; None: the weights.
         keep_updates: without a journal, hold every update until the round's end and hand it to ``on_round``.
     """
 
@@ -73,6 +74,7 @@ class RoundLoop:
     stop: Callable[[], bool] = field(default=lambda: False)
     on_progress: OnProgress = field(default=lambda _: None)
     keep_updates: bool = True
+    declared: Mapping[str, float] | None = None
 
     def run(self, parameters: Float32, on_round: OnRound) -> Finish:
         """Run every round, or those that the journal says are left.

@@ -122,7 +122,7 @@ class Running:
         except Stopped:
             # The model is made and paid for: the round ends without what was not measured.
             stopped = True
-        note = round_note(number, order.asked, failed, silent, loop.weights) if number else None
+        note = round_note(number, order.asked, failed, silent, loop.declared or loop.weights) if number else None
         degraded = note is not None
         self._round_notes += [note] if note else []
         report = RoundReport(

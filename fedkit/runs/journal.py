@@ -13,7 +13,6 @@ read: a torn last step never happened. Files of a round go once the round has en
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,7 @@ import numpy as np
 
 from fedkit.errors import RunError
 from fedkit.runs.directory import cannot_write
-from fedkit.runs.resume import STEPS, Resume, end_of_readable, resume_point
+from fedkit.runs.resume import FORMAT, STEPS, Resume, end_of_readable, resume_point
 from fedkit.storage.atomic import sync_folder
 from fedkit.storage.chain import Entry, link
 from fedkit.types import ClientUpdate, Float32
@@ -56,7 +55,7 @@ class Journal:
 
     def begin(self, identity: Mapping[str, Any], parameters: Float32, state: Mapping[str, Float32]) -> None:
         """The run's first step: whose it is, the untrained model, the strategy's state."""
-        self._step({"step": "begin", "identity": dict(identity), **self._model(0, parameters, state)})
+        self._step({"step": "begin", "format": FORMAT, "identity": dict(identity), **self._model(0, parameters, state)})
 
     def ask(self, number: int, purpose: str, sites: Sequence[str], request: Mapping[str, Any]) -> None:
         """Who is about to be asked for what, before anybody is.
@@ -184,12 +183,10 @@ def open_journal(folder: Path) -> Journal:
         raise cannot_write(folder, error) from None
     try:
         sync_folder(folder)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _lock(file):
             raise RunError(
                 f"the journal {folder} is open in another process", code="FK630", remedy="stop the other coordinator"
-            ) from None
+            )
         last, readable = end_of_readable(path)
         if readable < path.stat().st_size:
             file.truncate(readable)
@@ -205,3 +202,17 @@ def open_journal(folder: Path) -> Journal:
     journal = Journal(folder, file, last, models)
     journal._sweep(point.files if point else ())
     return journal
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Whether this process alone has the file; the kernel lets go of it when the process dies."""
+    try:
+        import fcntl
+    except ImportError:
+        # Simulations, which keep no journal, run on systems without it too.
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -16,6 +16,7 @@ from fedkit.storage.chain import Entry, link
 from fedkit.types import Float32
 
 STEPS = "steps.jsonl"
+FORMAT = 1
 _BLOCK = 1 << 20
 
 
@@ -86,12 +87,15 @@ def resume_point(folder: Path, *, check: bool = True) -> Resume | None:
         check: read the arrays too and compare their digests; else they are empty.
 
     Raises:
-        RunError: FK631, an earlier step is corrupted; FK632, a file that a step names is missing or altered.
+        RunError: FK631, an earlier step is corrupted; FK632, a file that a step names is missing or altered; FK635,
+            another format.
     """
     reading: _Reading | None = None
     for number, entry in enumerate(read_steps(folder / STEPS), 1):
         try:
             body = json.loads(entry.body)
+            if body["step"] == "begin":
+                _check_format(folder, body["format"])
             reading = _Reading(body["identity"], body) if body["step"] == "begin" else _take(reading, body)
         except (ValueError, KeyError, TypeError, AttributeError):
             raise _corrupted(folder / STEPS, number) from None
@@ -195,6 +199,15 @@ def _take(reading: _Reading | None, body: dict[str, Any]) -> _Reading:
 
 def _phase(found: Mapping[str, Any]) -> Phase:
     return Phase(tuple(found["sites"]), found["request"], found["replies"], found["refused"], found["missing"])
+
+
+def _check_format(folder: Path, found: object) -> None:
+    if found != FORMAT:
+        raise RunError(
+            f"the journal {folder} has format {found!r}; this fedkit reads {FORMAT}",
+            code="FK635",
+            remedy="go on with the fedkit that began the run",
+        )
 
 
 def _corrupted(path: Path, number: int) -> RunError:

@@ -150,6 +150,15 @@ def test_an_array_that_is_not_what_was_written_is_refused(tmp_path, how):
     assert caught.value.code == "FK632"
 
 
+def test_another_format_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(journals, "FORMAT", 2)
+        _begun(tmp_path).close()
+    with pytest.raises(RunError, match="has format 2; this fedkit reads 1") as caught:
+        open_journal(tmp_path)
+    assert caught.value.code == "FK635"
+
+
 def test_one_process_at_a_time(tmp_path):
     _begun(tmp_path)
     with pytest.raises(RunError, match="open in another process") as caught:
