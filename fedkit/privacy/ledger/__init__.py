@@ -1,7 +1,8 @@
 """A site's budget: every noisy release is reserved before training and charged for good.
 
-``facts`` is what a ledger records, ``book`` what follows from it, ``file`` how it is kept on disk, ``ledger`` what a
-site calls, ``export`` and ``reconcile`` what outlives a lost disk, ``figures`` and ``forecast`` what people are shown.
+``facts`` is what a ledger records, ``book`` what follows from it, ``file`` how it is kept on disk and ``place`` where,
+``ledger`` what a site calls; ``export``, ``elsewhere`` and ``reconcile`` are what outlives a lost disk, ``figures`` and
+``forecast`` what people are shown.
 
 ::
 
@@ -18,4 +19,5 @@ site calls, ``export`` and ``reconcile`` what outlives a lost disk, ``figures`` 
                                                        FK350  an export, receipt or plan file that cannot be used
                                                        FK353  a plan of another delta
                                                        FK354  a round whose reply could not be computed
+                                                       FK355  one file under two names, or for two sites
 """

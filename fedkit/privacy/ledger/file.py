@@ -1,7 +1,9 @@
 """The ledger on disk: one SQLite file that holds a hash chain, the replies that may be resent, and nothing to trust.
 
-Write-ahead log, ``synchronous=FULL``, ``BEGIN IMMEDIATE``: when a transaction returns, it is on the disk, and
-processes take turns. The file must lie on a local disk: SQLite's write-ahead log does not work over NFS or SMB.
+Rollback journal, ``synchronous=EXTRA``, ``BEGIN IMMEDIATE``: when a transaction returns, all of it is in the one file
+and on the disk, and processes take turns by locks on the file itself, whatever they call it. A write-ahead log would
+be faster, but what is in it is lost with it, and its locks go by the name. The file must lie on a local disk: the
+locks do not work over NFS or SMB.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
 from fedkit.errors import PrivacyError
 from fedkit.privacy.ledger.book import Book
 from fedkit.privacy.ledger.facts import Fact, Opened, encode
+from fedkit.privacy.ledger.place import Place, require_name
 from fedkit.privacy.ledger.sqlite_errors import RESTORE, explained
 from fedkit.storage.chain import ChainBroken, Entry, Head, link, verify
 
@@ -39,24 +42,26 @@ _BROKEN = {"altered": "FK331", "missing": "FK332", "reordered": "FK333"}
 class LedgerFile:
     """An open ledger file; one for each thread, and never carried over a fork.
 
+    Guarantee: nothing is written unless the file still is what its name leads to, and has no other name.
+
     Args:
         read_only: nothing is ever written, not even to make the file readable.
         busy_seconds: how long to wait for another process.
 
     Raises:
-        PrivacyError: FK330 to FK338, see the package.
+        PrivacyError: FK330 to FK338 and FK355, see the package.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, busy_seconds: float = 30.0) -> None:
         self.path, self._read_only, self._owner = path, read_only, os.getpid()
         self._appended = False
-        if not path.is_file():
-            raise PrivacyError(f"there is no ledger at {path}", code="FK330", remedy="create it, or correct the path")
+        self._place = Place(path)
         with self._explained():
             # An absolute path: a URI would take the first part of a relative one for a host.
-            uri = f"file:{quote(str(path.absolute()))}?{_mode(path, read_only)}"
+            uri = f"file:{quote(str(self._place.real))}?mode={'ro' if read_only else 'rw'}"
             self._sql = sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)
         try:
+            self._place.check()
             self._prepare()
             self.book = self._load()
         except BaseException:
@@ -69,7 +74,7 @@ class LedgerFile:
 
     def refresh(self) -> Book:
         """The book, with what other processes appended since."""
-        self._check_owner()
+        self._check_usable()
         with self._explained():
             self._sql.execute("BEGIN")
             try:
@@ -80,11 +85,12 @@ class LedgerFile:
     @contextmanager
     def writing(self) -> Iterator[Book]:
         """A transaction: exclusive among processes, on the disk once left, and nothing of it if anything fails."""
-        self._check_owner()
+        self._check_usable()
         with self._explained():
             self._sql.execute("BEGIN IMMEDIATE")
             try:
                 yield self._catch_up()
+                self._place.check()
                 self._sql.execute("COMMIT")
             except BaseException:
                 if self._sql.in_transaction:
@@ -111,7 +117,7 @@ class LedgerFile:
 
     def reply(self, digest: str) -> tuple[bytes, bytes] | None:
         """The reply and state that the commit entry ``digest`` stored."""
-        self._check_owner()
+        self._check_usable()
         with self._explained():
             row = self._sql.execute("SELECT reply, state FROM replies WHERE digest = ?", (digest,)).fetchone()
         return None if row is None else (_blob(row[0]), _blob(row[1]))
@@ -122,24 +128,27 @@ class LedgerFile:
 
     def entries(self) -> list[Entry]:
         """All entries, as stored."""
-        self._check_owner()
+        self._check_usable()
         with self._explained():
             return self._rows(after=0)
 
     def entry(self, digest: str) -> Entry:
         """The entry with a digest that the book knows."""
+        self._check_usable()
         with self._explained():
             row = self._sql.execute("SELECT seq, prev, body, digest FROM chain WHERE digest = ?", (digest,)).fetchone()
         return Entry(*row)
 
     def figure(self, key: str) -> float | None:
         """A figure for display that was stored before; never used to decide anything."""
+        self._check_usable()
         with self._explained():
             row = self._sql.execute("SELECT epsilon FROM figures WHERE key = ?", (key,)).fetchone()
         return None if row is None else float(row[0])
 
     def store_figure(self, key: str, epsilon: float) -> None:
         """Keep a figure for display."""
+        self._check_usable()
         with self._explained():
             self._sql.execute("INSERT OR REPLACE INTO figures VALUES (?, ?)", (key, epsilon))
 
@@ -155,14 +164,14 @@ class LedgerFile:
                     code="FK330",
                     remedy="use the version that wrote it, or a newer one",
                 )
-            if not self._read_only and self._sql.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            # From an earlier fedkit's write-ahead log too: SQLite brings it in once nobody else has the file open.
+            if not self._read_only and self._sql.execute("PRAGMA journal_mode = DELETE").fetchone()[0] != "delete":
                 raise PrivacyError(
-                    f"{self.path} cannot keep a write-ahead log", code="FK336", remedy="move it to a local disk"
+                    f"the ledger {self.path} is in use by an older fedkit", code="FK338", remedy="stop that first"
                 )
-            self._sql.execute("PRAGMA synchronous = FULL")
+            self._sql.execute("PRAGMA synchronous = EXTRA")
             # macOS: an ordinary fsync leaves the data in the drive's cache.
             self._sql.execute("PRAGMA fullfsync = ON")
-            self._sql.execute("PRAGMA checkpoint_fullfsync = ON")
 
     def _load(self) -> Book:
         self.book = Book()
@@ -204,13 +213,15 @@ class LedgerFile:
         )
         return [Entry(int(seq), str(prev), str(body), str(digest)) for seq, prev, body, digest in rows]
 
-    def _check_owner(self) -> None:
+    def _check_usable(self) -> None:
         if os.getpid() != self._owner:
             raise PrivacyError(
                 "a ledger that was opened in another process cannot be used after a fork",
                 code="FK330",
                 remedy="open it again in this process",
             )
+        # Before SQLite looks for a journal: beside another file it would find that file's.
+        self._place.check()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -226,7 +237,8 @@ def create(path: Path, at: float) -> None:
     Raises:
         PrivacyError: FK330, a file is there already; FK336, FK337, the folder cannot be written.
     """
-    scrap = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    require_name(path)
+    scrap = path.with_name(f".ledger-{secrets.token_hex(8)}")
     try:
         sql = sqlite3.connect(scrap, isolation_level=None)
         try:
@@ -234,12 +246,12 @@ def create(path: Path, at: float) -> None:
             first = link(None, encode(Opened(secrets.token_hex(16)), at, secrets.token_hex(16)))
             sql.execute("INSERT INTO chain VALUES (1, ?, ?, ?, ?)", _values(first))
             sql.execute("INSERT INTO head VALUES (1, 1, ?)", (first.digest,))
-            sql.execute("PRAGMA journal_mode = WAL")
         finally:
             sql.close()
         scrap.chmod(0o600)
         # A hard link, unlike a rename, never replaces a ledger that another process has just made.
         os.link(scrap, path)
+        scrap.unlink()
         _sync_folder(path.parent)
     except FileExistsError as error:
         raise PrivacyError(
@@ -251,26 +263,20 @@ def create(path: Path, at: float) -> None:
         raise explained(error, path) from error
     except OSError as error:
         code = "FK337" if error.errno == 28 else "FK336"
-        raise PrivacyError(f"{path} cannot be created: {error.strerror}", code=code) from error
+        remedy = "free space" if code == "FK337" else "choose a folder that this user may write, and a shorter path"
+        raise PrivacyError(f"{path} cannot be created: {error.strerror}", code=code, remedy=remedy) from error
     finally:
-        scrap.unlink(missing_ok=True)
+        with suppress(OSError):
+            scrap.unlink()
 
 
 def may_write(path: Path) -> bool:
-    """Whether a ledger can be written by this user: its file, and its folder for the write-ahead log."""
+    """Whether a ledger can be written by this user: its file, and its folder for the journal."""
     return os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
 
 
 def _values(entry: Entry) -> tuple[int, str, str, str]:
     return entry.seq, entry.prev, entry.body, entry.digest
-
-
-def _mode(path: Path, read_only: bool) -> str:
-    if not read_only:
-        return "mode=rw"
-    # On a read-only disk even a reader could not make the index of the write-ahead log; with no log it needs none.
-    logged = path.with_name(path.name + "-wal").exists()
-    return "mode=ro" if logged or os.access(path.absolute().parent, os.W_OK) else "mode=ro&immutable=1"
 
 
 def _blob(value: object) -> bytes:

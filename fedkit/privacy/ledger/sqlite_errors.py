@@ -13,6 +13,12 @@ RESTORE = "restore a backup, then `fedkit ledger reconcile` it with the newest e
 def explained(error: sqlite3.Error, path: Path) -> PrivacyError:
     """SQLite's error in our words, with its own code."""
     name = str(getattr(error, "sqlite_errorname", ""))
+    if name == "SQLITE_READONLY_ROLLBACK":
+        return PrivacyError(
+            f"the ledger {path} holds what a process that died had half-written, and this user may not undo it",
+            code="FK336",
+            remedy="open it once as a user who may write it: `fedkit ledger verify`",
+        )
     if name.startswith(("SQLITE_READONLY", "SQLITE_PERM", "SQLITE_CANTOPEN", "SQLITE_AUTH")):
         return PrivacyError(
             f"the ledger {path} cannot be written ({error}); nothing was spent",
