@@ -12,6 +12,7 @@ from typing import IO, Any
 
 from fedkit.errors import DeploymentError
 from fedkit_server.folder import ServerFolder, joined
+from fedkit_server.lock import holder
 
 _MARK = "FEDKIT_DETACHED"
 _PATIENCE = 60.0
@@ -51,7 +52,8 @@ def start_detached(folder: ServerFolder, bind: str | None) -> int:
         while time.monotonic() < end:
             if child.poll() is not None:
                 raise _refusal(said, folder)
-            if answers(folder, bind):
+            # Another process that serves the folder answers too.
+            if holder(folder.pid_file) == child.pid and answers(folder, bind):
                 return child.pid
             time.sleep(0.1)
     child.terminate()

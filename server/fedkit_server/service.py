@@ -148,7 +148,7 @@ def _listen(address: str, port: int) -> socket.socket:
         return socket.create_server((address, port), family=family, backlog=512, dualstack_ipv6=both)
     except OSError as error:
         raise DeploymentError(
-            f"the coordinator cannot listen on {joined(address, port)}: {error.strerror or error}",
+            f"the coordinator cannot listen on {joined(address, port)}: {os.strerror(error.errno or 0)}",
             code="FK709",
             remedy="free the port, or name another address with --bind",
         ) from None
