@@ -231,7 +231,8 @@ def _detached(say: Say) -> bool:
     if os.fork():
         os.close(writing)
         with os.fdopen(reading, encoding="utf-8") as file:
-            told = json.loads(file.read() or "{}")
+            # One line, not the end of the pipe: the executor's processes hold it open as long as they live.
+            told = json.loads(file.readline() or "{}")
         os.wait()
         if "error" in told:
             raise _Told(told["error"])
@@ -267,6 +268,6 @@ class _Told(DeploymentError):
 def _tell_parent(message: dict[str, Any]) -> None:
     for handle in _PARENT:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(json.dumps(message))
+            file.write(json.dumps(message) + "\n")
     _PARENT.clear()
     sys.stdout.flush()

@@ -36,6 +36,7 @@ from flwr.proto.message_pb2 import (
     PushObjectRequest,
 )
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
@@ -157,7 +158,7 @@ class NodeConnection:
         self._beat = time.monotonic()
 
     def receive(self) -> Received | None:
-        """The next request, or None when the wait is over.
+        """The next request; None when the wait is over, or the run that it belongs to.
 
         Raises:
             UnreadableRequest: FK540, a request that is too large or whose parts are not what its name says.
@@ -200,10 +201,18 @@ class NodeConnection:
         raise FederationError("a part of the request is not to be had", code="FK540")
 
     def answer(self, received: Received, reply: RecordDict | str, seconds: float) -> int:
-        """Send a reply, or a code in its place; returns the bytes sent.
+        """Send a reply, or a code in its place; returns the bytes sent, 0 if the run is over and nobody wants it.
 
         The request counts as received only now: until then it is given again to a node that comes back.
         """
+        try:
+            return self._answer(received, reply, seconds)
+        except httpx.HTTPStatusError as error:
+            if not _is_over(error):
+                raise
+            return 0
+
+    def _answer(self, received: Received, reply: RecordDict | str, seconds: float) -> int:
         content: Any = Error(code=2, reason=reply) if isinstance(reply, str) else reply
         message = Message(content, reply_to=received.message)
         sent, run_id = 0, message.metadata.run_id
@@ -251,3 +260,9 @@ class NodeConnection:
             pass
         finally:
             self._client.close()
+
+
+def _is_over(error: httpx.HTTPStatusError) -> bool:
+    """Whether the SuperLink refused because the run has ended: no fault of the node's key, though the status is 403."""
+    found = FlowerError.from_json(error.response.text)
+    return found is not None and found.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED

@@ -171,6 +171,14 @@ def test_what_was_asked_survives_the_process(here, grid):
     assert replies(grid, ids, seconds=0.2) == []
 
 
+def test_an_answer_to_a_run_that_is_over_is_dropped(here):
+    run, north = here.link.begin_run(), here.node("north")
+    ask(LinkGrid(here.link, run, spool=here.folder), north)
+    received = north.receive()
+    here.link.end_run(run)
+    assert north.answer(received, update(), 0.0) == 0
+
+
 def test_online_nodes_are_listed(here):
     north = here.node("north")
     assert here.link.online()[north.node_id] > time.time() + 30
