@@ -1,0 +1,27 @@
+"""What holds for every test: one thread a worker, global generators in a known state, no verdict by the clock."""
+
+import os
+import random
+import sys
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Before torch and BLAS are loaded, here and in the processes that tests start: workers of pytest-xdist share the cores,
+# and threads that wait for one another by spinning take several times the work.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+# How long an example takes is the machine's affair; benchmarks tell of speed.
+settings.register_profile("fedkit", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedkit")
+
+
+@pytest.fixture(autouse=True)
+def _known_generators():
+    """A test's outcome does not depend on which tests ran before it; secure noise has no seed and is left alone."""
+    random.seed(0)
+    for name, seed in (("numpy", lambda: sys.modules["numpy"].random.seed(0)),
+                       ("torch", lambda: sys.modules["torch"].manual_seed(0))):  # fmt: skip
+        if name in sys.modules:
+            seed()
