@@ -17,7 +17,7 @@ from fedkit.errors import Interrupted
 def audit(words: Words = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
     """Train canaries by the real path and compare what leaves with the claimed epsilon.
 
-    Exit status: 0 no contradiction, 1 a contradiction, 2 bad input.
+    Exit status: 0 no contradiction, 1 a contradiction (by chance: once in 10,000 audits at most), 2 bad input.
 
     Example: fedkit audit heart_disease
     """

@@ -146,6 +146,48 @@ def round_findings(
     Returns:
         Findings, the canaries' scores, the interval of noisy steps a round, and how many rounds were played.
     """
+    game = _play(task, unit, plans, num_rounds, tick)
+    canaries, m = game.canaries, game.guessed
+    found, steps, spare = [], {}, {}
+    for site, plan in plans.items():
+        readings = game.readings[site]
+        unused = np.tile(np.r_[~game.included[site], np.ones(canaries.features - m, dtype=bool)], task.num_outputs)
+        finding, steps[site] = steps_finding(
+            site,
+            privacy_of(plan).steps,
+            readings[:, unused],
+            sigmas[site].estimate,
+            sigmas[site].draws,
+            slack(max(canaries.d, WIDE)),
+            alpha,
+        )
+        found.append(finding)
+        spare[site] = readings[:, np.tile(np.arange(canaries.features) >= m, task.num_outputs)]
+    found += correlation_findings(spare, alpha, kind="rounds")
+    return found, _scores(game, plans), steps, len(next(iter(game.readings.values())))
+
+
+def fresh_scores(task: Task, unit: str, plans: Plans, num_rounds: int) -> dict[str, Scores]:
+    """The rounds of :func:`round_findings` once more, with other canaries in and other noise: scores by site."""
+    return _scores(_play(task, unit, plans, num_rounds, lambda share: None), plans)
+
+
+@dataclass(frozen=True)
+class _Game:
+    """Whole rounds with canaries that a coin put in.
+
+    Attributes:
+        guessed: how many canaries, from the first, have a coin; the features of the others carry noise alone.
+        included: site to the coins. readings: site to what was released, [rounds, d].
+    """
+
+    canaries: Canaries
+    guessed: int
+    included: Mapping[str, NDArray[np.bool_]]
+    readings: Mapping[str, Readings]
+
+
+def _play(task: Task, unit: str, plans: Plans, num_rounds: int, tick: Tick) -> _Game:
     canaries = canaries_for(task, unit, min(WIDE, 3 * CANARIES // 2 // len(plans) * task.num_outputs))
     m = canaries.features * 2 // 3
     coins = np.random.default_rng()
@@ -158,27 +200,17 @@ def round_findings(
     for number in range(played):
         rounds.append(release(canaries.model(), task, parts, number=number + 1))
         tick((number + 1) / played)
-    found, scores, steps, spare = [], {}, {}, {}
+    return _Game(canaries, m, included, {site: np.stack([each[site] for each in rounds]) for site in plans})
+
+
+def _scores(game: _Game, plans: Plans) -> dict[str, Scores]:
+    scores = {}
     for site, plan in plans.items():
         privacy = privacy_of(plan)
-        readings = np.stack([each[site] for each in rounds])
-        unused = np.tile(np.r_[~included[site], np.ones(canaries.features - m, dtype=bool)], task.num_outputs)
-        finding, steps[site] = steps_finding(
-            site,
-            privacy.steps,
-            readings[:, unused],
-            sigmas[site].estimate,
-            sigmas[site].draws,
-            slack(max(canaries.d, WIDE)),
-            alpha,
-        )
-        found.append(finding)
-        spare[site] = readings[:, np.tile(np.arange(canaries.features) >= m, task.num_outputs)]
-        along = canaries.contribution(readings)[:, :m]
+        along = game.canaries.contribution(game.readings[site])[:, : game.guessed]
         ratio = log_likelihood_ratio(along, privacy.sample_rate, privacy.noise_multiplier, privacy.steps)
-        scores[site] = Scores(ratio, included[site])
-    found += correlation_findings(spare, alpha, kind="rounds")
-    return found, scores, steps, played
+        scores[site] = Scores(ratio, game.included[site])
+    return scores
 
 
 def lot_findings(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from fedkit.assurance.audit.evaluation import evaluation_findings
 from fedkit.assurance.audit.finding import Finding
 from fedkit.assurance.audit.measure import (
     Scores,
+    fresh_scores,
     lot_findings,
     noise_findings,
     round_findings,
@@ -23,17 +25,23 @@ from fedkit.assurance.audit.measure import (
     surface_finding,
 )
 from fedkit.assurance.audit.noise import own_model_finding, tail_seen
-from fedkit.assurance.audit.one_run import CONFIDENCE, one_run
+from fedkit.assurance.audit.one_run import CONFIDENCE, OneRun, one_run
 from fedkit.errors import PrivacyError
 from fedkit.privacy.lattice import slack
 from fedkit.training.histograms import HistogramSpec
 from fedkit.types import Dataset, LocalPlan, PrivacyPlan
 
 FALSE_ALARM = 1e-4
-"""Chance that a correct mechanism fails any of the conformance findings, all of them together."""
+"""Chance that a correct mechanism is contradicted at all: by any finding, all of them together."""
 MAX_SITES = 6
 PER_SITE, SHARED = 12, 20
 """Statistical findings of a site and of all sites together, at most: what the error rate is shared among."""
+CONFIRMED = 5
+"""Times in a row, each with fresh canaries and noise, that the one-run bound must exceed a claim to refute it.
+
+A single bound exceeds the truth once in 20 audits, and its theorem allows no much smaller chance at the delta of a
+claim; all of as many do once in 3 million, which is less than any other finding's share.
+"""
 _OWN_VALUES = 400_000
 
 Progress = Callable[[str, float], None]
@@ -95,8 +103,8 @@ def audit(
     Raises:
         PrivacyError: privacy=none; a loss for which no canary can be made.
 
-    Guarantee: a mechanism that does what its plan says fails one of the conformance findings with chance at most
-    ``FALSE_ALARM``. No audit proves a mechanism private: it refutes, or it fails to.
+    Guarantee: a mechanism that does what its plan says is contradicted with chance at most ``FALSE_ALARM``, by all
+    findings together. No audit proves a mechanism private: it refutes, or it fails to.
     """
     chosen = _chosen({site: plan for site, plan in plans.items() if plan.privacy is not None})
     if not chosen:
@@ -139,7 +147,8 @@ def audit(
         # The site that shows most against the claim that they share.
         worst = min(group, key=lambda site: seen[site].sigma[1] / max(seen[site].influence, 1e-9))
         findings += accounting_findings(privacy_of(chosen[worst]), seen[worst], num_rounds)
-        findings.append(_bound(privacy_of(chosen[group[0]]), group, scores, played))
+        again = partial(fresh_scores, task, unit, {site: chosen[site] for site in group}, num_rounds)
+        findings.append(_bound(privacy_of(chosen[group[0]]), group, scores, again, played))
     say("done", 1.0)
     return Audit(
         claims={site: privacy_of(plan) for site, plan in chosen.items()},
@@ -152,14 +161,21 @@ def audit(
 _GROUPS = ("release", "noise", "independence", "sampling", "clipping", "accounting", "lower bound")
 
 
-def _bound(plan: PrivacyPlan, group: list[str], scores: Mapping[str, Scores], played: int) -> Finding:
-    """The one-run bound over the canaries of all sites that make the same claim."""
-    found = one_run(
-        np.concatenate([scores[site].scores for site in group]),
-        np.concatenate([scores[site].included for site in group]),
-        plan.delta,
-    )
+def _bound(
+    plan: PrivacyPlan,
+    group: list[str],
+    scores: Mapping[str, Scores],
+    again: Callable[[], Mapping[str, Scores]],
+    played: int,
+) -> Finding:
+    """The one-run bound over the canaries of all sites that make the same claim; repeated where it exceeds that."""
+    found, times = _one_run(group, scores, plan.delta), 1
+    while found.epsilon > plan.epsilon and times < CONFIRMED:
+        # The least of them all is told: a bound at CONFIDENCE as each of them is.
+        found, times = min(found, _one_run(group, again(), plan.delta), key=lambda each: each.epsilon), times + 1
     holds = found.epsilon <= plan.epsilon
+    told = "not above the claim" if holds else "the claim is refuted"
+    told += f", least of {times} repetitions" if times > 1 else ""
     return Finding(
         "bound.one_run",
         "lower bound",
@@ -170,8 +186,16 @@ def _bound(plan: PrivacyPlan, group: list[str], scores: Mapping[str, Scores], pl
         plan.epsilon,
         plan.epsilon,
         "holds" if holds else "contradiction",
-        f"{'not above the claim' if holds else 'the claim is refuted'}: {found.correct:,} of {found.guesses:,} guesses"
+        f"{told}: {found.correct:,} of {found.guesses:,} guesses"
         f" right, {found.canaries:,} canaries, {played} rounds, best of {found.rules} rules",
+    )
+
+
+def _one_run(group: list[str], scores: Mapping[str, Scores], delta: float) -> OneRun:
+    return one_run(
+        np.concatenate([scores[site].scores for site in group]),
+        np.concatenate([scores[site].included for site in group]),
+        delta,
     )
 
 

@@ -2,13 +2,15 @@
 
 import numpy as np
 
-from fedkit.assurance.audit import audit, measure
+from fedkit.assurance.audit import audit, measure, verdict
 from fedkit.config.experiment import ModelConfig, PrivacyConfig, TrainingConfig
 from fedkit.models import build
 from fedkit.privacy.plan import SiteFacts, make_plans
 from fedkit.types import Dataset, Examples, LocalPlan, Site, Task
 
 ROUNDS, STEPS = 8, 5
+RARELY = 1e-10
+"""A rate of false alarms for tests that demand the absence of one: at the shipped rate they would fail with it."""
 TASKS = {
     "binary": Task("binary", ("no", "yes")),
     "multiclass": Task("multiclass", ("a", "b", "c")),
@@ -42,8 +44,19 @@ def plans(data, noise="secure", sigma=2.0, q=0.1, steps=STEPS):
     return {name: LocalPlan(steps, 15, 0.1, "adam", plan, 150.0) for name, plan in made.items()}
 
 
-def audited(monkeypatch, kind="binary", unit="record", sites=("north", "south"), *, wide=4096, releases=32, **plan):
+def audited(
+    monkeypatch,
+    kind="binary",
+    unit="record",
+    sites=("north", "south"),
+    *,
+    wide=4096,
+    releases=32,
+    false_alarm=verdict.FALSE_ALARM,
+    **plan,
+):
     """The audit of a small federation, in rounds that are smaller than those of the command."""
+    monkeypatch.setattr(verdict, "FALSE_ALARM", false_alarm)
     sizes = {"WIDE": wide, "RELEASES": releases, "CANARIES": 1000, "LOT": 512, "QUIET_ROUNDS": 12}
     for name, value in sizes.items():
         monkeypatch.setattr(measure, name, value)

@@ -11,7 +11,7 @@ from fedkit.federation import site
 from fedkit.privacy import histogram
 from fedkit.simulation.prepare import prepare
 
-ALPHA = 1e-6
+ALPHA = 1e-9
 
 
 @pytest.fixture(scope="module")
