@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fedkit.errors import FederationError
 from fedkit.federation import strict_json, wire
+from fedkit.federation.packed import pack_array, unpack_array
 from fedkit.types import Float32
 
 
@@ -44,7 +45,7 @@ def pack_request(request: Request) -> RecordDict:
             "keyring": json.dumps(list(request.keyring)),
         }
     )
-    return RecordDict({"arrays": wire.pack_array(request.parameters), "config": config})
+    return RecordDict({"arrays": pack_array(request.parameters), "config": config})
 
 
 def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
@@ -71,7 +72,7 @@ def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
     statements = strict_json.read(keyring, "the keyring")
     if not isinstance(statements, list) or not all(isinstance(each, str) for each in statements):
         raise FederationError("the keyring is no list of texts", code="FK540")
-    parameters = wire.unpack_array(content)
+    parameters = unpack_array(content)
     if len(parameters) > most_parameters:
         raise FederationError(
             f"the message holds {len(parameters):,} parameters, at most {most_parameters:,} are taken", code="FK545"

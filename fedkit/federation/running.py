@@ -19,6 +19,7 @@ from fedkit.federation.driving import Driver, Heard
 from fedkit.federation.events import Event, EventKind, Purpose, Stopped
 from fedkit.federation.folding import InOrder
 from fedkit.federation.outcome import Finish, reasons, round_note
+from fedkit.federation.packed import all_finite
 from fedkit.runs.resume import Phase, Resume
 from fedkit.strategies.streaming import ServerState
 from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
@@ -174,7 +175,7 @@ class Running:
                     f" ({reasons(failed) or 'the strategy returned no model'})"
                 ),
             )
-        if not wire.all_finite(after[0]):
+        if not all_finite(after[0]):
             raise FederationError(
                 f"the model of round {number} holds NaN or infinity",
                 code="FK521",

@@ -14,27 +14,22 @@ Several small tensors would cost two HTTP objects each; a model therefore travel
 
 from __future__ import annotations
 
-import io
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkit.errors import FederationError
-from fedkit.strategies.streaming import chunks
+from fedkit.federation.packed import all_finite, flat, pack_array, readable
 from fedkit.types import ClientUpdate, Float32, Metrics
 
 WIRE_VERSION = 1
 WEIGHT_KEY = "num-examples"
 HISTOGRAMS, EXACT = "histograms", "exact"
-_ARRAY = "parameters"
 _MOST_UNITS = 1e15
-_MOST_HEADER = 2**16 + 10
 
 Float64 = NDArray[np.float64]
 _LARGEST = sys.float_info.max
@@ -56,17 +51,6 @@ EVALUATE_METRICS: Mapping[str, tuple[float, float]] = {
     "r2": (-_LARGEST, 1.0),
 }
 """Every metric that a task has, with the least and the largest value; a reply with any other is refused."""
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    # A reply is foreign input: whatever it makes a parser raise is that site's failure, never the run's.
-    try:
-        yield
-    except FederationError:
-        raise
-    except Exception as error:
-        raise FederationError(f"the reply cannot be read ({type(error).__name__})", code="FK516") from None
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,7 @@ def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
     if not isinstance(config, ConfigRecord) or config.get("wire") != WIRE_VERSION:
         raise FederationError("the request speaks another wire version", code="FK510", remedy="update fedkit")
     return (
-        _flat(content, "arrays", "float32"),
+        flat(content, "arrays", "float32"),
         int(config["server-round"]),  # type: ignore[arg-type]
         float(config["proximal-mu"]),  # type: ignore[arg-type]
     )
@@ -126,7 +110,7 @@ def pack_update(update: ClientUpdate) -> RecordDict:
     return RecordDict({"arrays": pack_array(update.delta), "metrics": metrics})
 
 
-@_readable()
+@readable()
 def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
     """A site's update, checked: a reply that could poison the sum raises here instead.
 
@@ -136,7 +120,7 @@ def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
         FederationError: bytes that are no array, wrong shape or type, a NaN or infinite entry, a weight that is not
             positive and finite, a metric that is no number in its range.
     """
-    delta = _flat(content, "arrays", "float32", copy=False)
+    delta = flat(content, "arrays", "float32", copy=False)
     if delta.shape != (size,):
         raise FederationError(f"the update has {delta.size} parameters, the model {size}", code="FK511")
     if not all_finite(delta):
@@ -153,7 +137,7 @@ def pack_metrics(rows: int, metrics: Metrics) -> RecordDict:
     return RecordDict({"metrics": MetricRecord({WEIGHT_KEY: float(rows), **defined}), "config": undefined})
 
 
-@_readable()
+@readable()
 def unpack_metrics(content: RecordDict) -> tuple[float, Metrics]:
     """A site's test rows and metrics, undefined ones as None.
 
@@ -180,7 +164,7 @@ def unpack_histograms(content: RecordDict, size: int) -> Float64:
     Raises:
         FederationError: bytes that are no array, another number of cells than declared, a value that is no count.
     """
-    counts = _flat(content, "arrays", "float64")
+    counts = flat(content, "arrays", "float64")
     if counts.shape != (size,):
         raise FederationError(f"the histograms have {counts.size} cells, {size} are declared", code="FK511")
     if not (np.isfinite(counts).all() and np.abs(counts).max(initial=0.0) <= _MOST_UNITS):
@@ -194,7 +178,7 @@ def pack_roster(roster: Roster) -> RecordDict:
     return RecordDict({"config": ConfigRecord(entries)})  # type: ignore[arg-type]
 
 
-@_readable()
+@readable()
 def unpack_roster(content: RecordDict) -> Roster:
     """A site's answer to a query.
 
@@ -230,58 +214,6 @@ def from_record(record: ArrayRecord, shapes: Mapping[str, tuple[int, ...]]) -> F
     if list(record) != list(shapes) or any(tuple(record[n].shape) != tuple(s) for n, s in shapes.items()):
         raise FederationError("the strategy returned arrays of other names or shapes than the model's", code="FK514")
     return np.concatenate([record[name].numpy().astype(np.float32).ravel() for name in shapes])
-
-
-def pack_array(array: NDArray[Any]) -> ArrayRecord:
-    """One flat array, as every message carries it."""
-    return ArrayRecord({_ARRAY: _packed(array)})
-
-
-def unpack_array(content: RecordDict) -> Float32:
-    """The one flat float32 array of a message, read-only.
-
-    Raises:
-        FederationError: FK515, FK516.
-    """
-    return _flat(content, "arrays", "float32")
-
-
-def _packed(array: NDArray[Any]) -> Array:
-    """The same bytes as ``Array(array)`` makes, without its two further copies of a large model."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
-    data = b"".join([header.getvalue(), np.ascontiguousarray(array).data.cast("B")])
-    return Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", data)
-
-
-def all_finite(values: Float32) -> bool:
-    """Whether a flat array holds neither NaN nor infinity, without a copy of its size."""
-    return all(bool(np.isfinite(values[part]).all()) for part in chunks(len(values)))
-
-
-def _flat(content: RecordDict, key: str, dtype: str, *, copy: bool = True) -> NDArray[Any]:
-    record = content.get(key)
-    if not isinstance(record, ArrayRecord) or list(record) != [_ARRAY]:
-        raise FederationError("the message does not carry one packed array", code="FK515")
-    array = record[_ARRAY]
-    if array.stype != "numpy.ndarray" or array.dtype != dtype or len(array.shape) != 1:
-        raise FederationError(f"the packed array is not a flat {dtype} array of numpy", code="FK516")
-    found = _entries(array, np.dtype(dtype))
-    return found.copy() if copy else found
-
-
-@_readable()
-def _entries(array: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
-    # numpy.load would allocate whatever size the header claims, so header and length are compared before any copy.
-    data, size = array.data, array.shape[0]
-    file = io.BytesIO(data[:_MOST_HEADER])
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError
-    shape, _, found = np.lib.format.read_array_header_1_0(file)
-    start = file.tell()
-    if shape != (size,) or found != dtype or len(data) != start + dtype.itemsize * size:
-        raise ValueError
-    return np.frombuffer(data, dtype, size, start)
 
 
 def _metrics(content: RecordDict) -> MetricRecord:

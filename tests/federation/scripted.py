@@ -129,7 +129,7 @@ class Recorder:
 
 def loop_over(grid: ScriptedGrid, *, strategy=None, num_rounds=3, size=SIZE, **changes) -> RoundLoop:
     names = frozenset(grid.sites)
-    federation = {"timeout": 0.2, **{k: changes.pop(k) for k in ("timeout", "min_sites", "fraction_train")
+    federation = {"timeout": 60.0, **{k: changes.pop(k) for k in ("timeout", "min_sites", "fraction_train")
                                      if k in changes}}  # fmt: skip
     return RoundLoop(
         grid,

@@ -1,0 +1,92 @@
+"""One flat array in a message: packed and read without copies of a large model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedkit.errors import FederationError
+from fedkit.strategies.streaming import chunks
+from fedkit.types import Float32
+
+_ARRAY = "parameters"
+_MOST_HEADER = 2**16 + 10
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn whatever reading a reply raises into a FederationError (FK516)."""
+    # A reply is foreign input: whatever it makes a parser raise is that site's failure, never the run's.
+    try:
+        yield
+    except FederationError:
+        raise
+    except Exception as error:
+        raise FederationError(f"the reply cannot be read ({type(error).__name__})", code="FK516") from None
+
+
+def pack_array(array: NDArray[Any]) -> ArrayRecord:
+    """One flat array, as every message carries it."""
+    return ArrayRecord({_ARRAY: _packed(array)})
+
+
+def unpack_array(content: RecordDict) -> Float32:
+    """The one flat float32 array of a message.
+
+    Raises:
+        FederationError: FK515, FK516.
+    """
+    return flat(content, "arrays", "float32")
+
+
+def _packed(array: NDArray[Any]) -> Array:
+    """The same bytes as ``Array(array)`` makes, without its two further copies of a large model."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+    data = b"".join([header.getvalue(), np.ascontiguousarray(array).data.cast("B")])
+    return Array(str(array.dtype), tuple(array.shape), "numpy.ndarray", data)
+
+
+def all_finite(values: Float32) -> bool:
+    """Whether a flat array holds neither NaN nor infinity, without a copy of its size."""
+    return all(bool(np.isfinite(values[part]).all()) for part in chunks(len(values)))
+
+
+def flat(content: RecordDict, key: str, dtype: str, *, copy: bool = True) -> NDArray[Any]:
+    """The one flat array of a message, checked before a byte of it is copied.
+
+    Args:
+        key: of the ArrayRecord.
+        copy: else it is a read-only view of the message's own bytes.
+
+    Raises:
+        FederationError: FK515, not one packed array; FK516, not of numpy, another type, bytes that are none.
+    """
+    record = content.get(key)
+    if not isinstance(record, ArrayRecord) or list(record) != [_ARRAY]:
+        raise FederationError("the message does not carry one packed array", code="FK515")
+    array = record[_ARRAY]
+    if array.stype != "numpy.ndarray" or array.dtype != dtype or len(array.shape) != 1:
+        raise FederationError(f"the packed array is not a flat {dtype} array of numpy", code="FK516")
+    found = _entries(array, np.dtype(dtype))
+    return found.copy() if copy else found
+
+
+@readable()
+def _entries(array: Array, dtype: np.dtype[Any]) -> NDArray[Any]:
+    # numpy.load would allocate whatever size the header claims, so header and length are compared before any copy.
+    data, size = array.data, array.shape[0]
+    file = io.BytesIO(data[:_MOST_HEADER])
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError
+    shape, _, found = np.lib.format.read_array_header_1_0(file)
+    start = file.tell()
+    if shape != (size,) or found != dtype or len(data) != start + dtype.itemsize * size:
+        raise ValueError
+    return np.frombuffer(data, dtype, size, start)
