@@ -71,9 +71,9 @@ def test_a_code_that_would_count_for_another_unit_is_refused(codes):
 def test_noise_has_the_standard_deviation_that_is_accounted(source):
     noise = noisy_sums(np.zeros(100_000, dtype=np.int64), 7.5, source)
     assert noise.dtype == np.int64
-    # Standard error of the deviation is .22 %; a correct source fails the second by chance once in a million runs.
+    # Standard error of the deviation is .22 %; a correct source fails the second by chance once in 1e9 runs.
     assert noise.std() / G == pytest.approx(7.5, rel=0.015)
-    assert stats.kstest(noise / (7.5 * G), "norm").pvalue > 1e-6
+    assert stats.kstest(noise / (7.5 * G), "norm").pvalue > 1e-9
 
 
 def test_secure_noise_is_fresh_each_time():

@@ -17,8 +17,8 @@ SOURCES = {"seeded": lambda: Seeded(1, 2, "north", "noise"), "secure": Secure}
 @pytest.mark.parametrize("name", SOURCES)
 def test_gaussians_pass_a_kolmogorov_smirnov_test(name):
     noise = SOURCES[name]().rounded_gaussian(200_000, SCALE) / SCALE
-    # A correct Secure source fails this by chance once in a million runs.
-    assert stats.kstest(noise, "norm").pvalue > 1e-6
+    # A correct Secure source fails this by chance once in a thousand million runs.
+    assert stats.kstest(noise, "norm").pvalue > 1e-9
     assert abs(np.corrcoef(noise[:100_000], noise[100_000:])[0, 1]) < 0.02
 
 
@@ -63,10 +63,8 @@ def test_any_number_of_gaussians_can_be_drawn(d):
 
 
 def test_secure_streams_differ_from_each_other_and_go_on():
+    # On a lattice as fine as this, two of a thousand pairs are equal by chance once in 4e9 runs.
     a, b = Secure(), Secure()
-    first, second = a.rounded_gaussian(1000, SCALE), a.rounded_gaussian(1000, SCALE)
-    assert not np.any(first == second)
-    assert not np.any(first == b.rounded_gaussian(1000, SCALE))
     drawn = [source.rounded_gaussian(1000, 2.0**40) for source in (a, a, b)]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert not np.any(drawn[one] == drawn[other])
@@ -77,7 +75,7 @@ def test_secure_noise_ignores_every_seed():
     for _ in range(2):
         torch.manual_seed(0)
         np.random.seed(0)
-        drawn.append(Secure().rounded_gaussian(100, SCALE))
+        drawn.append(Secure().rounded_gaussian(100, 2.0**40))
     assert not np.any(drawn[0] == drawn[1])
 
 

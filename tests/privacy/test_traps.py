@@ -156,7 +156,8 @@ def test_noise_is_new_in_every_round_whatever_is_seeded(wide):
         updates.append(trained(none(), wide, number=number).delta)
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert abs(np.corrcoef(updates[a], updates[b])[0, 1]) < 0.15
-        assert not np.any(updates[a] == updates[b])
+        # One of 1,401 float32 pairs is equal by chance once in 40,000 runs, four are never.
+        assert np.count_nonzero(updates[a] == updates[b]) <= 3
 
 
 @pytest.mark.parametrize("noise", ["seeded", "secure"])
@@ -210,9 +211,11 @@ def test_an_update_carries_the_plans_noise_on_real_records(wide):
     bare = trained(part, wide, noise_multiplier=QUIET, **settings).delta
     assert np.linalg.norm(bare) > 0.1
     first, second = (trained(part, wide, noise_multiplier=3.0, **settings).delta - bare for _ in range(2))
+    # Standard errors: 1.9 % of each, 1.3 % of both together.
     for noise in (first, second):
-        assert noise.std() == pytest.approx(3.0 * 0.5 / 8.0, rel=0.08)
-        assert abs(noise.mean()) < 0.03
+        assert noise.std() == pytest.approx(3.0 * 0.5 / 8.0, rel=0.13)
+        assert abs(noise.mean()) < 0.035
+    assert np.concatenate((first, second)).std() == pytest.approx(3.0 * 0.5 / 8.0, rel=0.08)
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.15
 
 
@@ -268,10 +271,11 @@ def test_what_leaves_has_the_same_shape_whatever_the_records(logistic, name):
     def shape(update):
         return update.site, update.delta.shape, update.delta.dtype, update.weight, dict(update.metrics)
 
-    found, usual = (trained(part, logistic, steps=6) for part in (RECORDS[name](), examples(40)))
+    found, again, usual = (trained(part, logistic, steps=6) for part in (*[RECORDS[name]()] * 2, examples(40)))
     assert shape(found) == shape(usual) == ("north", (6,), np.float32, 30.0, {})
     assert np.isfinite(found.delta).all()
-    assert np.all(found.delta != 0)
+    # Every parameter bears noise; float32 rounds one to 0 once in ten million times, and never twice.
+    assert np.all((found.delta != 0) | (again.delta != 0))
 
 
 def test_gdp_is_below_what_is_certified_and_is_not_ours():

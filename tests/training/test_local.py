@@ -145,7 +145,8 @@ def test_training_leaves_the_model_and_torch_as_found(mode, mlp):
 def test_secure_training_never_repeats(logistic):
     plan = round_plan(logistic, {"north": local_plan(privacy=privacy_plan(noise="secure"))})
     a, b = (train(logistic, BINARY, [site()], plan, {})[0][0].delta for _ in range(2))
-    assert not np.any(a == b)
+    # Two float32 of six are equal by chance once in a million runs, and a second pair with them never.
+    assert np.count_nonzero(a == b) <= 1
 
 
 def test_a_private_update_carries_the_declared_weight_and_no_metrics(logistic):
