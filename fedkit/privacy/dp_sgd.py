@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fedkit.errors import TrainingError
-from fedkit.privacy.independence import WithoutDropout, check_independence, moved, refusal, snapshot
+from fedkit.privacy.independence import Untouched, WithoutDropout, check_independence, moved, refusal, snapshot
 from fedkit.privacy.lattice import G, LatticeSum, integer_noise
 from fedkit.privacy.placement import blocks_of
 from fedkit.privacy.randomness import Source
@@ -35,7 +35,8 @@ def check_module(module: nn.Module) -> None:
 
     Raises:
         TrainingError: normalisation over a batch, any floating-point buffer (a frozen BatchNorm still moves raw data
-            into its running mean), nothing to train, or parameters that are not float32.
+            into its running mean), an embedding with ``max_norm``, nothing to train, or parameters that are not
+            float32.
     """
     from opacus.validators import ModuleValidator
 
@@ -43,6 +44,11 @@ def check_module(module: nn.Module) -> None:
     for name, child in module.named_modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             problems.append(f"{name or 'the model'} is {type(child).__name__}, which mixes the records of a batch")
+        if getattr(child, "max_norm", None) is not None:
+            told = (
+                f"{name or 'the model'} has max_norm={child.max_norm}, which rescales in forward the rows it looks up"
+            )
+            problems.append(f"{told}, without noise")
     if not problems:
         for name, buffer in module.named_buffers():
             if buffer.is_floating_point():
@@ -59,7 +65,8 @@ def check_module(module: nn.Module) -> None:
         raise TrainingError(
             "the model cannot be trained with differential privacy: " + "; ".join(problems),
             code="FK404",
-            remedy="replace BatchNorm by GroupNorm or LayerNorm, and make constants part of forward",
+            remedy="replace BatchNorm by GroupNorm or LayerNorm, make constants part of forward, and build embeddings"
+            " with max_norm=None",
         )
 
 
@@ -68,6 +75,7 @@ class LotGradients:
 
     def __init__(self, wrapped: Any, losses: SampleLosses) -> None:
         self._wrapped, self._losses = wrapped, losses
+        self._untouched = Untouched(wrapped._module)
         self._parameters: list[Any] = [p for p in wrapped.parameters() if p.requires_grad]
         self.d = sum(p.numel() for p in self._parameters)
         self.most = max(1, min(MAX_ROWS, _MAX_VALUES // max(1, self.d)))
@@ -84,9 +92,13 @@ class LotGradients:
         Returns:
             int64 [d]; multiply by C / G for the sum.
 
+        Raises:
+            TrainingError: FK404, forward or backward wrote into a parameter, which is put back.
+
         Guarantee: a row that joins or leaves changes no other row's term, bit for bit; see
         :mod:`fedkit.privacy.placement`.
         """
+        self._untouched.keep()
         total = LatticeSum(self.d, max_grad_norm)
         for block in blocks_of(len(x), source, max_lot=max_lot, lot_size=lot_size, d=self.d, most=self.most):
             rows, places = torch.from_numpy(block.rows), torch.from_numpy(block.places)
@@ -107,7 +119,11 @@ class LotGradients:
 
         Returns:
             int64 [d]; multiply by C / G for the sum.
+
+        Raises:
+            TrainingError: FK404, forward or backward wrote into a parameter, which is put back.
         """
+        self._untouched.keep()
         total = LatticeSum(self.d, max_grad_norm)
         if not len(unit):
             return total.result()
@@ -135,6 +151,7 @@ class LotGradients:
         """
 
         def probe(x: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
+            self._untouched.keep()
             with WithoutDropout():
                 outputs = self._wrapped(x)
             self._losses(outputs.detach(), torch.zeros(len(x), dtype=target))
@@ -144,12 +161,14 @@ class LotGradients:
             # Unequal weights of the outputs: the sum of a softmax has no gradient.
             columns = torch.linspace(0.5, 1.5, flat.shape[1])
             (flat * columns * weights[:, None]).sum().backward()
+            self._untouched.check()
             return outputs.detach(), self._collected(len(x))
 
         check_independence(probe, self._parameters, shape)
 
     def _row_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         self._losses(self._wrapped(x), y).backward()  # type: ignore[no-untyped-call]
+        self._untouched.check()
         return self._collected(len(x))
 
     def _collected(self, rows: int) -> list[Tensor]:
@@ -169,14 +188,14 @@ def lot_gradients(module: nn.Module, losses: SampleLosses) -> Iterator[LotGradie
 
     Raises:
         TrainingError: a module that :func:`check_module` refuses, or (at the end) one whose buffers or attributes
-            have moved: what it keeps of a lot is in no clipped gradient.
+            have moved or whose parameters are other objects: what it keeps of a lot is in no clipped gradient.
     """
     from opacus import GradSampleModule
 
     check_module(module)
     was_training = module.training
     module.train()
-    before = snapshot(module)
+    before, own = snapshot(module), Untouched(module)
     wrapped: Any = None
     try:
         wrapped = GradSampleModule(module, loss_reduction="sum", strict=True)
@@ -199,7 +218,7 @@ def lot_gradients(module: nn.Module, losses: SampleLosses) -> Iterator[LotGradie
                 p.__dict__.pop(name, None)
         after = snapshot(module)
         module.train(was_training)
-    changed = list(moved(before, after))
+    changed = [*moved(before, after), *own.replaced()]
     if changed:
         raise refusal(f"{', '.join(changed)} changed")
 

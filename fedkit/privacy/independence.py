@@ -68,7 +68,7 @@ def refusal(reason: str) -> TrainingError:
         f"the model cannot be trained with differential privacy: it mixes or remembers records ({reason})",
         code="FK404",
         remedy="let forward treat each row by itself: no statistics, attention or order over the batch axis, no random"
-        " numbers but dropout's, nothing kept between calls",
+        " numbers but dropout's, nothing kept between calls or written into parameters",
     )
 
 
@@ -107,6 +107,49 @@ def moved(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
     for name in sorted(before.keys() | after.keys()):
         if name not in before or name not in after or not _same(before[name], after[name]):
             yield name
+
+
+class Untouched:
+    """A module's parameters, frozen ones too, as they were: forward and backward read them and never write them.
+
+    What forward writes into a parameter (``nn.Embedding(max_norm=...)`` rescales the rows that it looks up) reaches
+    other rows' gradients, and leaves the site without noise.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module, self._named = module, list(module.named_parameters())
+        self._was: list[Tensor] = []
+
+    def keep(self) -> None:
+        """Remember the parameters as they are."""
+        self._was = [p.detach().clone() for _, p in self._named]
+
+    def check(self) -> None:
+        """Put back what was written since, and say so.
+
+        Raises:
+            TrainingError: FK404, a bit of a parameter differs.
+        """
+        changed = [(name, p, was) for (name, p), was in zip(self._named, self._was, strict=True) if not _bits(p, was)]
+        with torch.no_grad():
+            for _, p, was in changed:
+                p.copy_(was)
+        if changed:
+            names = ", ".join(name for name, _, _ in changed)
+            raise refusal(f"forward or backward writes into the parameters {names}")
+
+    def replaced(self) -> list[str]:
+        """Names of the parameters that are other objects now."""
+        known, now = dict(self._named), dict(self._module.named_parameters())
+        return sorted(name for name in known.keys() | now.keys() if known.get(name) is not now.get(name))
+
+
+def _bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    # Bits and not values: NaN is itself, and 0.0 is not -0.0.
+    whole = torch.int32 if a.dtype == torch.float32 else torch.uint8
+    return torch.equal(a.detach().reshape(-1).view(whole), b.reshape(-1).view(whole))
 
 
 def _copied(value: Any) -> Any:

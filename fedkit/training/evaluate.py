@@ -51,20 +51,21 @@ def predict(
         torch.set_num_threads(1)
         model.eval()
 
-        def scored(x: Tensor) -> Tensor:
+        def scored(x: Tensor, named: dict[str, Tensor]) -> Tensor:
             outputs = functional_call(model, named, (x,))
             check_outputs(task, outputs, len(x))
             return _SCORES[task.kind](outputs.double())
 
         if places is None:
             for first in range(0, len(examples), _ROWS):
-                scores[first : first + _ROWS] = scored(inputs[first : first + _ROWS])
+                scores[first : first + _ROWS] = scored(inputs[first : first + _ROWS], named)
         else:
             for block in columns_of(len(examples), places, _WIDTH):
                 rows, at = torch.from_numpy(block.rows), torch.from_numpy(block.places)
                 x = torch.zeros((block.size, *inputs.shape[1:]))
                 x[at] = inputs[rows]
-                scores[rows] = scored(x)[at]
+                # Copies of their own: what forward wrote into them for these rows would reach the next block's.
+                scores[rows] = scored(x, split(model, parameters))[at]
     result = scores.numpy()
     if places is None and not np.isfinite(result).all():
         raise TrainingError(

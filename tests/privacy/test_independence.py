@@ -1,10 +1,18 @@
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fedkit.errors import TrainingError
+from fedkit.models.flat import pack
+from fedkit.privacy.dp_sgd import check_module, lot_gradients
+from fedkit.privacy.randomness import Secure
+from fedkit.training.evaluate import predict
 from fedkit.training.local import train
+from fedkit.types import Examples
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
 
 
@@ -60,6 +68,45 @@ class Counting(nn.Module):
         return outputs
 
 
+class Writing(nn.Module):
+    """Forward writes into a parameter: wherever ``when`` says so of the batch."""
+
+    def __init__(self, how, when=lambda x: True):
+        super().__init__()
+        self.table, self.last = nn.Embedding(10, 5), nn.Linear(5, 1)
+        self.frozen = nn.Linear(5, 1).requires_grad_(False)
+        self.how, self.when = how, when
+
+    def forward(self, x):
+        if self.when(x):
+            self.how(self)
+        return self.last(x) + self.frozen(x)
+
+
+def renormalised(model):
+    F.embedding(torch.arange(3), model.table.weight, max_norm=0.5)
+
+
+def scaled(model):
+    with torch.no_grad():
+        model.last.weight.mul_(0.5)
+
+
+def swapped(model):
+    model.last.weight.data = model.last.weight.data * 0.5
+
+
+def thawed(model):
+    model.frozen.bias.data.add_(1.0)
+
+
+def replaced(model):
+    model.frozen.bias = nn.Parameter(model.frozen.bias * 2.0, requires_grad=False)
+
+
+WRITING = {how.__name__: how for how in (renormalised, scaled, swapped, thawed)}
+
+
 def seed(factory):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
@@ -85,6 +132,50 @@ MIXING = {
     "integer buffer, unused": lambda: Counting(True, False),
     "attribute, unused": lambda: Counting(False, False),
 }
+
+
+@pytest.mark.parametrize("name", [*WRITING, "replaced"])
+def test_a_model_that_writes_into_its_parameters_is_refused_before_a_record_is_seen(name):
+    model = seed(lambda: Writing(WRITING.get(name, replaced)))
+    with pytest.raises(TrainingError, match="mixes or remembers records") as caught:
+        trained(model)
+    assert caught.value.code == "FK404"
+
+
+@pytest.mark.parametrize("layer", [nn.Embedding(10, 4, max_norm=1.0), nn.EmbeddingBag(10, 4, max_norm=1e9)])
+def test_an_embedding_with_a_largest_norm_is_refused_by_name(layer):
+    with pytest.raises(TrainingError, match=r"0 has max_norm=.*, which rescales in forward") as caught:
+        check_module(nn.Sequential(layer, nn.Linear(4, 1)))
+    assert "max_norm=None" in caught.value.remedy
+
+
+@pytest.mark.parametrize("owners", [None, np.array([0, 0, 1, 1])])
+@pytest.mark.parametrize("name", WRITING)
+def test_what_a_rare_record_makes_forward_write_is_undone_and_ends_the_round(name, owners):
+    rare = 7.0
+    model = seed(lambda: Writing(WRITING[name], when=lambda x: bool((x == rare).any())))
+    was = {key: value.clone() for key, value in model.state_dict().items()}
+    x = torch.full((4, 5), 0.5)
+    x[2] = rare
+    with lot_gradients(model, lambda outputs, y: outputs.sum()) as gradients:
+        gradients.check_independence((5,), torch.float32)
+        lot, clip, source = (x, torch.zeros(4)), 1.0, Secure()
+        asked = (
+            partial(gradients.of_records, *lot, clip, source, max_lot=8, lot_size=4.0)
+            if owners is None
+            else partial(gradients.of_units, *lot, owners, clip, source)
+        )
+        with pytest.raises(TrainingError, match=r"forward or backward writes into the parameters (table|last|frozen)"):
+            asked()
+    assert all(torch.equal(was[key], value) for key, value in model.state_dict().items())
+
+
+def test_what_forward_writes_for_some_rows_of_a_private_evaluation_reaches_no_other_block():
+    model = seed(lambda: Writing(scaled)).eval()
+    x = np.full((300, 5), 0.5, dtype=np.float32)
+    examples = Examples(x, np.zeros(300, dtype=np.int64), np.arange(300))
+    scores = predict(model, pack(model), BINARY, examples, places=Secure()).scores
+    assert len(set(scores.tolist())) == 1
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
