@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs results lock clean
+.PHONY: help demo test check bench images federation federation-local docs results lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 $(VENV)/.runtime: requirements.txt pyproject.toml
 	@test -n "$(PYTHON)" || { echo "fedkit needs Python 3.11 or newer: set PYTHON=/path/to/python3.11"; exit 2; }
@@ -46,6 +46,15 @@ results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
 	$(BIN)/python experiments/heart_disease/table.py --write
 	$(BIN)/python experiments/flamby_heart/table.py --write
 	$(BIN)/python experiments/privacy_utility/table.py --write
+
+images: $(VENV)/.runtime  ## build the coordinator's and the site's image with podman or docker
+	$(BIN)/python experiments/federation/engine.py
+
+federation: $(VENV)/.runtime  ## the heart disease experiment across five hardened containers
+	$(BIN)/python experiments/federation/run.py
+
+federation-local: $(VENV)/.runtime  ## the same five as plain processes
+	$(BIN)/python experiments/federation/run.py --local
 
 docs: $(VENV)/.dev  ## regenerate the README's command output and picture (the picture needs chromium)
 	$(BIN)/python docs/refresh.py
