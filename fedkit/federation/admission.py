@@ -19,13 +19,19 @@ _BLOCK = 2**18
 
 
 def check_update(
-    update: ClientUpdate, parameters: Float32, *, weight: float | None = None, needs_loss: bool = False
+    update: ClientUpdate,
+    parameters: Float32,
+    *,
+    weight: float | None = None,
+    most_weight: float | None = None,
+    needs_loss: bool = False,
 ) -> None:
     """Refuse an update that would take over or end the run, although every number in it is finite.
 
     Args:
         parameters: float32 [d], the model that the update is added to.
         weight: what the plan says that the site weighs; None leaves it unchecked.
+        most_weight: what the site declares that it has, where the plan says nothing.
         needs_loss: the strategy reads ``train_loss``.
 
     Raises:
@@ -35,6 +41,10 @@ def check_update(
     """
     if weight is not None and not math.isclose(update.weight, weight, rel_tol=1e-6):
         raise FederationError(f"the weight {update.weight:g} is not the planned {weight:g}", code="FK519")
+    if most_weight is not None and update.weight > most_weight:
+        raise FederationError(
+            f"the weight {update.weight:g} is more than the {most_weight:g} records declared", code="FK519"
+        )
     if needs_loss and "train_loss" not in update.metrics:
         raise FederationError("the reply lacks train_loss, which the strategy reads", code="FK529")
     largest, norm = _size(update.delta)

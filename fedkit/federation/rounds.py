@@ -52,7 +52,8 @@ class RoundLoop:
         make_request: what a site is sent, where it is not the plain request of ``wire``.
         stop: polled while waiting; True ends the run with outcome ``stopped``.
         on_progress: told of every step as it happens.
-        declared: site to its declared records, for what is said of missing sites; None: the weights.
+        declared: site to its declared records, which no weight exceeds, for what is said of missing sites too; None:
+            the weights.
         keep_updates: without a journal, hold every update until the round's end and hand it to ``on_round``.
     """
 

@@ -156,11 +156,17 @@ class Running:
         phase = self.courier.begin(number, "train", chosen, mu, self.phases)
         total = self.driver.begin(number, self.parameters, self.state)
         order = InOrder(phase.asked, total.add, loop.journal, number, loop.keep_updates)
-        planned, needs_loss = loop.weights or {}, self.driver.needs_loss
+        planned, declared, needs_loss = loop.weights or {}, loop.declared or {}, self.driver.needs_loss
 
         def accept(site: str, content: RecordDict) -> None:
             update = wire.unpack_update(content, site, len(self.parameters))
-            check_update(update, self.parameters, weight=planned.get(site), needs_loss=needs_loss)
+            check_update(
+                update,
+                self.parameters,
+                weight=planned.get(site),
+                most_weight=declared.get(site),
+                needs_loss=needs_loss,
+            )
             order.accept(update)
 
         reception = Reception(accept, order.restore, order.settle, self._note)

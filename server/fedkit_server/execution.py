@@ -94,6 +94,7 @@ def _loop(
         evaluation_rounds(prepared),
         sum(spec.size for spec in prepared.local.specs),
         private=private,
+        declared=config.data.records,
         journal=journal,
         make_request=requests,
         stop=stop,

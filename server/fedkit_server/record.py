@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +18,10 @@ from fedkit.federation.outcome import Finish
 from fedkit.models.flat import split
 from fedkit.privacy.plan import SiteFacts, declared_train_units
 from fedkit.reporting.report import write_report
-from fedkit.runs.directory import MANIFEST, RunDirectory, read_digests, read_json
+from fedkit.runs.directory import MANIFEST, METRICS, RunDirectory, read_json, read_text, reopen
 from fedkit.runs.manifest import describe
 from fedkit.simulation.measured import measured
-from fedkit.simulation.prepare import Prepared
+from fedkit.simulation.prepare import Prepared, holding_notes
 from fedkit.simulation.result import build_result
 from fedkit.storage.atomic import write_text
 from fedkit.training.model import declared_model
@@ -63,6 +64,7 @@ class Record:
     Attributes:
         directory: ``RUN``.
         keeps_updates: whether each round's updates are recorded.
+        last: the last round that the folder held when it was opened.
     """
 
     directory: RunDirectory
@@ -71,22 +73,30 @@ class Record:
     keeps_updates: bool
     manifest: dict[str, Any]
     rounds: int = 0
+    last: int = -1
     epsilon: Mapping[str, float] = field(default_factory=dict)
     exact: Mapping[str, Metrics] = field(default_factory=dict)
     measured: tuple[int, Mapping[str, tuple[float, ...]]] = (0, {})
     _started: float = field(default_factory=time.perf_counter)
-    _written: frozenset[int] = frozenset()
 
     def on_round(self, report: RoundReport, parameters: Float32, updates: Sequence[ClientUpdate]) -> None:
         """Called after each round; for the round that a crash cut off, a second time."""
         if self.keeps_updates and updates:
             self.directory.write_updates(report.round, updates)
-        if report.round not in self._written:
+        if report.round > self.last:
             self.directory.append_round(report)
         self.rounds, self.epsilon = report.round, report.epsilon
         self.exact = report.sites or self.exact
         if report.histograms:
             self.measured = report.round, report.histograms
+
+    def restore(self) -> None:
+        """Take up what the folder says of the rounds that it holds."""
+        for text in read_text(self.directory.path / METRICS).splitlines():
+            line = json.loads(text)
+            self.rounds, self.epsilon, self.exact = line["round"], line["epsilon"], line["sites"] or self.exact
+            if line.get("histograms"):
+                self.measured = line["round"], line["histograms"]
 
     def finish(self, finish: Finish, usage: Mapping[str, Any]) -> dict[str, Any]:
         """Write how the run ended: model, result, manifest, report."""
@@ -136,12 +146,12 @@ def open_record(path: Path, job: Job) -> Record:
     bytes_ = 4 * size * len(prepared.local.sites) * federation.num_rounds
     keeps = bytes_ <= MOST_RECORDED
     if (path / MANIFEST).is_file():
-        record = Record(directory, prepared, job, keeps, read_json(path / MANIFEST))
-        record._written = frozenset(read_digests(path))
-        record.rounds = max(record._written, default=0)
+        directory, last = reopen(path)
+        record = Record(directory, prepared, job, keeps, read_json(path / MANIFEST), last=last)
+        record.restore()
         return record
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    notes = [*prepared.local.notes, *prepared.local.remarks]
+    notes = [*prepared.local.notes, *prepared.local.remarks, *holding_notes(prepared)]
     if not keeps:
         notes.append(f"updates are not recorded: {bytes_ / 2**30:.1f} GiB; `fedkit replay` cannot fold the run again")
     manifest = describe(
@@ -158,7 +168,7 @@ def open_record(path: Path, job: Job) -> Record:
         manifest["data"]["sites"][site] |= {**counts, "train_rows": None, "test_rows": None}
     write_text(path / JOB, job.signed.text + "\n")
     directory.write_config(config)
-    write_text(path / "metrics.jsonl", "")
+    write_text(path / METRICS, "")
     directory.write_manifest(manifest)
     return Record(directory, prepared, job, keeps, manifest)
 

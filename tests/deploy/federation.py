@@ -1,0 +1,205 @@
+"""A federation of real processes on this machine: one coordinator, hospitals, the command line that people use."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = {"cleveland": 303, "hungary": 294, "switzerland": 123, "va": 200}
+SITE_YAML = """\
+site: {site}
+data:
+  heart_disease:
+    declaration: heart_disease
+    source: {{kind: builtin, path: heart_disease.csv}}
+    site_column: site
+    records: {records}
+    unit: record
+    max_epsilon: {max_epsilon}
+    delta: 1.0e-5
+    models: [logistic, mlp]
+    strategies: [fedavg, fedprox, fedadam]
+    allow_unprotected: {unprotected}
+"""
+
+
+def free_ports(count):
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def environment():
+    # Pages and threads of five processes on two cores: more would only wait for each other.
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "server", "clients"))
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+@dataclass
+class Federation:
+    """Coordinator and sites in ``folder``.
+
+    Attributes:
+        site_program: what starts a site, in place of ``python -m fedkit client``.
+    """
+
+    folder: Path
+    sites: tuple[str, ...] = tuple(RECORDS)
+    max_epsilon: float = 8.0
+    unprotected: bool = False
+    site_program: tuple[str, ...] = ("-m", "fedkit", "client")
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    port: int = 0
+
+    @property
+    def profile(self):
+        return self.folder / "admin"
+
+    def fedkit(self, *words, check=True, timeout=120):
+        """One command; what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "fedkit", *map(str, words)],
+            cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"{words}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def json(self, *words, **more):
+        return json.loads(self.fedkit(*words, "--json", **more).stdout)
+
+    def remote(self, *words, **more):
+        return self.fedkit("server", *words, "--profile", self.profile, **more)
+
+    def make(self):
+        """Initialise, start, let every site join."""
+        self.port, grpc_port = free_ports(2)
+        self.fedkit(
+            "server", "init", "coordinator", "--name", "test", "--host", "127.0.0.1", "--port", self.port,
+            "--grpc-port", grpc_port, "--profile", self.profile,
+        )  # fmt: skip
+        self.start_coordinator()
+        self.remote("invite", *self.sites, "--out", self.folder)
+        for site in self.sites:
+            text = SITE_YAML.format(
+                site=site,
+                records=RECORDS[site],
+                max_epsilon=self.max_epsilon,
+                unprotected=str(self.unprotected).lower(),
+            )
+            (self.folder / f"{site}.yaml").write_text(text)
+            self.fedkit(
+                "client", "join", f"127.0.0.1:{self.port}", "--token-file", f"{site}.token", "--site-file",
+                f"{site}.yaml", "--folder", site,
+            )  # fmt: skip
+        return self
+
+    def _spawn(self, name, *words):
+        log = (self.folder / f"{name}.out").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            cwd=self.folder, env=environment(), stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+        log.close()
+
+    def start_coordinator(self):
+        self._spawn("coordinator", "-m", "fedkit", "server", "start", "coordinator", "--bind", "127.0.0.1")
+        wait(lambda: reaches(self.port), 60, "the coordinator does not answer")
+
+    def start_site(self, site, *, wait_online=True):
+        self._spawn(site, *self.site_program, "start", f"{site}/site.yaml")
+        if wait_online:
+            self.wait_online(site)
+
+    def start_sites(self):
+        for site in self.sites:
+            self.start_site(site, wait_online=False)
+        for site in self.sites:
+            self.wait_online(site)
+        return self
+
+    def wait_online(self, site):
+        wait(lambda: self.state(site).get("state") in ("waiting", "working"), 90, f"{site} does not connect")
+
+    def state(self, site):
+        with suppress(OSError, ValueError):
+            return json.loads((self.folder / site / "state.json").read_text())
+        return {}
+
+    def kill(self, name):
+        """kill -9 of a process and of whatever it had started, at once."""
+        process = self.processes.pop(name)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+    def alive(self, name):
+        return name in self.processes and self.processes[name].poll() is None
+
+    def submit(self, *overrides, sites=None, min_sites=None, deadline=120):
+        """Submit a run; returns its id."""
+        sites = sites or self.sites
+        found = self.remote(
+            "run", "heart_disease", *overrides, "--sites", ",".join(sites), "--min-sites", min_sites or len(sites),
+            "--deadline", deadline, "--detach", "--json",
+        )  # fmt: skip
+        return json.loads(found.stdout)["run"]
+
+    def status(self, run):
+        with suppress(AssertionError, subprocess.TimeoutExpired, ValueError):
+            return json.loads(self.remote("status", run, "--json").stdout)
+        return {}
+
+    def finish(self, run, timeout=240):
+        """Wait for a run's end; returns its state."""
+        found = {}
+
+        def over():
+            found.update(self.status(run))
+            return found.get("state") in ("finished", "failed")
+
+        wait(over, timeout, f"{run} does not end", pause=1.0)
+        return found
+
+    def run(self, *overrides, **more):
+        """Submit, wait, pull; returns the pulled run directory."""
+        run = self.submit(*overrides, **more)
+        self.finish(run)
+        return self.pull(run)
+
+    def pull(self, run):
+        self.remote("pull", run, "--out", self.folder / "pulled")
+        return self.folder / "pulled" / run
+
+    def spent(self, site):
+        """What the ledger of a site says."""
+        return self.json("ledger", "show", "--ledger", self.folder / site / "ledgers" / "heart_disease.sqlite")
+
+    def close(self):
+        for name in list(self.processes):
+            self.kill(name)
+
+
+def reaches(port):
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        return True
+    return False
+
+
+def wait(done, seconds, why, pause=0.2):
+    end = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > end:
+            raise AssertionError(f"{why} within {seconds} s")
+        time.sleep(pause)
