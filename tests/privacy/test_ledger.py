@@ -6,14 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy import rdp_filter
+from fedkit.privacy import accounting, rdp_filter
 from fedkit.privacy.accounting import GaussianEvent, epsilon_of
 from fedkit.privacy.events import round_events
 from fedkit.privacy.ledger.book import Book
@@ -24,6 +23,7 @@ from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.messages import Message
 from fedkit.privacy.rdp_filter import Charge, merged, rounded
 from fedkit.types import EvaluationPlan, PrivacyPlan
+from tests.work import calls
 
 ROUND = GaussianEvent(1.0, 10.0, 1)
 """Costs order / 200: 44 of these fit into epsilon 3 at order 7.5."""
@@ -486,20 +486,18 @@ def long(ledger, clock):
     return ledger.file.path
 
 
-def test_the_filter_s_state_of_200_distinct_events_takes_under_a_second(long, clock):
+def test_the_filter_s_state_of_200_distinct_events_costs_one_evaluation_each_and_no_pld(long, clock, monkeypatch):
     rdp_filter.step_cost.cache_clear()
-    start = time.process_time()
+    monkeypatch.setattr(accounting, "epsilon_of", lambda *_: pytest.fail("a distribution was computed"))
     with Ledger(long, clock=clock) as opened:
         assert opened.account("long").spent > 0
-        assert time.process_time() - start < 1.0
-        start = time.process_time()
         assert summary(opened, "long", pld=False)["left"] >= 0
-        assert time.process_time() - start < 0.1
+        assert calls(summary, opened, "long", pld=False) < 50_000
     assert rdp_filter.step_cost.cache_info().misses == 200
 
 
 @pytest.mark.slow
-def test_the_pld_figure_of_200_distinct_events_takes_under_thirty_seconds_and_is_kept(long, clock):
+def test_the_pld_figure_of_200_distinct_events_is_computed_once_and_kept(long, clock):
     said = []
 
     @contextmanager
@@ -508,13 +506,9 @@ def test_the_pld_figure_of_200_distinct_events_takes_under_thirty_seconds_and_is
         yield
 
     with Ledger(long, clock=clock) as opened:
-        start = time.process_time()
         found = pld_epsilon(opened, "long", computing=computing)
-        assert time.process_time() - start < 60
         assert said == ["computing the PLD figure of long (200 kinds of events)"]
-        start = time.process_time()
         assert pld_epsilon(opened, "long", computing=computing) == found
-        assert time.process_time() - start < 0.1
         shown = summary(opened, "long", computing=computing)
     assert len(said) == 1
     assert 0 < shown["epsilon_pld"] == found < shown["epsilon_spent"]

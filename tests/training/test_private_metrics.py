@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss, recall_score, roc_auc_score
@@ -7,6 +5,8 @@ from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, 
 from fedkit.errors import TrainingError
 from fedkit.privacy.histogram import noisy_histogram
 from fedkit.privacy.randomness import Seeded
+from fedkit.privacy.randomness import generator as seeded
+from fedkit.training import private_metrics as module
 from fedkit.training.histograms import REST, HistogramSpec, cells_of, specs_of
 from fedkit.training.intervals import ratio, total_deviation
 from fedkit.training.metrics import metrics
@@ -319,10 +319,27 @@ def test_a_coarse_histogram_cannot_stand_for_the_fine_one():
         pooled({}, {})
 
 
-def test_a_sites_metrics_take_well_under_a_second():
-    specs = specs_of(BINARY, {"sex": ("f", "m"), "age": ("a", "b", "c")}, 20)
-    counts = [np.full(spec.size, 10.0) for spec in specs]
-    private_metrics(specs, counts, [3.0] * 3)
-    started = time.process_time()
-    private_metrics(specs, counts, [3.0] * 3)
-    assert time.process_time() - started < 0.5
+class Counting:
+    """A generator that counts what is drawn from it."""
+
+    def __init__(self, inner):
+        self.inner, self.drawn = inner, 0
+
+    def standard_normal(self, size):
+        self.drawn += int(np.prod(size))
+        return self.inner.standard_normal(size)
+
+
+@pytest.mark.parametrize("bins", [20, 400, 4000])
+def test_the_work_of_a_sites_metrics_is_bounded_however_fine_the_histograms_are(bins, monkeypatch):
+    specs = specs_of(BINARY, {"sex": ("f", "m"), "age": ("a", "b", "c")}, bins)
+    made = []
+
+    def generator(*material):
+        made.append(Counting(seeded(*material)))
+        return made[-1]
+
+    monkeypatch.setattr(module, "generator", generator)
+    private_metrics(specs, [np.full(spec.size, 10.0) for spec in specs], [3.0] * 3)
+    # Each cell's noise, and each cell of the total and of every level with its units drawn anew.
+    assert sum(each.drawn for each in made) <= 3 * module._MAX_DRAWN
