@@ -7,6 +7,7 @@ from fedkit.errors import PrivacyError
 from fedkit.privacy.accounting import GaussianEvent, epsilon_of
 from fedkit.privacy.events import gaussian_delta
 from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.privacy.randomness import Seeded
 from tests.simulation.conftest import write_table
 
 SITES = ("cleveland", "hungary", "switzerland", "va")
@@ -131,6 +132,8 @@ def test_what_it_charges_is_printed_before_anything_is_computed(cli, monkeypatch
 
 def test_the_table_shows_charges_then_columns_by_site(cli, monkeypatch, budgets):
     monkeypatch.setenv("COLUMNS", "100")
+    # Which cells are suppressed everywhere is a matter of the noise.
+    monkeypatch.setattr(collect, "Secure", lambda: Seeded(1))
     status, out, _ = cli(*ASK, "--ledgers", str(budgets()), "--study", "sepsis")
     assert status == 0
     said = " ".join(out.split())
@@ -186,7 +189,9 @@ def test_patients_are_the_unit_where_they_are_declared(cli, tmp_path, budgets):
     found = asked(cli, "stats", *words, "privacy.delta=0.001")
     assert found["unit"] == "patient"
     assert "spends this at each of them" in found["notes"][0]
-    assert found["pooled"]["count"]["low"] <= 200 <= found["pooled"]["count"]["high"]
+    count = found["pooled"]["count"]
+    # The noise is the system's, and a 95 % interval misses once in 20 runs; 3.5 of its arms are 6.9 standard errors.
+    assert abs(count["value"] - 200) <= 3.5 * (count["high"] - count["value"])
 
 
 @pytest.mark.parametrize(
