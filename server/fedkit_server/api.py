@@ -29,7 +29,7 @@ from fedkit_server.answers import refusal, unknown
 from fedkit_server.archive import pack
 from fedkit_server.guard import App, bearer, is_loopback
 from fedkit_server.handlers import HANDLERS, Call, Handler
-from fedkit_server.runners import Runs
+from fedkit_server.runners import OVER, Runs
 from fedkit_server.state import State
 
 PREFIX = "/fedkit/v1"
@@ -143,12 +143,14 @@ async def _events(
     run = _known_run(state, request)
     after = int(_number(request, "after", 0, 2**53))
     end = time.monotonic() + _number(request, "wait", 0, MOST_WAIT)
+    # The state first: whatever ends a run is told before the run counts as over.
+    status = await to_thread.run_sync(runs.status, run)
     found = await to_thread.run_sync(runs.events, run, after)
-    while not found and not closing() and (left := end - time.monotonic()) > 0:
+    while not found and status["state"] not in OVER and not closing() and (left := end - time.monotonic()) > 0:
         if await request.is_disconnected():
             break
+        status = await to_thread.run_sync(runs.status, run)
         found = await to_thread.run_sync(runs.wait_events, run, after, min(left, _TURN), limiter=waiters)
-    status = await to_thread.run_sync(runs.status, run)
     return JSONResponse({"events": found, "state": status["state"], "outcome": status.get("outcome")})
 
 

@@ -49,6 +49,8 @@ def unpack(source: Path, target: Path) -> list[str]:
             for member in members:
                 member.mode = 0o600
                 archive.extract(member, target, filter="data")
+        for folder, _, _ in os.walk(target):
+            Path(folder).chmod(0o700)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise _unsafe(f"cannot be unpacked ({type(error).__name__})") from None
     return [member.name for member in members]

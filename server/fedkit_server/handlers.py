@@ -187,7 +187,9 @@ def renew_token(call: Call) -> dict[str, Any]:
     name = call.path["name"]
     if name != call.user.name:
         call.access.require(call.user, "admin")
-    member = call.state.keyring.named(name)
+    member = call.state.member(name)
+    if member is None:
+        raise unknown("user", name, sorted(each.name for each in call.state.keyring.members.values()))
     token = new_token()
     call.state.store.put_token(name, token_hash(token), call.state.clock())
     return {"name": name, "role": member.role, "token": token}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+OVER = ("finished", "failed")
+"""States in which nothing happens any more; a run that failed can be resumed."""
+
 
 class Runs(Protocol):
     """Runs jobs; may be called from any thread.

@@ -13,10 +13,10 @@ from typing import Any
 
 from fedkit.errors import DeploymentError, Interrupted
 from fedkit_server.remote import Remote, segment
+from fedkit_server.runners import OVER
 
 _WAIT = 20
 _PATIENCE = 300.0
-OVER = ("finished", "failed")
 
 
 @dataclass

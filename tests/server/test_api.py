@@ -176,6 +176,14 @@ def test_a_long_poll_waits_and_then_tells(api):
     _error(api.ask("GET", "/runs/r1/events", params={"after": "x"}), 400, "FK726")
 
 
+def test_nobody_is_kept_waiting_for_a_run_that_is_over(api):
+    api.ask("POST", "/runs", json={"job": _job(api)})
+    api.state.store.set_run("r1", "finished", "complete")
+    answer = api.ask("GET", "/runs/r1/events", params={"wait": 20}).json()
+    assert answer == {"events": [], "state": "finished", "outcome": "complete"}
+    assert not [asked for asked in api.runs.asked if asked[0] == "wait"]
+
+
 def test_stop_and_resume_reach_the_runner_and_its_refusal_the_user(api):
     api.ask("POST", "/runs", json={"job": _job(api)})
     assert api.ask("POST", "/runs/r1/stop").json()["run"] == "r1"
@@ -239,7 +247,7 @@ def test_everybody_renews_their_own_token_and_an_admin_all(api):
     before, api.tokens["vera"] = api.tokens["vera"], api.ask("POST", "/users/vera/token", "vera").json()["token"]
     assert api.ask("GET", "/status", "vera").status_code == 200
     _error(api.ask("GET", "/status", token=before), 401, "FK720")
-    _error(api.ask("POST", "/users/nobody/token"), 403, "FK541")
+    _error(api.ask("POST", "/users/nobody/token"), 404, "FK722")
 
 
 def _figures(text):

@@ -24,6 +24,7 @@ def test_a_packed_run_is_unpacked_as_it_was_without_journal_and_links(tmp_path):
     assert unpack(tmp_path / "a.tar", tmp_path / "out") == ["result.json", "updates/journal"]
     assert (tmp_path / "out" / "updates" / "journal").read_text() == "kept"
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "out" / "updates").stat().st_mode) == 0o700
     assert stat.S_IMODE((tmp_path / "out" / "result.json").stat().st_mode) == 0o600
 
 
