@@ -23,14 +23,17 @@ app = typer.Typer(
 )
 
 
-def main(arguments: Sequence[str]) -> Any:
+def main(arguments: Sequence[str]) -> None:
     """Run one command.
 
     Raises:
         FedkitError: what the command refuses.
         click.ClickException: arguments that cannot be.
     """
-    return app(list(arguments), prog_name="fedkit client", standalone_mode=False)
+    status = app(list(arguments), prog_name="fedkit client", standalone_mode=False)
+    if isinstance(status, int) and status:
+        # Of a command within a command nobody else looks at what it returns.
+        raise typer.Exit(status)
 
 
 @app.command()

@@ -33,10 +33,7 @@ def hold(pid_file: Path) -> Iterator[None]:
             f"{pid_file} cannot be written: {error.strerror}", code="FK753", remedy="run as the folder's owner"
         ) from None
     try:
-        try:
-            # A record lock: unlike flock's it does not pass to the executor's processes, which may outlive this one.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _taken(handle):
             pid = _pid(handle)
             raise DeploymentError(
                 f"the site of {pid_file.parent} is running already{f' (process {pid})' if pid else ''}",
@@ -97,6 +94,19 @@ def stop(pid_file: Path, timeout: float) -> int | None:
             )
         time.sleep(0.05)
     return pid
+
+
+def _taken(handle: int) -> bool:
+    for _ in range(10):
+        try:
+            # A record lock: unlike flock's it does not pass to the executor's processes, which may outlive this one.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            # `holder` takes it for a moment too.
+            time.sleep(0.05)
+        else:
+            return True
+    return False
 
 
 def _pid(handle: int) -> int | None:

@@ -144,6 +144,8 @@ def _data(
     if not NAME.fullmatch(name):
         found.add(key, "cannot be named so; use letters, digits, _ and - only")
     raw = found.mapping(value, key, (*_REQUIRED, *_OPTIONAL))
+    # A key of a template that nobody filled in says nothing.
+    raw = {part: inner for part, inner in raw.items() if inner is not None or part in _OPTIONAL}
     if missing := [part for part in _REQUIRED if part not in raw]:
         for part in missing:
             found.add(f"{key}.{part}", f"is not set; give {_REQUIRED[part]}")
