@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import threading
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ class Enrolment:
     state: State
     version: tuple[int, int] = wire.VERSION
     brake: Brake = field(default_factory=lambda: Brake(most=10, seconds=60.0))
+    _one: threading.Lock = field(default_factory=threading.Lock)
 
     def join(self, request: dict[str, Any], address: str) -> dict[str, Any]:
         """Let a site in.
@@ -65,7 +67,9 @@ class Enrolment:
         except DeploymentError:
             self.brake.failed(address)
             raise
-        return self._enrol(invited, node_key, site_key)
+        # Two sites that join with one key at once must not become one node.
+        with self._one:
+            return self._enrol(invited, node_key, site_key)
 
     def _invitation(self, secret: str, site: str) -> Invited:
         wanted, found = secret_hash(secret), None

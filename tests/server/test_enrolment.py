@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fedkit_server.enrolment import Enrolment, invite
 
@@ -129,6 +131,22 @@ def test_one_site_cannot_join_with_anothers_keys(enrolment):
     site, _, _ = _joined(enrolment)
     made = invite(enrolment.state, "south", 72)
     _refused(enrolment, site.request("south", made.secret), "FK719")
+
+
+def test_of_many_that_join_at_once_with_one_key_one_is_let_in(enrolment):
+    site = new_site()
+    requests = [site.request(name, invite(enrolment.state, name, 72).secret) for name in "abcdefgh"]
+
+    def attempt(request):
+        try:
+            return enrolment.join(request, request["site"])["node_id"]
+        except DeploymentError as error:
+            return error.code
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(attempt, requests))
+    assert sorted(answers)[1:] == ["FK719"] * 7
+    assert len(enrolment.state.store.sites()) == 1
 
 
 def test_a_revoked_site_cannot_be_activated_and_its_key_never_comes_back(enrolment):
