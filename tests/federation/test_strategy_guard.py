@@ -32,7 +32,6 @@ def test_a_strategy_that_returns_no_arrays_is_a_federation_error():
         run(FakeSites(SITES), strategy=strategy)
 
 
-@pytest.mark.timeout(20)
 @pytest.mark.parametrize("name", ["min_train_nodes", "min_available_nodes", "min_evaluate_nodes"])
 def test_a_strategy_that_would_wait_for_ever_is_refused(name):
     least = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1, name: 3}
