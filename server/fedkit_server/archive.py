@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import tarfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from fedkit.errors import DeploymentError
 from fedkit.storage.private import make_folder
@@ -47,13 +48,25 @@ def unpack(source: Path, target: Path) -> list[str]:
             if sum(member.size for member in members) > MOST_BYTES:
                 raise _unsafe(f"holds more than {MOST_BYTES:,} bytes")
             for member in members:
-                member.mode = 0o600
-                archive.extract(member, target, filter="data")
+                _write(archive, member, target)
         for folder, _, _ in os.walk(target):
             Path(folder).chmod(0o700)
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
         raise _unsafe(f"cannot be unpacked ({type(error).__name__})") from None
     return [member.name for member in members]
+
+
+def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    # Not tarfile's own filter, which the first releases of Python 3.11 do not have.
+    parts = PurePosixPath(member.name.lstrip("/")).parts
+    content = archive.extractfile(member)
+    if not parts or ".." in parts or content is None:
+        raise _unsafe(f"holds {member.name[:80]!r}, which lies outside the run's folder")
+    place = target.joinpath(*parts)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        shutil.copyfileobj(content, file)
 
 
 def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
