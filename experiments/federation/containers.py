@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import subprocess
 import sys
-import tarfile
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 from engine import ROOT, Engine
+from fedkit_server.archive import unpack
 from parties import wait
 
 
@@ -70,14 +70,15 @@ class Containers:
 
     def fetch(self, run: str, place: Path) -> None:  # noqa: D102
         self.lead("pull", run, "--out", f"/var/lib/fedkit/runs/{run}")
-        words = [*self._words("lead", entrypoint="tar"), "-C", f"/var/lib/fedkit/runs/{run}", "-cf", "-", "."]
+        pack = f"cd /var/lib/fedkit/runs/{run} && find -type f -printf '%P\\0' | tar --null --files-from=- --create"
         done = subprocess.run(
-            [self.engine.program, "run", "--rm", *words], check=True, capture_output=True,
-            env={**os.environ, **self.engine.environment},
+            [self.engine.program, "run", "--rm", *self._words("lead", "lead-command", entrypoint="sh"), "-c", pack],
+            check=True, capture_output=True, env={**os.environ, **self.engine.environment},
         )  # fmt: skip
-        place.mkdir(parents=True)
-        with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-            archive.extractall(place, filter="data")
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch, "run.tar")
+            file.write_bytes(done.stdout)
+            unpack(file, place)
 
     def logs(self) -> str:  # noqa: D102
         names = self.engine.run("ps", "--all", "--format", "{{.Names}}", "--filter", "label=fedkit", check=False)
@@ -111,10 +112,10 @@ class Containers:
         command = words or self.compose["services"][service]["command"]
         name = f"{service}-command"
         return self.engine.run(
-            "run", *flags, *self._words(service, name=name, entrypoint=entrypoint), *command, text=text, show=show
+            "run", *flags, *self._words(service, name, entrypoint=entrypoint), *command, text=text, show=show
         )
 
-    def _words(self, service: str, *, name: str | None = None, entrypoint: str | None = None) -> list[str]:
+    def _words(self, service: str, name: str | None = None, *, entrypoint: str | None = None) -> list[str]:
         """The service's settings as the engine's flags; an unknown one is an error rather than a container less closed.
 
         A command's container has a name of its own, so that it is not taken for the service.
@@ -122,7 +123,8 @@ class Containers:
         told = dict(self.compose["services"][service])
         for unused in ("command", "healthcheck", "profiles"):
             told.pop(unused, None)
-        words = ["--name", self._named(name or service), "--label", "fedkit"]
+        # The checks are called by `wait_for`: an engine's own timers need an init system on the host.
+        words = ["--name", self._named(name or service), "--label", "fedkit", "--no-healthcheck"]
         words += ["--user", told.pop("user"), "--pids-limit", str(told.pop("pids_limit"))]
         words += ["--memory", told.pop("mem_limit")]
         words += ["--read-only"] if told.pop("read_only") else []

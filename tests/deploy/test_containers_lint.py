@@ -1,4 +1,4 @@
-"""Containerfiles, compose.yaml, Kubernetes manifests, scripts: their own linters and schemas, and what we ask of them."""
+"""Containerfiles, compose.yaml, Kubernetes manifests, scripts: their own linters, and what we ask of them."""
 
 from __future__ import annotations
 
