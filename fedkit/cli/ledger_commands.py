@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedkit.cli.ledger_create_command import create
+from fedkit.cli.ledger_export_command import LedgerPath, export
 from fedkit.cli.run_commands import Json
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ ledger_app = typer.Typer(
     rich_markup_mode=None,
 )
 ledger_app.command()(create)
-LedgerPath = Annotated[Path, typer.Option("--ledger", metavar="FILE", help="The site's ledger.")]
 _HEAD_HELP = "The newest export that was kept elsewhere; an older ledger is refused."
 HeadPath = Annotated[Path | None, typer.Option("--head", metavar="FILE", help=_HEAD_HELP)]
 
@@ -88,35 +88,7 @@ def verify(ledger: LedgerPath, head: HeadPath = None, json_: Json = False) -> No
         sys.stdout.write("whether a backup was restored shows only against an export that was kept elsewhere: --head\n")
 
 
-@ledger_app.command()
-def export(
-    ledger: LedgerPath,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write there, not to stdout.")] = None,
-    json_: Json = False,
-) -> None:
-    """Write the ledger's history and head, to be kept on another machine.
-
-    Example: fedkit ledger export --ledger ledger.db --out head.json
-    """
-    from fedkit.privacy.ledger.ledger import Ledger
-    from fedkit.storage.atomic import write_json
-
-    with Ledger(ledger, read_only=not _writable(ledger)) as opened:
-        found = opened.export()
-    if out is None:
-        sys.stdout.write(json.dumps(found.to_dict()) + "\n")
-        return
-    try:
-        write_json(out, found.to_dict())
-    except OSError as error:
-        from fedkit.errors import PrivacyError
-
-        raise PrivacyError(f"{out} cannot be written ({error.strerror})", code="FK350") from error
-    seen = {"out": str(out), "entries": found.head.seq, "head": found.head.digest}
-    if json_:
-        sys.stdout.write(json.dumps(seen) + "\n")
-        return
-    sys.stdout.write(f"{found.head.seq} entries, head {found.head.digest}, in {out}: keep it on another machine\n")
+ledger_app.command()(export)
 
 
 @ledger_app.command()
