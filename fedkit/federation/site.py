@@ -183,7 +183,7 @@ class SiteRuntime:
         """What a charged evaluation releases, float64 [cells of all specs].
 
         Raises:
-            FederationError: FK535, the plan has no evaluation after this round.
+            FederationError: FK535, the plan has no evaluation after this round, or one of another number of histograms.
 
         Guarantee: one Gaussian mechanism of the plan's evaluation noise a histogram; neither the length of the result
         nor any error depends on a record.
@@ -208,6 +208,13 @@ class SiteRuntime:
         evaluation = local.privacy.evaluation if local and local.privacy else None
         if evaluation is None or server_round not in evaluation.rounds:
             raise FederationError(f"the plan has no evaluation after round {server_round}", code="FK535")
+        # What is charged must be what is released.
+        if len(self.specs) != evaluation.histograms:
+            raise FederationError(
+                f"the site would release {len(self.specs)} histograms; its plan pays for {evaluation.histograms}",
+                code="FK535",
+                remedy="make the plan and the site from one config",
+            )
         shape = self.sites[name].test.x.shape[1:]
         nobody = Examples(np.zeros((1, *shape), np.float32), np.zeros(1, np.int64), np.zeros(1, np.int64))
         predict(self.model, parameters, self.task, nobody, places=Secure())

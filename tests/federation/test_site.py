@@ -223,3 +223,12 @@ def test_the_limit_is_the_one_of_updates_and_its_code_is_public():
 def test_a_deployed_site_has_no_way_to_answer_with_seeded_noise():
     refused("FK535", train, runtime(SEEDED))
     refused("FK535", measure, runtime(SEEDED))
+
+
+@pytest.mark.parametrize("count", [0, 2, 50])
+@pytest.mark.parametrize("through", ["gate", "recall"])
+def test_a_site_releases_as_many_histograms_as_its_plan_pays_for(count, through, gate, unread):
+    site = runtime(names=("north",), gates={"north": gate}) if through == "gate" else runtime(exact=True)
+    site.specs = site.specs * count
+    assert f"release {count} histograms; its plan pays for 1" in refused("FK535", measure, site)
+    assert gate.ledger.account("icu").spent == 0
