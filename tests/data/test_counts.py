@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import logging
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,6 +73,20 @@ def test_site_that_is_short_keeps_the_declared_constants_and_is_told(rows):
         "a has 9 units; records declares 10: it trains with the declared constants",
     )
     assert load_site_dataset(config, "b", private=True).warnings == ()
+
+
+def test_any_shortfall_of_a_private_site_is_told_once_in_its_own_log_or_its_warnings(caplog):
+    short = "b has 99 units; records declares 100: it trains with the declared constants"
+    for declared, logged in (({"b": 99}, []), ({"b": 100}, [short]), ({"b": 104}, [short.replace("100", "104")])):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "fedkit.site"):
+            assert check_counts({"b": 99}, declared, private=True) == ()
+            check_counts({"b": 99}, declared, private=False)
+        assert [record.getMessage() for record in caplog.records] == logged
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "fedkit.site"):
+        assert check_counts({"b": 99}, {"b": 200}, private=True) == (short.replace("100", "200"),)
+    assert not caplog.records
 
 
 def test_what_counts_are_the_units_that_are_used(rows):

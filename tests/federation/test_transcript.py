@@ -7,6 +7,7 @@ site's ClientApp. Everything of the replies but the noisy numbers must be equal.
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +73,7 @@ NEIGHBOURS: dict[str, tuple[str, ...]] = {
     "one unit less": NORMAL[1:],
     "one unit more": (*NORMAL, ONE),
     "as many as declared": (*NORMAL, *(f"north,q{i},40,80,Male,0" for i in range(DECLARED - len(NORMAL)))),
+    "one unit less than declared": (*NORMAL, *(f"north,q{i},40,80,Male,0" for i in range(DECLARED - len(NORMAL) - 1))),
     "empty": (),
     "one unit": (ONE,),
     "of another site only": ("south,s,40,80,Female,1",),
@@ -246,6 +248,13 @@ def test_site_with_more_than_it_declares_is_stopped_and_tells_nobody_why(bench):
         rows = tuple(f"north,p{i},{20 + i % 70},80,Male,{i % 2}" for i in range(units))
         replies = bench().transcript(rows)
         assert [shape(reply) for reply in replies] == [("error", 2, COMMON)] * len(replies)
+
+
+def test_site_with_one_unit_less_than_it_declares_says_so_in_its_own_log_alone(bench, normal, caplog):
+    with caplog.at_level(logging.INFO, "fedkit.site"):
+        replies = bench().transcript(NEIGHBOURS["one unit less than declared"])
+    assert "north has 59 units; records declares 60: it trains with the declared constants" in caplog.messages
+    assert [shape(reply) for reply in replies] == normal("binary")
 
 
 def test_declaring_more_starts_a_stopped_site_with_the_answers_of_any_other(bench):
