@@ -42,7 +42,7 @@ class Order:
         run: the job's.
         job: the job's digest.
         kind: ``train``, ``evaluate`` or ``end``, which frees what remains of the run's hold.
-        round: from 1; for an ``end`` the last round that was done, or 0.
+        round: from 1; 0 evaluates the untrained model; for an ``end`` the last round that was done, or 0.
         parameters: SHA-256 of the model's little-endian float32 bytes, hex.
         size: number of the model's parameters; 0 for an ``end``.
     """
@@ -137,7 +137,7 @@ def _order(signed: Signed, payload: Mapping[str, Any], job: Job, now: float) -> 
     kind, number, rounds = values["kind"], values["round"], job.config.federation.num_rounds
     if kind not in get_args(Kind):
         raise strict_json.unreadable("the order", "is neither train, evaluate nor end")
-    if not (0 if kind == "end" else 1) <= number <= rounds:
+    if not (1 if kind == "train" else 0) <= number <= rounds:
         raise FederationError(
             f"round {number} is not one of the job's {rounds}", code="FK542", remedy="submit a new job"
         )

@@ -119,3 +119,5 @@ def _say_goodbye(grid: LinkGrid, nodes: Mapping[str, int], requests: Requests, r
                 waiting.discard(reply.metadata.reply_to_message_id)
             if waiting:
                 grid.wait_for_reply(0.5)
+    # A site confirms what it got once it has answered.
+    time.sleep(0.5)

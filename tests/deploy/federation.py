@@ -130,7 +130,7 @@ class Federation:
         return self
 
     def wait_online(self, site):
-        wait(lambda: self.state(site).get("state") in ("waiting", "working"), 90, f"{site} does not connect")
+        wait(lambda: self.state(site).get("phase") in ("connected", "working"), 90, f"{site} does not connect")
 
     def state(self, site):
         with suppress(OSError, ValueError):
@@ -175,12 +175,19 @@ class Federation:
     def run(self, *overrides, **more):
         """Submit, wait, pull; returns the pulled run directory."""
         run = self.submit(*overrides, **more)
-        self.finish(run)
+        found = self.finish(run)
+        assert found["state"] == "finished", f"{found}\n{self.logs()}"
         return self.pull(run)
 
+    def logs(self):
+        """The last lines of every log, for a failure's report."""
+        paths = [self.folder / "coordinator" / "server.log", *(self.folder / s / "client.log" for s in self.sites)]
+        return "\n".join(f"--- {p}\n" + "\n".join(p.read_text().splitlines()[-8:]) for p in paths if p.exists())
+
     def pull(self, run):
-        self.remote("pull", run, "--out", self.folder / "pulled")
-        return self.folder / "pulled" / run
+        target = self.folder / "pulled" / run
+        self.remote("pull", run, "--out", target)
+        return target
 
     def spent(self, site):
         """What the ledger of a site says."""
