@@ -19,6 +19,8 @@ def private(worker, task, x, y, flat, plan, request, here):
         local.Secure = Secure
 
 
-local._private = private
-site.SiteRuntime._source = lambda self, name, number: Seeded(self.seed, number, name, "evaluation")
-main(["client", *sys.argv[1:]])
+# Not where pytest looks into the file for doctests: every other test's noise would be a simulation's.
+if __name__ == "__main__":
+    local._private = private
+    site.SiteRuntime._source = lambda self, name, number: Seeded(self.seed, number, name, "evaluation")
+    main(["client", *sys.argv[1:]])
