@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench images federation federation-local docs results lock clean
+.PHONY: help demo test check bench bench-deployed images federation federation-local docs results lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +41,9 @@ check: $(VENV)/.dev  ## the developer's loop: format, lint, types, import contra
 
 bench: $(VENV)/.dev  ## ratios against named peers, measured in one run
 	$(BIN)/python experiments/benchmarks/bench_step.py
+
+bench-deployed: $(VENV)/.dev  ## a deployed federation beside stock Flower's, about 25 minutes
+	$(BIN)/python experiments/benchmarks/bench_deployed.py
 
 results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
 	$(BIN)/python experiments/heart_disease/table.py --write

@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-
 
 def machine() -> dict[str, Any]:
     """What a figure depends on."""
@@ -54,13 +52,21 @@ def write(folder: Path, told: Mapping[str, Any]) -> None:
         ValueError: README.md has no markers.
     """
     (folder / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    readme = folder / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{readme} lacks {BEGIN} and {END}")
     m = told["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
     about = f"{m['date']}, {m['cpu']}, {m['cores']} cores, load {m['load']} at the end; {versions}."
-    readme.write_text(f"{before}{BEGIN}\n{table(told['results'])}\n\n{about}\n{END}{after}", encoding="utf-8")
+    put(folder / "README.md", "bench", f"{table(told['results'])}\n\n{about}")
+
+
+def put(readme: Path, name: str, text: str) -> None:
+    """Put a text between the markers of that name.
+
+    Raises:
+        ValueError: the file has none.
+    """
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found, rest = readme.read_text(encoding="utf-8").partition(begin)
+    _, ending, after = rest.partition(end)
+    if not (found and ending):
+        raise ValueError(f"{readme} lacks {begin} and {end}")
+    readme.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""The peer of bench_deployed.py: a Flower app of the usual shape."""
