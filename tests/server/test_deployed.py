@@ -10,6 +10,8 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +109,13 @@ class Deployed:
         self.call(wire.JOIN, keys.request(site, self.secret(site)))
         return keys
 
-    def connect(self, keys: SiteKeys) -> NodeConnection:
-        return NodeConnection(f"localhost:{self.port}", self.ca, keys.node, wait=1.0)
+    @contextmanager
+    def connect(self, keys: SiteKeys) -> Iterator[NodeConnection]:
+        connection = NodeConnection(f"localhost:{self.port}", self.ca, keys.node, wait=1.0)
+        try:
+            yield connection
+        finally:
+            connection.close()
 
     def state_of(self, site: str) -> str:
         return next(each["state"] for each in self.ask("sites")["sites"] if each["name"] == site)
@@ -187,10 +194,8 @@ def test_metrics_parse_and_are_for_this_host_or_a_token(deployed, far):
 
 
 def test_a_node_that_has_the_authority_but_did_not_join_is_refused(deployed):
-    connection = deployed.connect(new_site())
-    with pytest.raises(httpx.HTTPStatusError):
+    with deployed.connect(new_site()) as connection, pytest.raises(httpx.HTTPStatusError):
         connection.activate()
-    connection.close()
 
 
 def test_flowers_own_supernode_that_did_not_join_is_refused(deployed, tmp_path):
@@ -217,13 +222,12 @@ def test_flowers_own_supernode_that_did_not_join_is_refused(deployed, tmp_path):
 
 def test_a_site_joins_connects_offers_and_is_seen(deployed):
     keys = deployed.join("north")
-    connection = deployed.connect(keys)
-    connection.activate()
-    deployed.call(wire.ANNOUNCE, {"offer": offer_text("north", keys.signing, time.time()), "wire": "1.0"})
-    found = next(site for site in deployed.ask("sites")["sites"] if site["name"] == "north")
-    assert found["state"] == "online" and found["offer"]["datasets"]["heart_disease"]["records"] == 303
-    assert connection.receive() is None
-    connection.close()
+    with deployed.connect(keys) as connection:
+        connection.activate()
+        deployed.call(wire.ANNOUNCE, {"offer": offer_text("north", keys.signing, time.time()), "wire": "1.0"})
+        found = next(site for site in deployed.ask("sites")["sites"] if site["name"] == "north")
+        assert found["state"] == "online" and found["offer"]["datasets"]["heart_disease"]["records"] == 303
+        assert connection.receive() is None
 
 
 def test_an_invitation_works_once_for_its_own_site_and_for_its_time(deployed):
@@ -241,14 +245,14 @@ def test_an_invitation_works_once_for_its_own_site_and_for_its_time(deployed):
 
 def test_a_revoked_site_is_out_at_once_and_cannot_come_back(deployed):
     keys = deployed.join("east")
-    connection = deployed.connect(keys)
-    connection.activate()
-    assert deployed.ask("revoke", "east")["revoked"]
-    assert deployed.state_of("east") == "revoked"
-    with pytest.raises(httpx.HTTPStatusError):
-        connection.receive()
-    with pytest.raises(httpx.HTTPStatusError):
-        deployed.connect(keys).activate()
+    with deployed.connect(keys) as connection:
+        connection.activate()
+        assert deployed.ask("revoke", "east")["revoked"]
+        assert deployed.state_of("east") == "revoked"
+        with pytest.raises(httpx.HTTPStatusError):
+            connection.receive()
+    with deployed.connect(keys) as connection, pytest.raises(httpx.HTTPStatusError):
+        connection.activate()
 
 
 def test_a_viewer_looks_and_runs_nothing(deployed):
@@ -315,20 +319,18 @@ def test_a_kill_loses_no_site_and_a_rotation_locks_none_out(tmp_path):
         while holder(deployed.folder / "server.pid") is not None:
             time.sleep(0.02)
         deployed.start()
-        connection = deployed.connect(keys)
-        connection.activate()
-        assert deployed.state_of("north") == "online"
-        connection.close()
+        with deployed.connect(keys) as connection:
+            connection.activate()
+            assert deployed.state_of("north") == "online"
 
         secret = deployed.secret("late")
         assert deployed.run("rotate", deployed.folder, status=2)["error"]["code"] == "FK708"
         deployed.run("halt", deployed.folder)
         assert deployed.run("rotate", deployed.folder, "--coordinator-key")["voided_invitations"] == 1
         deployed.start()
-        again = deployed.connect(keys)
-        again.activate()
-        assert deployed.state_of("north") == "online"
-        again.close()
+        with deployed.connect(keys) as again:
+            again.activate()
+            assert deployed.state_of("north") == "online"
         told = deployed.call(wire.ANNOUNCE, {"offer": offer_text("north", keys.signing, time.time()), "wire": "1.0"})
         assert [json.loads(json.loads(text)["payload"])["action"] for text in told["keyring"]] == [
             "root", "coordinator", "coordinator",
