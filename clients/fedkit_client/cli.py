@@ -100,11 +100,18 @@ def stop(site_yaml: SiteYaml, json_: Json = False) -> None:
 
     Example: fedkit client stop site/site.yaml
     """
+    from fedkit.errors import ConfigError
     from fedkit_client import lock
+    from fedkit_client.folder import SiteFolder
     from fedkit_client.start import open_site
 
-    opened = open_site(site_yaml)
-    pid = lock.stop(opened.folder.pid_file, 60.0)
+    try:
+        folder = open_site(site_yaml).folder
+    except ConfigError:
+        # A file that was broken since must not keep a site from being stopped.
+        folder = SiteFolder(site_yaml.absolute().parent)
+        folder.enrolment()
+    pid = lock.stop(folder.pid_file, 60.0)
     text = "the site was not running\n" if pid is None else f"stopped (process {pid})\n"
     _print({"stopped": pid}, json_, text)
 
