@@ -34,17 +34,15 @@ def execute(
     keyring: Callable[[], Keyring],
     stop: Callable[[], bool],
     tell: Callable[[Event], None],
-    reopen: bool,
     goodbye: float,
 ) -> str:
-    """Run a job, or what its journal says is left of it.
+    """Run a job, or what its journal says is left of it; one that failed goes on with the round in which it did.
 
     Args:
         path: the run's folder; made if it is not there.
         nodes: site to Flower node id, in the job's order.
         key: the coordinator's.
         stop: polled; True ends the run for good. What it raises leaves the journal open.
-        reopen: go on although the run had come to its end.
         goodbye: seconds to wait for sites to free what remains of their holds.
 
     Returns:
@@ -57,7 +55,7 @@ def execute(
     record = open_record(path, job)
     requests = Requests(job, keyring, key)
     with one_thread(), closing(open_journal(path / "journal")) as journal:
-        if reopen and (point := journal.load()) is not None and point.outcome == "failed":
+        if (point := journal.load()) is not None and point.outcome == "failed":
             journal.reopen()
         loop = _loop(record.prepared, grid, nodes, requests, journal, stop, tell)
         finish = loop.run(pack(record.prepared.model), record.on_round)

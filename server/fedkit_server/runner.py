@@ -222,7 +222,6 @@ class Runner:
                 keyring=self._keyring,
                 stop=stop,
                 tell=tell,
-                reopen=row.outcome is not None,
                 goodbye=_GOODBYE_SECONDS,
             )
         finally:
