@@ -31,6 +31,10 @@ class NoEngine(Exception):
     """Neither podman nor docker works here."""
 
 
+class BuildFailed(NoEngine):
+    """The engine works, and an image does not build."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """podman or docker, and what its commands need in their environment."""
@@ -150,7 +154,8 @@ def build(engine: Engine) -> Engine:
     """Build both images, from cached layers where nothing has changed.
 
     Raises:
-        NoEngine: no container starts here, or a build fails; its output is on the terminal.
+        NoEngine: no container starts here.
+        BuildFailed: with the last lines of its output.
     """
     base = base_image(engine)
     engine = starting(engine, base)
@@ -166,7 +171,7 @@ def build(engine: Engine) -> Engine:
             engine.run(*words, ".", limit=3600)
         except subprocess.CalledProcessError as error:
             lines = f"{error.stdout}\n{error.stderr}".strip().splitlines()
-            raise NoEngine("\n".join([*lines[-40:], f"building {tag} failed"])) from None
+            raise BuildFailed("\n".join([*lines[-40:], f"building {tag} failed"])) from None
         say(f"built {tag} in {time.monotonic() - began:.0f} s")
     return engine
 

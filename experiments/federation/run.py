@@ -121,7 +121,7 @@ def main(arguments: Sequence[str]) -> int:
         split(told.files, "/data")
         return 0
     # Whoever ends this script ends what it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)), signal.getsignal(signal.SIGINT)
     demo = Path(tempfile.mkdtemp(prefix="fedkit-demo-"))
     parties: Parties | None = None
     began = time.monotonic()
@@ -158,6 +158,8 @@ def main(arguments: Sequence[str]) -> int:
         if parties is not None:
             parties.close()
         shutil.rmtree(demo, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
 
 
 if __name__ == "__main__":

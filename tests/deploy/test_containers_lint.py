@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTAINERFILES = [ROOT / "server/Containerfile", ROOT / "clients/Containerfile"]
+DERIVED = ROOT / "clients/derived/Containerfile"
 COMPOSE = ROOT / "server/compose.yaml"
 MANIFESTS = sorted([*(ROOT / "server/kubernetes").glob("*.yaml"), *(ROOT / "clients/kubernetes").glob("*.yaml")])
 LOCKS = [ROOT / name for name in ("server/requirements.lock", "clients/requirements.lock", "server/image/tools.lock")]
@@ -34,7 +35,7 @@ def _documents(path: Path) -> list[dict]:
     return [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
 
 
-@pytest.mark.parametrize("path", CONTAINERFILES, ids=_name)
+@pytest.mark.parametrize("path", [*CONTAINERFILES, DERIVED], ids=_name)
 def test_hadolint_finds_nothing(path):
     _lint("hadolint", path)
 
