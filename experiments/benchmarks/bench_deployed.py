@@ -98,7 +98,7 @@ def cases(fedkit: Deployed, stock: Stock, chosen: argparse.Namespace) -> list[Ca
         ),
         Case(
             "a model of 100 MB, 3 sites",
-            # Without privacy the last round has an evaluation.
+            # Without privacy there is an evaluation before the first round and in the last one.
             lambda n: fedkit.run(_PATIENCE, three, n + 2, *ARRAY)[1:-1],
             array(1),
             1 if chosen.quick else 2,
@@ -115,24 +115,28 @@ def measure(case: Case, fedkit: Deployed, stock: Stock) -> dict[str, Any]:
 
     Returns:
         Seconds of every counted round, their medians, the median, least and greatest ratio stock / fedkit of a pair,
-        and the coordinator's memory on both sides: megabytes before, and the most by which it grew.
+        the coordinator's memory on both sides (megabytes before, and the most by which it grew), and the CPU seconds
+        of a whole run at the coordinator and all sites, which depend less on what else the machine does.
     """
     seconds: dict[str, list[float]] = {"fedkit": [], "stock": []}
     idle: dict[str, list[int]] = {"fedkit": [], "stock": []}
     growth: dict[str, list[int]] = {"fedkit": [], "stock": []}
-    sides = {"fedkit": (case.ours, fedkit.coordinator), "stock": (case.theirs, stock.link)}
+    cpu: dict[str, list[float]] = {"fedkit": [], "stock": []}
+    sides = {"fedkit": (case.ours, fedkit.processes), "stock": (case.theirs, stock.processes)}
     for turn in range(case.turns):
-        for side, (run, coordinator) in sides.items():
-            root = coordinator.popen.pid
+        for side, (run, processes) in sides.items():
+            root, used = processes[0].popen.pid, sum(process.cpu_seconds() for process in processes)
             idle[side].append(resident(root))
             with Peak(root) as peak:
                 rounds = run(case.rounds)
             growth[side].append(peak.total - idle[side][-1])
+            cpu[side].append(sum(process.cpu_seconds() for process in processes) - used)
             seconds[side] += [line["end"] - line["begin"] for line in rounds]
             told = ", ".join(f"{value:.2f}" for value in seconds[side][-case.rounds :])
             print(
                 f"{case.name}, turn {turn + 1}, {side}: {told} s; coordinator {idle[side][-1] / 1e6:.0f} MB"
-                f" and {growth[side][-1] / 1e6:.0f} more; load {os.getloadavg()[0]:.1f}",
+                f" and {growth[side][-1] / 1e6:.0f} more; {cpu[side][-1]:.1f} CPU-s in all;"
+                f" load {os.getloadavg()[0]:.1f}",
                 flush=True,
             )
     ratios = [theirs / ours for ours, theirs in zip(seconds["fedkit"], seconds["stock"], strict=True)]
@@ -147,6 +151,7 @@ def measure(case: Case, fedkit: Deployed, stock: Stock) -> dict[str, Any]:
         "seconds": {side: [round(value, 3) for value in values] for side, values in seconds.items()},
         "idle_mb": {side: round(median(values) / 1e6) for side, values in idle.items()},
         "growth_mb": {side: round(max(values) / 1e6) for side, values in growth.items()},
+        "run_cpu_s": {side: round(median(values), 1) for side, values in cpu.items()},
     }
 
 
@@ -205,6 +210,10 @@ def tables(told: Mapping[str, Any]) -> str:
             f"| {r['case']}: {what} | {r[key]['fedkit']:,} | {r[key]['stock']:,} |"
             for what, key in (("before a run", "idle_mb"), ("grows in a run by at most", "growth_mb"))
         ]
+    lines += ["", "| CPU of a run, coordinator and sites | fedkit, s | stock Flower, s |", "|---|---:|---:|"]
+    lines += [
+        f"| {r['case']} | {r['run_cpu_s']['fedkit']:.1f} | {r['run_cpu_s']['stock']:.1f} |" for r in told["results"]
+    ]
     idle = told["idle_percent"]
     lines += ["", f"| idle for {told['idle_seconds']:.0f} s, % of a core | fedkit | stock Flower |", "|---|---:|---:|"]
     lines += [
