@@ -13,6 +13,7 @@ import typer
 
 from fedkit.cli.ledger_create_command import create
 from fedkit.cli.ledger_export_command import LedgerPath, export
+from fedkit.cli.numbers import plain_number
 from fedkit.cli.run_commands import Json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ ledger_app = typer.Typer(
     rich_markup_mode=None,
 )
 ledger_app.command()(create)
+_PLAN_KEYS = ("steps", "rounds", "sample_rate", "noise_multiplier", "unit", "adjacency")
 _HEAD_HELP = "The newest export that was kept elsewhere; an older ledger is refused."
 HeadPath = Annotated[Path | None, typer.Option("--head", metavar="FILE", help=_HEAD_HELP)]
 
@@ -161,7 +163,7 @@ def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
     found = []
     for text in events or []:
         try:
-            q, sigma, steps = (float(part) for part in text.split(","))
+            q, sigma, steps = (plain_number(part) for part in text.split(","))
         except ValueError as error:
             raise PrivacyError(
                 f"--event {text} is not Q,SIGMA,STEPS", code="FK350", remedy="write --event 0.05,1.2,380"
@@ -172,6 +174,10 @@ def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
     try:
         # A plan of a simulation is priced as it would cost with real noise.
         values: dict[str, Any] = json.loads(plan.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise TypeError("it is no mapping")
+        if absent := [key for key in _PLAN_KEYS if key not in values]:
+            raise KeyError(f"without {', '.join(absent)}")
         steps = values["steps"] * values["rounds"]
         found.append(rounded(GaussianEvent(values["sample_rate"], values["noise_multiplier"], steps)))
         evaluation = values.get("evaluation")
@@ -179,15 +185,17 @@ def _job(events: list[str] | None, plan: Path | None, unit: str) -> Job | None:
             released = EvaluationPlan(**{**evaluation, "rounds": tuple(evaluation["rounds"])})
             found += [rounded(each) for each in evaluation_events(released)]
         return Job(str(values["unit"]), str(values["adjacency"]), merged(found))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        why = error.args[0] if isinstance(error, KeyError) else error
         raise PrivacyError(
-            f"{plan} holds no plan ({error})", code="FK350", remedy="give one site's entry of a manifest's plan"
+            f"{plan} holds no plan ({why})", code="FK350", remedy="give one site's entry of a manifest's plan"
         ) from error
 
 
 def _print_budget(shown: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fedkit.reporting import text
 
@@ -214,5 +222,8 @@ def _print_budget(shown: dict[str, Any]) -> None:
     table = Table("study", "run", "state", "spent", "held", "replies", "unanswered", box=None, padding=(0, 2))
     for run in shown["runs"]:
         counts = str(run["replies"]), str(run["unanswered"])
-        table.add_row(run["study"], run["run"], run["state"], f"{run['spent']:.2%}", f"{run['held']:.2%}", *counts)
+        # Names may hold what would be markup.
+        table.add_row(
+            Text(run["study"]), Text(run["run"]), run["state"], f"{run['spent']:.2%}", f"{run['held']:.2%}", *counts
+        )
     console.print(table)

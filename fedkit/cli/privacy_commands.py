@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedkit.cli.numbers import plain_number
 from fedkit.cli.run_commands import Json
 from fedkit.errors import PrivacyError, together
 
@@ -218,7 +219,7 @@ def _number(
         return math.nan
     remedy = f"give {example}, for instance"
     try:
-        value = float(text)
+        value = plain_number(text)
     except ValueError:
         problems.append(PrivacyError(f"{name} {text!r} is not a number", code=code, remedy=remedy))
         return math.nan

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedkit.cli.numbers import plain_number
 from fedkit.cli.run_commands import ConfigDir, Json, Words
 from fedkit.cli.words import name_and_overrides
 from fedkit.errors import PrivacyError, together
@@ -198,6 +199,8 @@ def _options(
     study: str | None,
     run: str | None,
 ) -> _Options:
+    from fedkit.privacy.events import LEAST_DELTA
+
     problems: list[PrivacyError] = []
 
     def problem(message: str, code: str, remedy: str) -> None:
@@ -205,7 +208,7 @@ def _options(
 
     def number(option: str, text: str, code: str, example: str, bound: str, admits: Callable[[float], bool]) -> float:
         try:
-            value = float(text)
+            value = plain_number(text)
         except ValueError:
             value = math.nan
         if math.isnan(value) or not admits(value):
@@ -217,7 +220,7 @@ def _options(
     target = number(
         "--epsilon", epsilon or "1", "FK301", "1", "a number from 0.0001 to 100", lambda v: 1e-4 <= v <= 100
     )
-    at = number("--delta", delta, "FK302", "1e-5", "above 0 and below 1", lambda v: 0 < v < 1)
+    at = number("--delta", delta, "FK302", "1e-5", "from 1.1e-12 to below 1", lambda v: LEAST_DELTA <= v < 1)
     count = number("--bins", bins, "FK371", "10", "a whole number from 2 to 1000", _whole(2, 1000))
     ledgers = ledgers or (Path(config.ledgers_dir) if config.ledgers_dir is not None else None)
     chosen = noise or ("secure" if ledgers is not None else "seeded")

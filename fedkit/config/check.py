@@ -151,9 +151,14 @@ def _private(config: ExperimentConfig) -> Iterator[str]:
     if privacy.delta is not None and 0 < privacy.delta < 1 and data.records:
         site, records = max(data.records.items(), key=lambda item: item[1])
         if records > 0 and privacy.delta >= 1 / records:
+            least = max(0.1 / records, _LEAST["delta"])
             yield (
                 f"privacy.delta is {privacy.delta}; it must be below 1 / {records}, the declared records of {site}: "
-                f"set privacy.delta={0.1 / records:.0e}"
+                + (
+                    f"set privacy.delta={least:.2g}"
+                    if least < 1 / records
+                    else f"correct data.records, as the least delta that can be computed is {_LEAST['delta']:g}"
+                )
             )
     if data.split.kind in ("stratified", "permuted"):
         yield (

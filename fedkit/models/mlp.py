@@ -10,21 +10,31 @@ from torch import nn
 
 from fedkit.errors import TrainingError
 
+# What a ledger can keep of one reply (FK357), a gigabyte.
+_MOST = 249_000_000
+
 
 def mlp(input_shape: tuple[int, ...], num_outputs: int, hidden: Any = (32,)) -> nn.Module:
     """Flatten, then a Linear and a ReLU for each hidden width, then a Linear to the outputs.
 
     Raises:
-        TrainingError: a width that is not a whole number of at least 1.
+        TrainingError: a width that is not a whole number of at least 1; more parameters than an update may have.
     """
     if isinstance(hidden, str) or not isinstance(hidden, Sequence):
         raise TrainingError(f"hidden {hidden!r} is not a list of widths", code="FK402", remedy="set hidden: [32]")
     layers: list[nn.Module] = [nn.Flatten()]
-    width = math.prod(input_shape)
+    width, count = math.prod(input_shape), 0
     for size in hidden:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             message = f"hidden width {size!r} is not a whole number of at least 1"
             raise TrainingError(message, code="FK402", remedy="set hidden: [32]")
+        count += (width + 1) * size
+        if count > _MOST:
+            raise TrainingError(
+                f"hidden {list(hidden)!r} makes more than {_MOST:,} parameters, the most that an update may have",
+                code="FK402",
+                remedy="set hidden: [32], or narrower layers",
+            )
         layers += [nn.Linear(width, size), nn.ReLU()]
         width = size
     return nn.Sequential(*layers, nn.Linear(width, num_outputs))

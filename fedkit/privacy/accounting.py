@@ -212,6 +212,15 @@ def _check_delta(delta: float) -> None:
         raise PrivacyError(message, code="FK302", remedy="set privacy.delta=1e-9")
 
 
+def shown_count(count: float) -> str:
+    """A count for people; whole numbers may be larger than any float.
+
+    >>> shown_count(1900), shown_count(10**400)
+    ('1900', 'more than 1e+300')
+    """
+    return "more than 1e+300" if isinstance(count, int) and count > 1e300 else f"{float(count):g}"
+
+
 def check_event(event: GaussianEvent) -> None:
     """Refuse an event that cannot be priced.
 
@@ -233,11 +242,13 @@ def check_event(event: GaussianEvent) -> None:
     if sigma > MAX_SIGMA:
         message = f"noise_multiplier {sigma:g} is above {MAX_SIGMA:g}"
         raise PrivacyError(message, code="FK303", remedy="set privacy.noise_multiplier=1.2")
-    if not math.isfinite(steps) or steps != int(steps) or steps < 0:
-        raise PrivacyError(f"steps {steps} is not a whole number of at least 0", code="FK305")
+    if steps != steps or steps < 0 or (steps <= MAX_STEPS and steps != int(steps)):
+        raise PrivacyError(
+            f"steps {steps} is not a whole number of at least 0", code="FK305", remedy="set training.local_steps=1"
+        )
     if steps > MAX_STEPS:
         raise PrivacyError(
-            f"{float(steps):g} steps in all rounds together are above {MAX_STEPS:g}",
+            f"{shown_count(steps)} steps in all rounds together are above {MAX_STEPS:g}",
             code="FK305",
             remedy="lower federation.num_rounds, training.local_steps or training.local_epochs",
         )

@@ -16,6 +16,10 @@ RESIDUE = 2 * LOT_RESIDUE
 rounded ideal Gaussians, which is below 1e-15 in all (see ``fedkit.privacy.rounded_gaussian``)."""
 
 
+LEAST_DELTA = 1.1e-12
+"""The least delta of a run: what is left of it for the Gaussian mechanisms is at least the accountant's least."""
+
+
 def round_events(plan: PrivacyPlan, purpose: Purpose) -> tuple[GaussianEvent, ...]:
     """What one answer of this kind releases."""
     if purpose == "train":

@@ -167,7 +167,18 @@ def _evaluation(
     if sigma is None:
         least = max(calibration.MIN_EPSILON, target * float(share or 0.0))
         delta = gaussian_delta(float(privacy.delta or 0.0))
-        sigma = calibration.noise_multiplier_for(least, delta, 1.0, count * (len(rounds) + 1))
+        try:
+            sigma = calibration.noise_multiplier_for(least, delta, 1.0, count * (len(rounds) + 1))
+        except PrivacyError as error:
+            if error.code != "FK309":
+                raise
+            raise PrivacyError(
+                f"privacy.evaluation.share={share:g} of epsilon {target:.3g} is too little for the evaluation: no noise"
+                f" multiplier up to {accounting.MAX_SIGMA:g} reaches it",
+                code="FK309",
+                remedy="raise privacy.evaluation.share (null releases no evaluation) or privacy.epsilon, or lower"
+                " privacy.noise_multiplier",
+            ) from error
     return EvaluationPlan(float(sigma), (*rounds, num_rounds), count, asked.bins)
 
 

@@ -19,12 +19,14 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.accounting import MAX_SIGMA, MIN_SIGMA, GaussianEvent
+from fedkit.privacy.accounting import MAX_SIGMA, MAX_STEPS, MIN_SIGMA, GaussianEvent, shown_count
 
 UNIT = 10**12
 """Units of cost in a Renyi divergence of 1."""
 ORDERS = tuple(k / 10 for k in range(11, 641))
 """The orders that a budget may be enforced at: 1.1, 1.2, ..., 64."""
+MAX_LIMIT = 1000.0
+"""Largest limit of a budget; one of 100 protects nobody."""
 RESIDUE_SHARE = 1e-3
 """Share of a budget's delta that is set aside for what runs cost beside their Gaussian mechanisms."""
 # Measured against 80-bit quadrature over the whole validated range (tests/privacy/test_rdp_filter.py repeats a part):
@@ -95,7 +97,9 @@ def capacity(limit: float, delta: float, order: float) -> int:
     """
     _check(limit, delta)
     if order not in ORDERS:
-        raise PrivacyError(f"order {order:g} is not one of 1.1, 1.2, ..., 64", code="FK343", remedy="leave order out")
+        raise PrivacyError(
+            f"order {shown_count(order)} is not one of 1.1, 1.2, ..., 64", code="FK343", remedy="leave order out"
+        )
     # The last bits of c(a) are rounded against the spender too.
     units = math.floor((limit - conversion(order, kept(delta)) - _PAD) * UNIT)
     if units <= 0:
@@ -125,8 +129,14 @@ def rounded(event: GaussianEvent) -> Charge:
         raise PrivacyError(
             f"noise_multiplier {sigma:g} is not above 0", code="FK303", remedy="set privacy.noise_multiplier=1.2"
         )
-    if not (math.isfinite(steps) and steps > 0):
-        raise PrivacyError(f"steps {steps} is not above 0", code="FK305")
+    if steps > MAX_STEPS:
+        raise PrivacyError(
+            f"{shown_count(steps)} steps are above {MAX_STEPS:g}",
+            code="FK305",
+            remedy="ask for fewer steps, such as 380",
+        )
+    if not steps > 0:
+        raise PrivacyError(f"steps {steps} is not above 0", code="FK305", remedy="ask for at least one, such as 380")
     if not MIN_SIGMA <= sigma <= MAX_SIGMA:
         raise PrivacyError(
             f"noise_multiplier {sigma:g} is outside {MIN_SIGMA:g} to {MAX_SIGMA:g}, where a ledger's costs are"
@@ -206,7 +216,15 @@ def _series(q: float, sigma: float, orders: list[float]) -> dict[float, float]:
 
 
 def _check(limit: float, delta: float) -> None:
-    if not (math.isfinite(limit) and limit > 0):
-        raise PrivacyError(f"the limit epsilon {limit:g} is not above 0", code="FK301", remedy="set max_epsilon: 3")
+    if not 0 < limit <= MAX_LIMIT:
+        raise PrivacyError(
+            f"the limit epsilon {shown_count(limit)} is not above 0 and at most {MAX_LIMIT:g}",
+            code="FK301",
+            remedy="give --epsilon 3, or max_epsilon: 3 in a site's file",
+        )
     if not 0 < delta < 1:
-        raise PrivacyError(f"delta {delta:g} is not between 0 and 1", code="FK302", remedy="set delta: 1e-5")
+        raise PrivacyError(
+            f"delta {shown_count(delta)} is not between 0 and 1",
+            code="FK302",
+            remedy="give --delta 1e-5, or delta: 1e-5 in a site's file",
+        )

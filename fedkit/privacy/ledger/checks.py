@@ -25,7 +25,9 @@ def names(**given: str) -> None:
     for what, name in given.items():
         if not (isinstance(name, str) and name and len(name) <= _LONGEST and name.isprintable()):
             raise PrivacyError(
-                f"the {what} {str(name)[:40]!r} is not 1 to {_LONGEST} printable characters", code="FK343"
+                f"the {what} {str(name)[:40]!r} is not 1 to {_LONGEST} printable characters",
+                code="FK343",
+                remedy=f"give the {what} a short name of letters and digits",
             )
 
 
@@ -143,7 +145,9 @@ def message(dataset: str, run: str, round_: int, purpose: str, digest: str) -> N
     """A message is named in full."""
     names(dataset=dataset, run=run, purpose=purpose, digest=digest)
     if isinstance(round_, bool) or not isinstance(round_, int) or round_ < 0:
-        raise PrivacyError(f"round {round_!r} is not a whole number of at least 0", code="FK343")
+        raise PrivacyError(
+            f"round {round_!r} is not a whole number of at least 0", code="FK343", remedy="count rounds from 1"
+        )
 
 
 def known_run(account: Account, run: str) -> Run:
@@ -235,7 +239,7 @@ def gone(what: str) -> PrivacyError:
 def reason(given: str) -> None:
     """Why a hold is freed."""
     if given not in ("ended", "stopped"):
-        raise PrivacyError(f"reason {given!r} is not ended or stopped", code="FK343")
+        raise PrivacyError(f"reason {given!r} is not ended or stopped", code="FK343", remedy="give ended or stopped")
 
 
 def answer(file: LedgerFile, there: Reservation, what: str) -> bytes:

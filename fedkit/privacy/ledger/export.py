@@ -67,8 +67,8 @@ def read_export(path: Path) -> Export:
         if not isinstance(first, Opened) or first.ledger != values["ledger"]:
             raise ValueError("its first entry opens no ledger of that name")
         return Export(first.ledger, entries)
-    except (ChainBroken, PrivacyError, ValueError, KeyError, TypeError) as error:
-        raise _unusable(path, f"no export of a ledger, or an altered one ({error})") from error
+    except (ChainBroken, PrivacyError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise _unusable(path, f"no export of a ledger, or an altered one ({_why(error)})") from error
 
 
 def read_receipts(path: Path, ledger: str) -> list[Entry]:
@@ -86,9 +86,10 @@ def read_receipts(path: Path, ledger: str) -> list[Entry]:
         try:
             entry, name = _entry(receipt["entry"]), str(receipt["ledger"])
             fact, _ = decode(entry.body)
-        except (PrivacyError, ValueError, KeyError, TypeError) as error:
-            raise _unusable(path, f"receipt {number} is none ({error})") from error
-        if not genuine(entry) or not isinstance(fact, Reserved):
+            untouched = genuine(entry)
+        except (PrivacyError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise _unusable(path, f"receipt {number} is none ({_why(error)})") from error
+        if not untouched or not isinstance(fact, Reserved):
             raise _unusable(path, f"receipt {number} was altered")
         if name != ledger:
             raise _unusable(path, f"receipt {number} is from the ledger {name}, this one is {ledger}")
@@ -172,21 +173,27 @@ def _check_budget(created: Created, book: Book) -> None:
 def _json(path: Path, *, lines: bool = False) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise _unusable(path, f"it cannot be read ({error})") from error
     try:
         return json.loads(text)
+    except RecursionError as error:
+        raise _unusable(path, "it is nested too deeply") from error
     except ValueError as error:
         try:
             if lines:
                 return [json.loads(line) for line in text.splitlines() if line.strip()]
-        except ValueError:
+        except (ValueError, RecursionError):
             pass
         raise _unusable(path, f"no JSON ({error})") from error
 
 
 def _entry(values: Any) -> Entry:
     return Entry(int(values["seq"]), str(values["prev"]), str(values["body"]), str(values["digest"]))
+
+
+def _why(error: Exception) -> str:
+    return error.message if isinstance(error, PrivacyError) else str(error)
 
 
 def _unusable(path: Path, why: str) -> PrivacyError:

@@ -13,12 +13,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.accounting import GaussianEvent
+from fedkit.privacy.accounting import MAX_SIGMA, MAX_STEPS, MIN_SIGMA, GaussianEvent
 from fedkit.privacy.events import events_of
 from fedkit.privacy.rdp_filter import Charge, accountant, merged, rounded
 from fedkit.types import PrivacyPlan
 
 FORMAT = 1
+_SIGMAS = round(MIN_SIGMA * 10**6), round(MAX_SIGMA * 10**6)
+_MOST_STEPS = 100 * MAX_STEPS
+"""A hold may merge several events of the most steps."""
 
 
 @dataclass(frozen=True)
@@ -233,9 +236,9 @@ def decode(body: str) -> tuple[Fact, int]:
         values = json.loads(body)
         at_ms, _ = int(values.pop("at_ms")), values.pop("nonce")
         fact = _build(_KINDS[values.pop("kind")], values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise PrivacyError(
-            f"the ledger holds an entry that this fedkit cannot read ({type(error).__name__}: {body[:60]})",
+            f"the ledger holds an entry that this fedkit cannot read ({type(error).__name__}: {body[:60]!a})",
             code="FK330",
             remedy="use the version that wrote it, or a newer one",
         ) from error
@@ -273,13 +276,18 @@ def _field(name: str, type_name: str, value: Any) -> Any:
         return tuple(str(part) for part in value)
     if not isinstance(value, _PLAIN[type_name]) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}")
+    if isinstance(value, str):
+        # Half of a surrogate pair could be read here and never be written again.
+        value.encode()
     return value
 
 
 def _charge(part: Any) -> Charge:
     rate, sigma, steps = part
-    if not all(isinstance(value, int) and value > 0 for value in (rate, sigma, steps)) or rate > 10**9:
-        raise ValueError(f"charge {part!r}")
+    bounds = ((rate, 1, 10**9), (sigma, _SIGMAS[0], _SIGMAS[1]), (steps, 1, _MOST_STEPS))
+    # What is read is priced: a charge beyond what costs were validated for would close the ledger for good.
+    if not all(type(value) is int and low <= value <= high for value, low, high in bounds):
+        raise ValueError("a charge outside what a ledger prices")
     return Charge(rate, sigma, steps)
 
 

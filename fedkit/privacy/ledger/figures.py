@@ -10,6 +10,7 @@ from typing import Any
 
 from fedkit.errors import PrivacyError
 from fedkit.privacy import accounting, rdp_filter
+from fedkit.privacy.accounting import GaussianEvent
 from fedkit.privacy.ledger.book import Account, Run, charges
 from fedkit.privacy.ledger.facts import Job
 from fedkit.privacy.ledger.ledger import Ledger
@@ -77,7 +78,8 @@ def pld_epsilon(
         computing: entered with a sentence while the figure is computed.
 
     Returns:
-        None where it was not computed before and ``compute`` is False: say "computing".
+        None where it was not computed before and ``compute`` is False, or where events are beyond what the accountant
+        prices: say "not computed".
     """
     account = ledger.account(dataset)
     counted = merged([*charges(account.steps), *more])
@@ -87,11 +89,21 @@ def pld_epsilon(
     if stored is not None or not compute:
         return stored
     with computing(f"computing the PLD figure of {dataset} ({len(counted)} kinds of events)"):
-        found = _up(accounting.epsilon_of([charge.event for charge in counted], account.budget.delta))
+        try:
+            found = _up(accounting.epsilon_of([_priced(charge) for charge in counted], account.budget.delta))
+        except PrivacyError:
+            # Whatever is wrong with a figure that decides nothing, spent and left are told.
+            return None
     # A read-only or full disk costs the reader some seconds the next time, nothing else.
     with suppress(PrivacyError):
         ledger.file.store_figure(key, found)
     return found
+
+
+def _priced(charge: Charge) -> GaussianEvent:
+    """The event, with at least the least rate that the accountant prices: dearer, never cheaper."""
+    event = charge.event
+    return GaussianEvent(max(event.sample_rate, accounting.MIN_RATE), event.noise_multiplier, event.steps)
 
 
 def _run(account: Account, name: str, run: Run, now_ms: int) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class LedgerFile:
         self._place = Place(path)
         with self._explained():
             # An absolute path: a URI would take the first part of a relative one for a host.
-            uri = f"file:{quote(str(self._place.real))}?mode={'ro' if read_only else 'rw'}"
+            uri = f"file:{quote(os.fsencode(self._place.real))}?mode={'ro' if read_only else 'rw'}"
             self._sql = sqlite3.connect(uri, uri=True, timeout=busy_seconds, isolation_level=None)
         try:
             self._place.check()

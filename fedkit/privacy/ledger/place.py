@@ -82,11 +82,7 @@ class Place:
                 raise PrivacyError(
                     f"there is no ledger at {self.path}", code="FK330", remedy="create it, or correct the path"
                 ) from error
-            raise PrivacyError(
-                f"the ledger {self.path} cannot be reached ({error.strerror})",
-                code="FK336",
-                remedy="correct the path, or make its folder readable for this user",
-            ) from error
+            raise _unreachable(self.path, error) from error
 
     def _one_name(self, found: os.stat_result) -> None:
         if found.st_nlink != 1:
@@ -105,6 +101,30 @@ class Place:
         )
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything at a path; links are followed.
+
+    Raises:
+        PrivacyError: FK330, FK336, a path that cannot be asked about.
+    """
+    require_name(path)
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return False
+        raise _unreachable(path, error) from error
+    return True
+
+
+def _unreachable(path: Path, error: OSError) -> PrivacyError:
+    return PrivacyError(
+        f"the ledger {path} cannot be reached ({error.strerror})",
+        code="FK336",
+        remedy="correct the path, or make its folder readable for this user",
+    )
+
+
 def require_name(path: Path) -> None:
     """Refuse a name that no ledger can have.
 
@@ -112,13 +132,14 @@ def require_name(path: Path) -> None:
         PrivacyError: FK330, no text; FK336, too long for the journal that is named after it.
     """
     try:
-        size = len(path.name.encode())
+        str(path).encode()
     except UnicodeEncodeError as error:
         raise PrivacyError(
             f"the ledger's path {str(path)!a} is not valid UTF-8",
             code="FK330",
             remedy="give the file a name in UTF-8",
         ) from error
+    size = len(path.name.encode())
     if size > _LONGEST or "\0" in str(path):
         raise PrivacyError(
             f"the ledger's name {path.name[:40]!a}... has {size} bytes; at most {_LONGEST}, none of them NUL, leave"
