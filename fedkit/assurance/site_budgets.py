@@ -27,6 +27,7 @@ from fedkit.privacy.ledger.export import read_export
 from fedkit.privacy.ledger.facts import Job
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.messages import Message
+from fedkit.privacy.ledger.place import is_there
 from fedkit.privacy.rdp_filter import UNIT
 
 PURPOSE = "stats"
@@ -86,16 +87,15 @@ def opened(folder: Path, question: Question) -> Iterator[dict[str, Ledger]]:
     """
     sites = list(question.digests)
     paths = ledger_paths(folder, sites)
+    there = [path.stat() for path in paths.values() if is_there(path)]
+    if len({(status.st_dev, status.st_ino) for status in there}) < len(there):
+        raise PrivacyError(
+            f"{folder} holds one ledger for two sites",
+            code="FK355",
+            remedy="give each site a file of its own, without links",
+        )
     with ExitStack() as stack:
-        ledgers = _each(sites, lambda site: stack.enter_context(_open(paths[site], question)))
-        files = {(path.stat().st_dev, path.stat().st_ino) for path in paths.values()}
-        if len(files) < len(paths):
-            raise PrivacyError(
-                f"{folder} holds one ledger for two sites",
-                code="FK355",
-                remedy="give each site a file of its own, without links",
-            )
-        yield ledgers
+        yield _each(sites, lambda site: stack.enter_context(_open(paths[site], question)))
 
 
 def ledger_paths(folder: Path, sites: Sequence[str]) -> dict[str, Path]:
@@ -168,10 +168,10 @@ def ask(
 
 
 def _open(path: Path, question: Question) -> Ledger:
-    if not path.exists():
+    if not is_there(path):
         raise PrivacyError(f"there is no ledger at {path}", code="FK330", remedy=_create(path, question))
     head = path.with_name(path.stem + HEAD)
-    ledger = Ledger(path, head=read_export(head) if head.exists() else None)
+    ledger = Ledger(path, head=read_export(head) if is_there(head) else None)
     try:
         ledger.account(question.dataset)
     except PrivacyError as error:

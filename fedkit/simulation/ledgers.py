@@ -33,6 +33,7 @@ from fedkit.privacy.ledger.figures import Computing
 from fedkit.privacy.ledger.file import may_write
 from fedkit.privacy.ledger.forecast import forecast
 from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.privacy.ledger.place import is_there
 from fedkit.simulation.ledger_refusals import Short, create_command, lines, together, way_out
 from fedkit.simulation.prepare import Prepared
 from fedkit.types import PrivacyPlan
@@ -177,7 +178,7 @@ def _paths(config: ExperimentConfig, plans: Mapping[str, PrivacyPlan]) -> dict[s
     paths = ledger_paths(Path(config.ledgers_dir or ""), list(plans))
     files: dict[tuple[int, int], str] = {}
     for site, path in paths.items():
-        if path.is_file():
+        if is_there(path):
             status = path.stat()
             other = files.setdefault((status.st_dev, status.st_ino), site)
             if other != site:
@@ -194,9 +195,9 @@ def _open(
 ) -> Ledger:
     dataset, head = config.data.name, path.with_name(site + HEAD)
     require_real_noise(asked)
-    if not path.exists():
+    if not is_there(path):
         raise PrivacyError(f"there is no ledger at {path}", code="FK330", remedy=create_command(path, dataset, asked))
-    known = read_export(head) if head.exists() else None
+    known = read_export(head) if is_there(head) else None
     ledger = stack.enter_context(Ledger(path, head=known, read_only=plan and not may_write(path)))
     try:
         account = ledger.account(dataset)
