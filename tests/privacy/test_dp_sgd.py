@@ -338,24 +338,20 @@ def test_a_refused_module_is_left_as_found():
     assert not module.training
 
 
+@pytest.mark.parametrize("unit", ["record", "patient"])
 @pytest.mark.parametrize("source", [Seeded(5), Secure()], ids=["seeded", "secure"])
-def test_units_join_lots_at_the_plans_rate(source):
-    sizes, seen = [], []
-
-    def counted(outputs, y):
-        seen.append(len(y) // 2)
-        return binary(outputs, y)
-
-    def taken(gradient):
-        sizes.append(len(seen))
-        seen.clear()
-
-    x, y = data(400)
-    with lot_gradients(seeded(lambda: nn.Linear(6, 1)), counted) as gradients:
-        # A patient's rows go through the model by themselves: one call a unit.
-        train_lots(
-            gradients, x, y, np.arange(400) // 2, plan(unit="patient", sample_rate=0.1, steps=400), source, taken
-        )
-    # 400 lots of 200 units: the mean of the lots' sizes is 20 with a standard error of .21.
-    assert np.mean(sizes) == pytest.approx(20.0, abs=1.5)
-    assert np.var(sizes) == pytest.approx(200 * 0.1 * 0.9, rel=0.5)
+def test_units_join_lots_at_the_plans_rate(source, unit):
+    # Units that are all alike, each clipped to C: the sum of a lot without noise tells how many have joined.
+    rows, count = (200, 400) if unit == "record" else (400, 40)
+    x, y, owner = torch.ones((rows, 6)), torch.ones(rows), np.arange(rows) * 200 // rows
+    charged = plan(
+        unit=unit, sample_rate=0.1, steps=count, max_grad_norm=0.1, noise_multiplier=1e-9, max_lot=200, records=200
+    )
+    sizes = []
+    with lot_gradients(seeded(lambda: nn.Linear(6, 1)), binary) as gradients:
+        train_lots(gradients, x, y, owner, charged, source, lambda g: sizes.append(float(g.double().norm()) * 10 / 0.1))
+    assert np.allclose(sizes, np.rint(sizes), atol=0.01)
+    # Lots of 200 units: a size is 20 with a standard deviation of 4.2; both bounds are 7 standard errors away.
+    assert np.mean(sizes) == pytest.approx(20.0, abs=30.0 / count**0.5)
+    if unit == "record":
+        assert np.var(sizes) == pytest.approx(200 * 0.1 * 0.9, rel=0.5)
