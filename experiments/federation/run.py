@@ -101,8 +101,8 @@ def show(place: Path) -> int:
     from fedkit.reporting.terminal import closing_table
 
     view = read_run(place)
-    Console().print(closing_table(view, place / "report.html"))
-    print(f"Model: {place / 'model.safetensors'}")
+    Console().print(closing_table(view))
+    print(f"Report: {place / 'report.html'}\nModel: {place / 'model.safetensors'}")
     missing = [name for name in ("model.safetensors", "report.html", "result.json") if not (place / name).is_file()]
     if missing:
         say(f"federation: the run left no {', '.join(missing)}")
