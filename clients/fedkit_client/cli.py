@@ -49,19 +49,23 @@ def join(
         Path | None, typer.Option("--folder", metavar="FOLDER", help="Made by joining; by default fedkit-site.")
     ] = None,
     start: Annotated[bool, typer.Option("--start", help="Go on as `fedkit client start`.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="With --start: in the background.")] = False,
     json_: Json = False,
 ) -> None:
     """Join a federation with an invitation: checks who answers, makes keys, writes the site's folder.
 
     Paths in the site file are relative to the folder. Connections go through HTTPS_PROXY if it is set.
 
-    Example: fedkit client join fl.example.org:8443 --token-file invite.txt --folder site
+    Example: fedkit client join fl.example.org:9443 --token-file north.token --folder site
     """
     from fedkit_client.join import join as do
     from fedkit_client.join import read_token
 
-    done = do(address, read_token(token_file), folder or Path("fedkit-site"), site_file)
-    path = done.folder.site_yaml
+    if detach and not start:
+        raise typer.BadParameter("--detach goes with --start")
+    folder = folder or Path("fedkit-site")
+    done = do(address, read_token(token_file), folder, site_file)
+    path = folder / done.folder.site_yaml.name
     told = {
         "event": "joined",
         "site": done.enrolment.site,
@@ -71,18 +75,24 @@ def join(
         "node": done.enrolment.node_id,
         "site_file_is_blank": done.blank,
     }
-    next_ = f"fill in {path}, then `fedkit client start {path}`" if done.blank else f"`fedkit client start {path}`"
-    _print(told, json_, f"{done.enrolment.site} has joined; keys and pins are in {done.folder.path}\n  next: {next_}\n")
+    text = f"{done.enrolment.site} has joined; keys and pins are in {folder}\n"
+    if done.blank:
+        text += f"  next: fill in {path}, then `fedkit client start {path}`\n"
+    elif not start:
+        text += f"  next: `fedkit client start {path}`\n"
+    _print(told, json_, text)
     if start:
         from fedkit_client.start import start as run
 
-        run(path, _say(json_=json_))
+        run(path, _say(json_=json_), detach=detach)
 
 
 @app.command()
 def start(
     site_yaml: SiteYaml,
-    detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Go on in the background; return once it has connected, or could not.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Run the site until SIGTERM or Ctrl-C: connect to the coordinator and answer what the site file admits.
@@ -160,6 +170,9 @@ def doctor(
 def init(
     site: Annotated[str, typer.Argument(metavar="SITE", help="The hospital's name in the federation.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write it.")] = Path("site.yaml"),
+    example: Annotated[
+        bool, typer.Option("--example", help="A complete one for a hospital of the built-in heart disease table.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Write a site file in which everything that the hospital has to decide is blank.
@@ -168,11 +181,11 @@ def init(
     """
     from fedkit.data.names import require_site_names
     from fedkit.storage.private import write_new
-    from fedkit_client.template import site_template
+    from fedkit_client.template import example_file, site_template
 
     require_site_names([site])
-    write_new(out, site_template(site, str(out)).encode())
-    _print({"file": str(out)}, json_, f"{out} is written; fill in what is blank\n")
+    write_new(out, (example_file(site) if example else site_template(site, str(out))).encode())
+    _print({"file": str(out)}, json_, f"{out} is written{'' if example else '; fill in what is blank'}\n")
 
 
 @app.command("hash")
@@ -216,6 +229,9 @@ def _words(event: dict[str, Any]) -> str:
             what = f"{event['kind']} of round {event['round']} of run {event['run']}"
             return f"{what} was refused with {event['code']}" if event["code"] else f"{what} was answered"
         case "started":
-            return f"started in the background (process {event['pid']})"
+            began = f"started in the background (process {event['pid']})"
+            if event["connected"]:
+                return f"{began}, connected to {event['address']}"
+            return f"{began}, not connected: {event.get('message', 'it was stopped')}\n  going on to try; see `status`"
         case other:
             return str(other)

@@ -21,7 +21,7 @@ from fedkit_client.trouble import EARLIEST, LATEST, no_name
 _WARN_DAYS = 30
 _WARN_DISK = 2**30
 _MARK = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
-DEFAULT_PORT = 8443
+DEFAULT_PORT = 9443
 
 
 @dataclass(frozen=True)

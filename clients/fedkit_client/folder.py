@@ -226,6 +226,6 @@ def parted(address: str, port: int) -> tuple[str, int]:
         raise DeploymentError(
             f"{address[:100]!r} is no HOST or HOST:PORT",
             code="FK746",
-            remedy="name the coordinator without https:// and path, such as fl.example.org:8443",
+            remedy="name the coordinator without https:// and path, such as fl.example.org:9443",
         )
     return found[1] or found[2], int(found[3] or port)

@@ -65,18 +65,10 @@ def check_allowed(file: SiteFile) -> None:
     """
     if not file.models and not file.sources:
         return
-    from fedkit.errors import FederationError
-    from fedkit.governance.allow import package_hash
+    from fedkit.governance.allow import check_packages
 
-    for table, code in ((file.models, "FK563"), (file.sources, "FK560")):
-        for name, entry in table.items():
-            found = package_hash(entry.path)
-            if found != entry.sha256:
-                raise FederationError(
-                    f"allow: the package of {name} has the hash {found}, and the file names {entry.sha256}",
-                    code=code,
-                    remedy=f"read what changed; then write sha256: {found}",
-                )
+    check_packages(file.models)
+    check_packages(file.sources, code="FK560")
 
 
 def start(path: Path, say: Say, *, detach: bool = False) -> None:
@@ -84,7 +76,8 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
 
     Args:
         say: shows a person one event.
-        detach: go on in the background, once everything that can be refused was checked.
+        detach: go on in the background, once everything that can be refused was checked and the coordinator has
+            answered, or has not.
 
     Raises:
         FedkitError: what is wrong with the file, folder, ledgers, limits, or another process at work.
@@ -114,9 +107,8 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
                 os._exit(error.exit_status)
             raise
         if detach:
-            _tell_parent({"event": "started", "pid": os.getpid()})
             logs.redirect(opened.folder.log)
-            node.say = lambda _: None
+            node.say = _tell_first
         node.run()
 
 
@@ -263,6 +255,11 @@ class _Told(DeploymentError):
 
     def __str__(self) -> str:
         return self._text
+
+
+def _tell_first(event: dict[str, Any]) -> None:
+    """How the first attempt to connect went, for whoever waits in front; nothing from then on."""
+    _tell_parent({**event, "event": "started", "connected": event["event"] == "connected", "pid": os.getpid()})
 
 
 def _tell_parent(message: dict[str, Any]) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from fedkit.errors import DeploymentError
+
+_EXAMPLES = Path(__file__).with_name("examples")
 _TEMPLATE = """\
 # fedkit client start {file}
 # This hospital's own file: what it has, what it allows, what it gives. What is not named here is refused.
@@ -44,3 +49,17 @@ def site_template(site: str, file: str = "site.yaml") -> str:
     True
     """
     return _TEMPLATE.format(site=site, file=file)
+
+
+def example_file(site: str) -> str:
+    """A complete site file for a hospital of the built-in heart disease table.
+
+    Raises:
+        DeploymentError: FK707, there is none for this name.
+    """
+    found = {path.stem: path for path in sorted(_EXAMPLES.glob("*.yaml"))}
+    if site not in found:
+        raise DeploymentError(
+            f"there is no example for {site}", code="FK707", remedy=f"name {' or '.join(found)}, or leave out --example"
+        )
+    return found[site].read_text(encoding="utf-8")

@@ -243,3 +243,17 @@ def test_a_template_is_written_once_and_closed(tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
         main(["client", "init", "north", "--out", str(out)])
     assert left.value.code == 2
+
+
+@pytest.mark.parametrize(("site", "rows"), [("cleveland", 303), ("hungary", 294)])
+def test_an_example_is_a_whole_site_file_of_the_built_in_table(site, rows, tmp_path, capsys):
+    out = tmp_path / "site.yaml"
+    with pytest.raises(SystemExit) as left:
+        main(["client", "init", site, "--example", "--out", str(out)])
+    assert not left.value.code and "fill in" not in capsys.readouterr().out
+    file = read_site_file(out)
+    assert file.site == site and file.data["heart_disease"].records == rows
+    with pytest.raises(SystemExit) as left:
+        main(["client", "init", "north", "--example", "--out", str(tmp_path / "other.yaml")])
+    assert left.value.code == 2 and "cleveland or hungary" in capsys.readouterr().err
+    assert not (tmp_path / "other.yaml").exists()

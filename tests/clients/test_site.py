@@ -18,7 +18,7 @@ from fedkit.federation.offer import open_offer
 from fedkit.federation.request import pack_request
 from fedkit.storage.keys import load_signing_key
 from tests.clients.conftest import FEDKIT, NO_PROXY
-from tests.clients.coordinator import DATASET, RECORDS, SITE, model
+from tests.clients.coordinator import DATASET, RECORDS, SITE, model, site_yaml
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
 SIZE = 5
@@ -300,6 +300,29 @@ def test_it_goes_on_in_the_background_and_is_stopped_from_elsewhere(running):
     coordinator, site = running(start=False)
     code, out, err = _client("start", str(site.folder.site_yaml), "--detach", "--json")
     assert code == 0, err + site.log()
-    pid = json.loads(out.splitlines()[-1])["pid"]
-    _wait(lambda: coordinator.link.online())
+    told = json.loads(out.splitlines()[-1])
+    # Whoever submits a run next finds the site there.
+    assert told["event"] == "started" and told["connected"] and coordinator.link.online()
+    pid = told["pid"]
     assert json.loads(_client("stop", str(site.folder.site_yaml), "--json")[1]) == {"stopped": pid}
+
+
+def test_joined_and_started_in_one_command_it_tells_in_front_whether_it_has_connected(running, tmp_path):
+    coordinator, _ = running(start=False)
+    (tmp_path / "token").write_text(coordinator.invite())
+    (tmp_path / "given.yaml").write_text(site_yaml(tmp_path))
+    words = ("--token-file", str(tmp_path / "token"), "--folder", str(tmp_path / "site"), "--detach")
+    address = f"127.0.0.1:{coordinator.port}"
+    assert _client("join", address, *words)[0] == 2 and not (tmp_path / "site").exists()
+    code, out, err = _client("join", address, *words, "--start", "--site-file", str(tmp_path / "given.yaml"))
+    assert code == 0, err
+    first, second = out.splitlines()
+    assert "has joined" in first and second.endswith(f"connected to {address}")
+    file = tmp_path / "site" / "site.yaml"
+    assert _client("stop", str(file))[0] == 0
+    # Without a coordinator it starts too, and says so.
+    coordinator.down()
+    code, out, err = _client("start", str(file), "--detach", "--json")
+    told = json.loads(out.splitlines()[-1])
+    assert code == 0 and told["event"] == "started" and not told["connected"] and told["code"] in ("FK747", "FK756")
+    assert json.loads(_client("stop", str(file), "--json")[1]) == {"stopped": told["pid"]}
