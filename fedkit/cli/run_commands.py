@@ -125,16 +125,35 @@ def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder
         sys.stdout.write(f"{path}\n")
 
 
-def replay(run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], json_: Json = False) -> None:
+def replay(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    allow: Annotated[
+        Path | None,
+        typer.Option("--allow", metavar="FILE", help="The coordinator's table of models that it installed."),
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Do a run again and say whether every round's model is identical.
 
-    A run with secure noise is not trained again: its recorded updates are folded again.
+    A run with secure noise is not trained again: its recorded updates are folded again. Where its model was installed
+    at the coordinator, install it here too; FILE names it.
 
     Example: fedkit replay runs/20260101-120000-heart_disease
     """
     from fedkit.simulation.replay import replay as run_again
 
-    found = run_again(run)
+    models = None
+    if allow is not None:
+        from fedkit.governance.allow import allowed_models
+        from fedkit.governance.site_file import read_allow_file
+        from fedkit.runs.directory import MANIFEST, read_json
+        from fedkit.runs.manifest import check_manifest
+
+        manifest = read_json(run / MANIFEST)
+        check_manifest(run / MANIFEST, manifest)
+        # Of the others nothing needs to be installed here.
+        models = allowed_models(read_allow_file(allow), manifest["model"]["name"])
+    found = run_again(run, models=models)
     if json_:
         _print_json(found.to_dict())
     else:

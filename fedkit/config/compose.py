@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from fedkit.config.arguments import MODEL_ARGUMENTS, STRATEGY_ARGUMENTS
-from fedkit.config.build import UNSET, Findings, build
+from fedkit.config.build import Findings, build
 from fedkit.config.check import check
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.locate import (
@@ -27,6 +25,7 @@ from fedkit.config.locate import (
 from fedkit.config.overrides import Overrides, read_overrides
 from fedkit.config.overrides import expand_sweep as expand_sweep
 from fedkit.config.schema import register
+from fedkit.config.settling import Experiment, settle
 from fedkit.config.wording import redacted
 from fedkit.config.yaml_shape import shape_problem
 from fedkit.errors import ConfigError
@@ -34,17 +33,12 @@ from fedkit.errors import ConfigError
 _LOCK = threading.Lock()  # Hydra keeps the current composition in a global
 
 
-@dataclass(frozen=True)
-class _Experiment:
-    """An experiment file: where it lies and what it says by itself."""
-
-    name: str
-    path: Path
-    says: Mapping[str, Any]
-
-
 def compose(
-    name: str | None = None, overrides: Sequence[str] = (), config_dir: Path | str | None = None
+    name: str | None = None,
+    overrides: Sequence[str] = (),
+    config_dir: Path | str | None = None,
+    *,
+    models: Collection[str] = (),
 ) -> ExperimentConfig:
     """Compose and check one experiment.
 
@@ -52,6 +46,7 @@ def compose(
         name: an experiment's name; None for the defaults. A ``key=value`` in its place is taken as an override.
         overrides: ``key=value`` in Hydra's grammar; the last word.
         config_dir: a folder of the user's with groups as subfolders and, in ``experiments/``, experiments.
+        models: names of models that are installed elsewhere; of their arguments only the types are checked.
 
     Returns:
         The resolved config. A relative ``data.source.path`` has become absolute: it is relative to the YAML file that
@@ -73,8 +68,10 @@ def compose(
     if hidden := list(_interpolations(raw)):
         found.problems.extend(f"{key} holds ${{...}}, which is not evaluated; write the value itself" for key in hidden)
         _refuse(found)
-    _settle(raw, given, experiment, option_files("data", folder).get(choices.get("data", "")))
-    config = build(raw, found)
+    own = given.choices.get("model", "") in models
+    said = _loaded(option_files("model", folder)[given.choices["model"]], found) if own else {}
+    settle(raw, given, experiment, option_files("data", folder).get(choices.get("data", "")), said)
+    config = build(raw, found, models=models)
     found.add_unrelated(check(config))
     _refuse(found)
     return config
@@ -85,7 +82,7 @@ def _refuse(found: Findings) -> None:
         raise ConfigError([redacted(text) for text in dict.fromkeys(found.problems)])
 
 
-def _experiment(name: str, given: Overrides, folder: Path | None, found: Findings) -> _Experiment:
+def _experiment(name: str, given: Overrides, folder: Path | None, found: Findings) -> Experiment:
     files = experiment_files(folder)
     if name not in files:
         found.problems.insert(0, unknown_experiment(name, folder))
@@ -106,11 +103,11 @@ def _experiment(name: str, given: Overrides, folder: Path | None, found: Finding
             if group in GROUPS and group not in given.choices and option not in option_files(group, folder):
                 found.problems.append(f"experiment {name}: {unknown_option(group, str(option), folder)}")
                 _refuse(found)
-    return _Experiment(name, files[name], says)
+    return Experiment(name, files[name], says)
 
 
 def _loaded(path: Path, found: Findings) -> Mapping[str, Any]:
-    """Return what one YAML file says; what cannot be read is noted with file and line, its text unquoted."""
+    """What one YAML file says; what cannot be read is noted with file and line, its text unquoted."""
     from omegaconf import OmegaConf
 
     try:
@@ -128,7 +125,7 @@ def _loaded(path: Path, found: Findings) -> Mapping[str, Any]:
 
 
 def _merged(
-    given: Overrides, experiment: _Experiment | None, folder: Path | None, found: Findings
+    given: Overrides, experiment: Experiment | None, folder: Path | None, found: Findings
 ) -> tuple[dict[str, Any], Mapping[str, str]]:
     """Return the merged plain values and the option chosen in each group."""
     lines = list(given.lines)
@@ -225,67 +222,3 @@ def _interpolations(value: Any, key: str = "") -> Iterator[str]:
             yield from _interpolations(inner, key)
     elif isinstance(value, str) and "${" in value:
         yield key
-
-
-def _settle(raw: dict[str, Any], given: Overrides, experiment: _Experiment | None, data_file: Path | None) -> None:
-    """Give the merged values their last form: paths, the run's name, what a chosen option makes meaningless."""
-    says = experiment.says if experiment else {}
-    if raw.get("name") is None:
-        data = raw.get("data")
-        raw["name"] = experiment.name if experiment else data.get("name", UNSET) if isinstance(data, dict) else UNSET
-    _absolute(raw, given, experiment, data_file)
-    _drop_empty_partition(raw)
-    privacy = raw.get("privacy")
-    chosen = "privacy" in given.choices or "privacy.mode" in given.values
-    if chosen and isinstance(privacy, dict) and privacy.get("mode") == "none":
-        for key in {"epsilon", "delta", "noise_multiplier", "max_grad_norm"} & set(privacy):
-            if f"privacy.{key}" not in given.values:
-                privacy[key] = None
-        evaluation = privacy.get("evaluation")
-        for key in ("noise_multiplier", "share"):
-            if isinstance(evaluation, dict) and f"privacy.evaluation.{key}" not in given.values:
-                evaluation[key] = None
-    for group, table in (("model", MODEL_ARGUMENTS), ("strategy", STRATEGY_ARGUMENTS)):
-        section = raw.get(group)
-        if (group in given.choices or f"{group}.name" in given.values) and isinstance(section, dict):
-            # The experiment set these for the model or strategy that the command line has just replaced.
-            own = table.get(str(section.get("name")), {})
-            others = {key for arguments in table.values() for key in arguments if key not in own}
-            meant = says.get(group)
-            for key in others.intersection(section, meant if isinstance(meant, dict) else ()):
-                if f"{group}.{key}" not in given.values:
-                    del section[key]
-
-
-def _drop_empty_partition(raw: dict[str, Any]) -> None:
-    data = raw.get("data")
-    partition = data.get("partition") if isinstance(data, dict) else None
-    if isinstance(data, dict) and partition == {"kind": UNSET, "sites": UNSET, "alpha": 0.5, "seed": 0}:
-        data["partition"] = None
-
-
-def _absolute(raw: dict[str, Any], given: Overrides, experiment: _Experiment | None, data_file: Path | None) -> None:
-    data = raw.get("data")
-    source = data.get("source") if isinstance(data, dict) else None
-    if not isinstance(source, dict) or source.get("kind") == "builtin":
-        return
-    for key in ("path", "url_file"):
-        value = source.get(key)
-        if not isinstance(value, str) or value in ("", UNSET):
-            continue
-        if f"data.source.{key}" in given.values:
-            base = Path.cwd()
-        elif experiment and _says(experiment.says, "data", "source", key):
-            base = experiment.path.parent
-        else:
-            base = data_file.parent if data_file else Path.cwd()
-        # Not resolve(): the path is printed as it was written, links included.
-        source[key] = str(Path(base.absolute(), Path(value).expanduser()))
-
-
-def _says(says: Any, *keys: str) -> bool:
-    for key in keys:
-        if not isinstance(says, Mapping) or key not in says:
-            return False
-        says = says[key]
-    return True

@@ -60,8 +60,11 @@ def to_yaml(config: ExperimentConfig) -> str:
     return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=readable, width=120))
 
 
-def from_yaml(text: str) -> ExperimentConfig:
+def from_yaml(text: str, *, models: Collection[str] = ()) -> ExperimentConfig:
     """Return the config that ``to_yaml`` wrote.
+
+    Args:
+        models: names of further models that somebody has installed.
 
     Raises:
         ConfigError: no YAML, no mapping, or anything that ``from_dict`` refuses.
@@ -71,7 +74,7 @@ def from_yaml(text: str) -> ExperimentConfig:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         raise ConfigError([f"the config is no valid YAML{f', line {mark.line + 1}' if mark else ''}"]) from None
-    return from_dict(values)
+    return from_dict(values, models=models)
 
 
 def digest(config: ExperimentConfig) -> str:

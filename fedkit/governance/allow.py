@@ -1,4 +1,5 @@
-"""A site's installed functions: named by an entry of its own file, run only if their package is the one it wrote down.
+"""Installed functions: named by an entry of a site's or coordinator's own file, run only if their package is the one
+that it wrote down.
 
 What they import beyond their own package is not looked at.
 
@@ -74,7 +75,7 @@ def package_hash(path: str) -> str:
 
 
 def allowed_function(entry: Allowed, what: str, *, code: str = "FK563") -> Callable[..., Any]:
-    """The installed function behind an entry of a site's file.
+    """The installed function behind an entry of a site's or a coordinator's own file.
 
     Args:
         what: how messages call it, such as ``model our_model``.
@@ -92,7 +93,7 @@ def allowed_function(entry: Allowed, what: str, *, code: str = "FK563") -> Calla
         raise FederationError(f"{what}: {error.message}", code=code, remedy=error.remedy) from None
     if found != entry.sha256:
         raise FederationError(
-            f"{what}: the package of {module_name} has the hash {found[:12]}..., and the site's file names"
+            f"{what}: the package of {module_name} has the hash {found[:12]}..., and the allow table names"
             f" {entry.sha256[:12]}...",
             code=code,
             remedy=f"read what changed; then write sha256: {found}",
@@ -108,6 +109,25 @@ def allowed_function(entry: Allowed, what: str, *, code: str = "FK563") -> Calla
         raise FederationError(f"{what}: {module_name} has no function {name}", code=code, remedy="correct import")
     result: Callable[..., Any] = function
     return result
+
+
+def check_packages(entries: Mapping[str, Allowed], *, code: str = "FK563") -> None:
+    """Refuse an entry whose package is not the one that was written down; none of it is run.
+
+    Raises:
+        FederationError: ``code``.
+    """
+    for name, entry in entries.items():
+        try:
+            found = package_hash(entry.path)
+        except FederationError as error:
+            raise FederationError(f"allow: {name}: {error.message}", code=code, remedy=error.remedy) from None
+        if found != entry.sha256:
+            raise FederationError(
+                f"allow: the package of {name} has the hash {found}, and the file names {entry.sha256}",
+                code=code,
+                remedy=f"read what changed; then write sha256: {found}",
+            )
 
 
 def allowed_models(entries: Mapping[str, Allowed], name: str) -> dict[str, Callable[..., nn.Module]]:

@@ -137,6 +137,13 @@ def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None
     return SiteFile(site, path, datasets, limits, device, disclose, models, sources), []
 
 
+def allow_table_of(values: Mapping[str, Any], base: Path) -> tuple[dict[str, Allowed], list[str]]:
+    """A coordinator's installed models and the problems of their table; it is fit for use only if there are none."""
+    found = _Reader(base)
+    top = found.mapping(dict(values), "", ("models",))
+    return _allowed(found, top.get("models"), "models", MODEL_ARGUMENTS), found.problems
+
+
 def _data(
     found: _Reader, site: str, name: str, value: Any, models: Mapping[str, Any], sources: Mapping[str, Any]
 ) -> SiteData:
@@ -272,7 +279,10 @@ def _allowed(found: _Reader, value: Any, key: str, ours: Any) -> dict[str, Allow
         if not _IMPORT.fullmatch(path):
             found.add(f"{key}.{name}.import", f"is {shown(raw.get('import'))}; write package.module:function")
         if not _SHA256.fullmatch(digest):
-            found.add(f"{key}.{name}.sha256", "is not 64 hex digits; `fedkit client hash` prints those of a package")
+            found.add(
+                f"{key}.{name}.sha256",
+                "is not 64 hex digits; `fedkit client hash`, or `fedkit server hash`, prints those of a package",
+            )
         allowed[name] = Allowed(path, digest)
     return allowed
 

@@ -1,5 +1,7 @@
 """A site's own file, ``site.yaml``: what it has, what it allows and what it gives; nobody else's word counts.
 
+Of a coordinator's there is ``allow.yaml``, which lists the models that it has installed beside fedkit's own.
+
 ::
 
     FK120  a file that cannot be read, or anything wrong in it, all of it at once
@@ -15,7 +17,8 @@ import yaml
 
 from fedkit.config.yaml_shape import shape_problem
 from fedkit.errors import ConfigError
-from fedkit.governance.site_checks import site_file_of
+from fedkit.governance.site_checks import allow_table_of, site_file_of
+from fedkit.governance.terms import Allowed
 from fedkit.governance.terms import SiteFile as SiteFile
 
 CODE = "FK120"
@@ -30,15 +33,30 @@ def read_site_file(path: Path | str) -> SiteFile:
     Guarantee: no row is read, no code of the allow tables is run, and nothing of the environment is put in.
     """
     path = Path(path).absolute()
-    found, problems = site_file_of(_loaded(path), path.parent)
+    found, problems = site_file_of(_loaded(path, "make one with `fedkit client init`", "site: NAME"), path.parent)
     if problems or found is None:
         raise ConfigError([f"{path.name}: {problem}" for problem in dict.fromkeys(problems)], code=CODE)
     return found
 
 
-def _loaded(path: Path) -> Mapping[str, Any]:
+def read_allow_file(path: Path | str) -> dict[str, Allowed]:
+    """Read the literal table of installed models that stands by itself: ``models: {NAME: {import: ..., sha256: ...}}``.
+
+    Raises:
+        ConfigError: FK120, every problem at once.
+
+    Guarantee: no code of the table is run.
+    """
+    path = Path(path).absolute()
+    found, problems = allow_table_of(_loaded(path, "name the one that the coordinator has", "models:"), path.parent)
+    if problems:
+        raise ConfigError([f"{path.name}: {problem}" for problem in dict.fromkeys(problems)], code=CODE)
+    return found
+
+
+def _loaded(path: Path, make: str, begin: str) -> Mapping[str, Any]:
     if not path.is_file():
-        raise ConfigError([f"there is no file {path}; make one with `fedkit client init`"], code=CODE)
+        raise ConfigError([f"there is no file {path}; {make}"], code=CODE)
     if problem := shape_problem(path):
         raise ConfigError([problem], code=CODE)
     try:
@@ -55,7 +73,7 @@ def _loaded(path: Path) -> Mapping[str, Any]:
     if twice:
         raise ConfigError([f"{path.name}:{line} has the key {key!r} twice" for key, line in twice], code=CODE)
     if not isinstance(values, dict):
-        raise ConfigError([f"{path.name} holds no keys and values; begin with site: NAME"], code=CODE)
+        raise ConfigError([f"{path.name} holds no keys and values; begin with {begin}"], code=CODE)
     return values
 
 

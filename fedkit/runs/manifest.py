@@ -65,7 +65,8 @@ def describe(
 
     Args:
         parameters: number of parameters of the model.
-        model_source: ``config``, or ``python`` where the caller passed an object (replay then needs it again).
+        model_source: ``config``, or ``python`` where the caller passed an object (replay then needs it again), or
+            ``installed`` where the config names one that the coordinator had installed (likewise).
         strategy_source: the same for the strategy.
         notes: what the reader must know, such as sites left out.
     """

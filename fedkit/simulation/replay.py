@@ -6,7 +6,7 @@ again, which proves the aggregation, not the training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,13 @@ def replay(
     data: Mapping[str, Any] | None = None,
     task: Task | None = None,
     strategy: Strategy | None = None,
+    models: Mapping[str, Callable[..., nn.Module]] | None = None,
 ) -> Replay:
     """Execute a run again and compare every round's model bit by bit.
 
     Args:
         model: the same as given to ``simulate``, where the run had one given in Python; likewise the others.
+        models: for a deployed run of a model that its coordinator had installed, that model's function by its name.
 
     Raises:
         RunError: no run there, its files are broken or do not fit together, a plan states less than it costs, the
@@ -82,7 +84,14 @@ def replay(
     path = Path(run_dir)
     manifest = read_json(path / MANIFEST)
     check_manifest(path / MANIFEST, manifest)
-    config = _read_config(path / CONFIG)
+    installed = manifest["model"]["name"] if manifest["model"]["source"] == "installed" else None
+    if installed is not None and installed not in (models or {}):
+        raise RunError(
+            f"the run's model {installed} was installed at its coordinator, and is not known here",
+            code="FK607",
+            remedy="install its package, and run: fedkit replay RUN --allow allow.yaml (the coordinator's table)",
+        )
+    config = _read_config(path / CONFIG, () if installed is None else (installed,))
     _check_config(path, manifest, config)
     _check_plans(path, manifest)
     recorded = read_digests(path)
@@ -100,7 +109,7 @@ def replay(
     deployed = manifest.get("federation") == "deployed"
     if deployed or (manifest["mode"] != "none" and manifest["noise"] == "secure"):
         how = "refolded"
-        module = _refold(config, manifest, path, compare, model, strategy, last)
+        module = _refold(config, manifest, path, compare, model, strategy, last, models)
     else:
         how = "retrained"
         # The plan's steps and noise derive from the whole run's rounds, not from how far an interrupted one got.
@@ -131,6 +140,7 @@ def _refold(
     model: Callable[[], nn.Module] | None,
     strategy: Strategy | None,
     last: int,
+    models: Mapping[str, Callable[..., nn.Module]] | None,
 ) -> nn.Module:
     directory = RunDirectory(path)
     for number in range(1, last + 1):
@@ -145,7 +155,7 @@ def _refold(
     outputs = len(task["classes"]) if task["kind"] == "multiclass" else 1
     with one_thread():
         if model is None:
-            module = build_model(config.model, tuple(manifest["data"]["input_shape"]), outputs, config.seed)
+            module = build_model(config.model, tuple(manifest["data"]["input_shape"]), outputs, config.seed, models)
         else:
             module = initialise(model, config.seed)
         grid = InProcessGrid(RecordedSites(sites, read))
@@ -169,9 +179,9 @@ def _refold(
     return module
 
 
-def _read_config(path: Path) -> ExperimentConfig:
+def _read_config(path: Path, models: Collection[str]) -> ExperimentConfig:
     try:
-        return from_yaml(read_text(path))
+        return from_yaml(read_text(path), models=models)
     except ConfigError as error:
         raise RunError(f"{path} cannot be used: {error}", code="FK604", remedy="restore the file") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,13 +15,17 @@ from fedkit.federation.flower_link import LinkGrid
 from fedkit.federation.job import Job
 from fedkit.federation.keyring import Keyring
 from fedkit.federation.rounds import RoundLoop
+from fedkit.governance.allow import allowed_models
+from fedkit.governance.terms import Allowed
 from fedkit.models.flat import pack, shapes
 from fedkit.runs.journal import Journal, open_journal
 from fedkit.simulation.local import epsilon_by_site, evaluation_rounds, one_thread
 from fedkit.simulation.prepare import Prepared, strategy_for
 from fedkit.storage.keys import SigningKey
+from fedkit.types import ClientUpdate, Float32, RoundReport
 from fedkit_server.record import open_record
 from fedkit_server.requests import Requests
+from fedkit_server.usage import Meter
 
 
 def execute(
@@ -35,6 +39,7 @@ def execute(
     stop: Callable[[], bool],
     tell: Callable[[Event], None],
     goodbye: float,
+    models: Mapping[str, Allowed],
 ) -> str:
     """Run a job, or what its journal says is left of it; one that failed goes on with the round in which it did.
 
@@ -44,6 +49,7 @@ def execute(
         key: the coordinator's.
         stop: polled; True ends the run for good. What it raises leaves the journal open.
         goodbye: seconds to wait for sites to free what remains of their holds.
+        models: those that the coordinator has installed beside fedkit's own.
 
     Returns:
         complete, degraded, failed or stopped. After ``failed`` the sites' holds stay, so that the run can be resumed
@@ -52,14 +58,22 @@ def execute(
     Raises:
         FedkitError: the plans, the model, the strategy or the journal cannot be used.
     """
-    record = open_record(path, job)
+    record = open_record(path, job, allowed_models(models, job.config.model.name))
     requests = Requests(job, keyring, key)
     with one_thread(), closing(open_journal(path / "journal")) as journal:
         if (point := journal.load()) is not None and point.outcome == "failed":
             journal.reopen()
         loop = _loop(record.prepared, grid, nodes, requests, journal, stop, tell)
-        finish = loop.run(pack(record.prepared.model), record.on_round)
-    usage = {"bytes_received": dict(sorted(_by_site(grid, nodes).items()))}
+        meter = Meter(path, grid, nodes)
+
+        def on_round(report: RoundReport, parameters: Float32, updates: Sequence[ClientUpdate]) -> None:
+            record.on_round(report, parameters, updates)
+            meter.save()
+
+        try:
+            finish = loop.run(pack(record.prepared.model), on_round)
+        finally:
+            usage = meter.save()
     result = record.finish(finish, usage)
     if finish.outcome != "failed":
         _say_goodbye(grid, nodes, requests, finish.rounds, goodbye)
@@ -98,11 +112,6 @@ def _loop(
         stop=stop,
         on_progress=tell,
     )
-
-
-def _by_site(grid: LinkGrid, nodes: Mapping[str, int]) -> dict[str, int]:
-    names = {node: site for site, node in nodes.items()}
-    return {names[node]: size for node, size in grid.bytes_by_node.items() if node in names}
 
 
 def _say_goodbye(grid: LinkGrid, nodes: Mapping[str, int], requests: Requests, rounds: int, seconds: float) -> None:

@@ -11,6 +11,8 @@ from fedkit.config.locate import NAME
 from fedkit.errors import DeploymentError
 from fedkit.federation import statements
 from fedkit.federation.keyring import Keyring, open_keyring
+from fedkit.governance.site_file import read_allow_file
+from fedkit.governance.terms import Allowed
 from fedkit.storage.keys import SigningKey, create_signing_key, fingerprint, load_signing_key
 from fedkit.storage.private import make_folder, replace, require_private, write_new
 from fedkit_server import pki
@@ -97,6 +99,10 @@ class ServerFolder:
         return self.path / "runs"
 
     @property
+    def allow_file(self) -> Path:  # noqa: D102
+        return self.path / "allow.yaml"
+
+    @property
     def pid_file(self) -> Path:  # noqa: D102
         return self.path / "server.pid"
 
@@ -126,6 +132,14 @@ class ServerFolder:
                 remedy="update fedkit on this host",
             )
         return settings
+
+    def models(self) -> dict[str, Allowed]:
+        """The models that ``allow.yaml`` lists beside fedkit's own; none where there is no such file.
+
+        Raises:
+            ConfigError: FK120, every problem of the file at once.
+        """
+        return read_allow_file(self.allow_file) if self.allow_file.exists() else {}
 
     def read(self, path: Path) -> bytes:
         """One of the folder's files.

@@ -1,4 +1,4 @@
-"""``fedkit server init | start | halt | rotate``: on the coordinator's own host."""
+"""``fedkit server init | start | halt | rotate | hash``: on the coordinator's own host."""
 
 from __future__ import annotations
 
@@ -169,3 +169,17 @@ def rotate(
         text += f"the coordinator's key is now {fingerprint}; {voided} open invitations are void, make them anew\n"
     found = {"certificate_expires_at": ends.isoformat(), "coordinator": fingerprint, "voided_invitations": voided}
     show(found, f"{text}next: `fedkit server start {folder}`", json_=json_)
+
+
+def hash_(
+    function: Annotated[str, typer.Argument(metavar="PACKAGE.MODULE:NAME", help="What allow.yaml is to list.")],
+    json_: Json = False,
+) -> None:
+    """The hash of an installed package, to be written into DIR/allow.yaml; runs none of it.
+
+    Example: fedkit server hash our_package.models:two_layers
+    """
+    from fedkit.governance.allow import package_hash
+
+    found = package_hash(function)
+    show({"import": function, "sha256": found}, f"import: {function}\nsha256: {found}", json_=json_)

@@ -67,6 +67,7 @@ def status(call: Call) -> dict[str, Any]:
         "name": settings.name,
         "federation": settings.federation,
         "version": __version__,
+        "models": sorted(state.models),
         "wire": wire.version_text(),
         "you": {"name": call.user.name, "role": call.user.role},
         "sites": {"enrolled": len(sites), "online": sum(site.node_id in online for site in sites)},
@@ -124,14 +125,15 @@ def keyring(call: Call) -> dict[str, Any]:
 def submit(call: Call) -> dict[str, Any]:
     """Begin a run. The job's signature is its authority; the token says only who may speak here."""
     text = call.fields({"job": str})["job"]
-    job = open_job(text, call.state.keyring, call.state.settings.federation, call.state.clock())
+    state = call.state
+    job = open_job(text, state.keyring, state.settings.federation, state.clock(), models=state.models)
     if job.submitter != call.user.name:
         raise DeploymentError(
             f"the job is signed by {job.submitter}, and the token is {call.user.name}'s",
             code="FK721",
             remedy="submit it with the submitter's own profile",
         )
-    if call.state.store.run(job.run) is not None:
+    if state.store.run(job.run) is not None:
         raise DeploymentError(f"the run {job.run} is known already", code="FK723", remedy="sign a new job")
     return {"run": call.runs.submit(text)}
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.data.declared import feature_names, task_of
@@ -34,8 +35,11 @@ MOST_RECORDED = 2 * 2**30
 JOB = "job.json"
 
 
-def declared_run(config: ExperimentConfig) -> Prepared:
+def declared_run(config: ExperimentConfig, models: Mapping[str, Callable[..., nn.Module]] | None = None) -> Prepared:
     """A run as its declarations describe it: sites without a row, plans, the untrained model.
+
+    Args:
+        models: those that the coordinator has installed, by name.
 
     Raises:
         FedkitError: plans or a model that cannot be.
@@ -54,7 +58,8 @@ def declared_run(config: ExperimentConfig) -> Prepared:
         scaling=data.scaling,
         fingerprints=dict.fromkeys(data.records, ""),
     )
-    return Prepared(config, dataset, declared_model(config), declared_plans(config), "config", "config")
+    source = "installed" if config.model.name in (models or {}) else "config"
+    return Prepared(config, dataset, declared_model(config, models), declared_plans(config), source, "config")
 
 
 @dataclass
@@ -131,8 +136,11 @@ class Record:
         )
 
 
-def open_record(path: Path, job: Job) -> Record:
+def open_record(path: Path, job: Job, models: Mapping[str, Callable[..., nn.Module]] | None = None) -> Record:
     """Make the folder of a run, or open it again.
+
+    Args:
+        models: as in :func:`declared_run`.
 
     Raises:
         FedkitError: plans or a model that cannot be; a folder that cannot be read or written.
@@ -140,7 +148,7 @@ def open_record(path: Path, job: Job) -> Record:
     # Quorum and deadline are the job's own: a replay samples and counts as the run did.
     federation = replace(job.config.federation, min_sites=job.min_sites, timeout=job.deadline)
     config = replace(job.config, federation=federation)
-    prepared = declared_run(config)
+    prepared = declared_run(config, models)
     directory = RunDirectory(path)
     size = sum(parameter.numel() for parameter in prepared.model.parameters())
     bytes_ = 4 * size * len(prepared.local.sites) * federation.num_rounds
@@ -159,11 +167,12 @@ def open_record(path: Path, job: Job) -> Record:
         prepared.dataset,
         prepared.local.sites,
         parameters=size,
-        model_source="config",
+        model_source=prepared.model_source,
         strategy_source="config",
         notes=notes,
     )
     manifest |= {"federation": "deployed", "run": job.run, "study": job.study, "submitter": job.submitter}
+    manifest |= {"federation_id": job.federation, "job": job.digest}
     for site, counts in _declared_counts(prepared).items():
         manifest["data"]["sites"][site] |= {**counts, "train_rows": None, "test_rows": None}
     write_text(path / JOB, job.signed.text + "\n")

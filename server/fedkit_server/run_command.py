@@ -30,7 +30,8 @@ def run(
         str | None, typer.Option("--study", metavar="NAME", help="For the sites' ledgers; by default the run's name.")
     ] = None,
     config_dir: Annotated[
-        Path | None, typer.Option("--config-dir", metavar="DIR", help="A folder with experiments of your own.")
+        Path | None,
+        typer.Option("--config-dir", metavar="DIR", help="A folder with groups and experiments of your own."),
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the run is submitted.")] = False,
     profile: Profile = None,
@@ -39,16 +40,18 @@ def run(
     """Submit a run, signed with your key, and watch it.
 
     Refused before anything is asked of a site: a site that is unknown, absent or revoked, or that does not offer the
-    data set, model, strategy or epsilon.
+    data set, model, strategy or epsilon. DIR/model/NAME.yaml makes a model known by its name: it must be installed at
+    the coordinator and at each site.
 
     Example: fedkit server run heart_disease privacy.epsilon=1 --sites north,south --min-sites 2
     """
-    from fedkit_server.submission import composed, sign, with_sites
+    from fedkit_server.submission import composed, require_model, sign, with_sites
 
     remote = connect(profile)
     key = remote.profile.key()
     name, overrides = name_and_overrides(words or [])
     config = composed(name, overrides, config_dir)
+    require_model(config, remote.get("/status").get("models", ()))
     names = [word.strip() for word in sites.split(",") if word.strip()]
     quorum = len(names) if min_sites is None else min_sites
     config = with_sites(config, remote.get("/sites")["sites"], names, quorum, deadline)

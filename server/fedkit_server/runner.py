@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.events import Event
-from fedkit.federation.flower_link import Link, LinkGrid
+from fedkit.federation.flower_link import Link
 from fedkit.federation.job import Job, open_job
 from fedkit.federation.keyring import Keyring
+from fedkit.governance.terms import Allowed
 from fedkit.storage.keys import SigningKey
 from fedkit_server.log_of_run import RunLog
+from fedkit_server.progress import progress_of
 from fedkit_server.store import RunRow, Store
 
 _LOG = logging.getLogger("fedkit.server")
-_GOODBYE_SECONDS = 5.0
 
 
 class _ShuttingDown(Exception):
@@ -36,11 +37,23 @@ class Runner:
         folder: the coordinator's; runs lie in ``runs/``.
         key: the coordinator's, which signs orders.
         keyring: the newest one.
+        models: those that this coordinator has installed beside fedkit's own.
+        goodbye: seconds for which the sites are waited for at a run's end.
     """
 
-    def __init__(self, folder: Path, link: Link, store: Store, key: SigningKey, keyring: Callable[[], Keyring]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        link: Link,
+        store: Store,
+        key: SigningKey,
+        keyring: Callable[[], Keyring],
+        *,
+        models: Mapping[str, Allowed] | None = None,
+        goodbye: float = 5.0,
+    ) -> None:
         self._folder, self._link, self._store = folder / "runs", link, store
-        self._key, self._keyring = key, keyring
+        self._key, self._keyring, self._models, self._goodbye = key, keyring, models or {}, goodbye
         self._logs: dict[str, RunLog] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._stopping: set[str] = set()
@@ -60,8 +73,7 @@ class Runner:
         Raises:
             FedkitError: the job is refused, or its run is known (FK730).
         """
-        ring = self._keyring()
-        job = open_job(job_text, ring, ring.federation, time.time())
+        job = self._open(job_text)
         self._check_sites(job)
         if not self._store.add_run(job.run, job.signed.text, job.name, job.submitter, time.time()):
             raise DeploymentError(
@@ -69,6 +81,10 @@ class Runner:
             )
         self._wake()
         return job.run
+
+    def _open(self, text: str) -> Job:
+        ring = self._keyring()
+        return open_job(text, ring, ring.federation, time.time(), models=self._models)
 
     def _check_sites(self, job: Job) -> None:
         enrolled = {site.name for site in self._store.sites() if site.revoked_at is None}
@@ -126,8 +142,17 @@ class Runner:
         """
         row = self._row(run)
         found = {"run": run, "name": row.name, "submitter": row.submitter, "submitted_at": row.submitted_at}
-        found |= {"state": row.state, "outcome": row.outcome, "round": 0, "rounds": None, "bytes": 0}
-        return found | self._progress.get(run, {})
+        return found | {"state": row.state, "outcome": row.outcome} | self._progress_of(row)
+
+    def _progress_of(self, row: RunRow) -> dict[str, Any]:
+        with self._changed:
+            known = self._progress.get(row.run)
+        if known is None:
+            # What earlier processes have done is in the run's folder.
+            read = progress_of(row.job, self._folder / row.run)
+            with self._changed:
+                known = self._progress.setdefault(row.run, read)
+        return dict(known)
 
     def close(self) -> None:
         """Stop so that the next start goes on, and return when that is done."""
@@ -194,11 +219,12 @@ class Runner:
     def _run(self, row: RunRow) -> tuple[str, str]:
         # Imported here: an idle coordinator has no torch in memory.
         from fedkit_server.execution import execute
+        from fedkit_server.usage import MeteredGrid
 
-        ring = self._keyring()
-        job = open_job(row.job, ring, ring.federation, time.time())
+        job = self._open(row.job)
         nodes = {site.name: site.node_id for site in self._store.sites() if site.revoked_at is None}
-        log, progress = self._log(row.run), self._progress.setdefault(row.run, {})
+        self._progress_of(row)
+        log, progress = self._log(row.run), self._progress[row.run]
 
         def stop() -> bool:
             if self._closing:
@@ -206,11 +232,13 @@ class Runner:
             return row.run in self._stopping
 
         def tell(event: Event) -> None:
-            progress.update(round=event.round, rounds=job.config.federation.num_rounds)
+            progress["round"] = event.round
+            progress["bytes"] = before + sum(grid.bytes_by_node.values())
             log.add(event)
 
         flower_run = self._link.begin_run()
-        grid = LinkGrid(self._link, flower_run, spool=self._folder / row.run)
+        grid = MeteredGrid(self._link, flower_run, spool=self._folder / row.run)
+        before = progress["bytes"]
         try:
             finish = execute(
                 job,
@@ -222,9 +250,10 @@ class Runner:
                 keyring=self._keyring,
                 stop=stop,
                 tell=tell,
-                goodbye=_GOODBYE_SECONDS,
+                goodbye=self._goodbye,
+                models=self._models,
             )
         finally:
-            progress["bytes"] = sum(grid.bytes_by_node.values())
+            progress["bytes"] = before + sum(grid.bytes_by_node.values())
             self._link.end_run(flower_run)
         return ("failed" if finish == "failed" else "finished"), finish

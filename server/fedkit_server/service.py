@@ -17,6 +17,7 @@ from fedkit import __version__
 from fedkit.errors import DeploymentError
 from fedkit.federation.flower_api import superlink_app
 from fedkit.federation.flower_link import Link
+from fedkit.governance.allow import check_packages
 from fedkit_server import logs, pki
 from fedkit_server.access import Access
 from fedkit_server.api import make_api
@@ -47,6 +48,8 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
 
     Raises:
         DeploymentError: FK708, another process serves the folder; FK709, a port is taken; FK710, the certificate.
+        ConfigError: FK120, ``allow.yaml``.
+        FederationError: FK563, it lists a package that is another one now.
     """
     os.umask(0o077)
     settings = folder.settings()
@@ -54,6 +57,8 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
     with ExitStack() as stack:
         stack.enter_context(hold(folder.pid_file))
         check_certificate(folder)
+        models = folder.models()
+        check_packages(models)
         # Before anything of Flower runs, so that a taken port costs nothing.
         listening = stack.enter_context(_listen(address, settings.port))
         logs.configure(folder.log, screen=screen)
@@ -62,7 +67,7 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
         store = Store(folder.database)
         stack.callback(store.close)
         link = Link.open(folder.link)
-        state = State(folder, settings, store, link)
+        state = State(folder, settings, store, link, models=models)
         # An altered keyring or a key that is not its own ends the start here.
         state.keyring  # noqa: B018
         state.reconcile()
@@ -101,7 +106,9 @@ def check_certificate(folder: ServerFolder) -> None:
 def _runner(state: State) -> Runs:
     from fedkit_server.runner import Runner
 
-    return Runner(state.folder.path, state.link, state.store, state.folder.key(), lambda: state.keyring)
+    return Runner(
+        state.folder.path, state.link, state.store, state.folder.key(), lambda: state.keyring, models=state.models
+    )
 
 
 def _server(state: State, runs: Runs, up: Callable[[], None]) -> uvicorn.Server:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.flower_link import Link
 from fedkit.federation.keyring import Keyring, Member, extend
+from fedkit.governance.terms import Allowed
 from fedkit_server.folder import ServerFolder, Settings
 from fedkit_server.store import SiteRow, Store
 
@@ -20,6 +21,7 @@ class State:
 
     Attributes:
         clock: seconds since the epoch.
+        models: those that this coordinator has installed beside fedkit's own, as ``allow.yaml`` lists them.
     """
 
     folder: ServerFolder
@@ -27,6 +29,7 @@ class State:
     store: Store
     link: Link
     clock: Callable[[], float] = time.time
+    models: Mapping[str, Allowed] = field(default_factory=dict)
     failed_logins: int = 0
     _keyring: Keyring | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)

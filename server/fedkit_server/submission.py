@@ -41,10 +41,42 @@ def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None
             code="FK729",
             remedy="leave it out, or simulate: `fedkit simulate`",
         )
-    config = compose(name, overrides, config_dir)
+    config = compose(name, overrides, config_dir, models=own_models(config_dir))
     if config.privacy.mode == "none":
         return config
     return replace(config, privacy=replace(config.privacy, noise="secure"))
+
+
+def own_models(config_dir: Path | None) -> tuple[str, ...]:
+    """Names of the models in the user's own folder, ``DIR/model/NAME.yaml``: installed where the run goes, not here.
+
+    Raises:
+        ConfigError: FK102, there is no such folder.
+    """
+    from fedkit.config.locate import option_files, user_folder
+
+    ours = option_files("model", None)
+    return tuple(name for name in option_files("model", user_folder(config_dir)) if name not in ours)
+
+
+def require_model(config: ExperimentConfig, known: Sequence[str]) -> None:
+    """Refuse a model that is neither fedkit's own nor listed by the coordinator.
+
+    Args:
+        known: what the coordinator has installed beside fedkit's own.
+
+    Raises:
+        DeploymentError: FK729.
+    """
+    from fedkit.config.arguments import MODEL_ARGUMENTS
+
+    if config.model.name not in (*MODEL_ARGUMENTS, *known):
+        raise DeploymentError(
+            f"the coordinator does not know the model {config.model.name}; beside fedkit's own it lists"
+            f" {', '.join(known) or 'none'}",
+            code="FK729",
+            remedy="list it in the coordinator's allow.yaml and start the coordinator again: see docs/own-model.md",
+        )
 
 
 def with_sites(
@@ -105,9 +137,15 @@ def sign(
     lifetime = min(LONGEST_LIFE, _WEEK + 2 * config.federation.num_rounds * deadline)
     signed = make_job(
         config, federation=profile.federation, run=run, study=study, submitter=profile.name, min_sites=min_sites,
-        deadline=deadline, lifetime=lifetime, key=profile.key(), now=now,
+        deadline=deadline, lifetime=lifetime, key=profile.key(), now=now, models=_installed(config),
     )  # fmt: skip
     return run, signed
+
+
+def _installed(config: ExperimentConfig) -> tuple[str, ...]:
+    from fedkit.config.arguments import MODEL_ARGUMENTS
+
+    return () if config.model.name in MODEL_ARGUMENTS else (config.model.name,)
 
 
 def _absences(sites: Mapping[str, Mapping[str, Any]], names: Sequence[str], min_sites: int) -> Iterator[str]:

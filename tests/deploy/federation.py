@@ -40,9 +40,10 @@ def free_ports(count):
     return ports
 
 
-def environment():
+def environment(library=None):
     # Pages and threads of five processes on two cores: more would only wait for each other.
-    path = os.pathsep.join(str(ROOT / part) for part in (".", "server", "clients"))
+    parts = [str(ROOT / part) for part in (".", "server", "clients")] + ([str(library)] if library else [])
+    path = os.pathsep.join(parts)
     return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 
 
@@ -66,11 +67,15 @@ class Federation:
     def profile(self):
         return self.folder / "admin"
 
-    def fedkit(self, *words, check=True, timeout=120):
+    def library(self, name):
+        """What a party alone has installed beside fedkit."""
+        return self.folder / "lib" / name
+
+    def fedkit(self, *words, check=True, timeout=120, library=None):
         """One command; what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "fedkit", *map(str, words)],
-            cwd=self.folder, env=environment(), capture_output=True, text=True, timeout=timeout,
+            cwd=self.folder, env=environment(library), capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         if check and done.returncode:
             raise AssertionError(f"{words}: status {done.returncode}\n{done.stdout}\n{done.stderr}")
@@ -109,7 +114,7 @@ class Federation:
         log = (self.folder / f"{name}.out").open("ab")
         self.processes[name] = subprocess.Popen(
             [sys.executable, *map(str, words)],
-            cwd=self.folder, env=environment(), stdout=log, stderr=log, start_new_session=True,
+            cwd=self.folder, env=environment(self.library(name)), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         log.close()
 
