@@ -155,7 +155,7 @@ def _private(config: ExperimentConfig) -> Iterator[str]:
             yield (
                 f"privacy.delta is {privacy.delta}; it must be below 1 / {records}, the declared records of {site}: "
                 + (
-                    f"set privacy.delta={least:.2g}"
+                    f"set privacy.delta={least:.0e}"
                     if least < 1 / records
                     else f"correct data.records, as the least delta that can be computed is {_LEAST['delta']:g}"
                 )
