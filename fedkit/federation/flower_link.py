@@ -30,7 +30,6 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.run import Run
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.task_identity import TaskIdentity
@@ -40,6 +39,7 @@ from sqlalchemy import exists, update
 
 from fedkit.errors import FederationError
 from fedkit.federation.flower_arrays import assemble
+from fedkit.federation.flower_store import FileObjectStore
 
 _LOG = logging.getLogger("fedkit.link")
 
@@ -106,10 +106,13 @@ class Link:
     _arriving: dict[str, _Arriving] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, database: Path) -> Link:
-        """Open the state in a SQLite file; made if it is not there."""
-        store = SqlObjectStore(str(database))
-        store.initialize()
+    def open(cls, database: Path, objects: Path) -> Link:
+        """Open the state in a SQLite file; made if it is not there.
+
+        Args:
+            objects: folder for messages under way, emptied here.
+        """
+        store = FileObjectStore(objects)
         state = ObservedLinkState(str(database), NoOpFederationManager(simulation=False), store)
         state.initialize()
         state.link = cls(state)
@@ -239,20 +242,21 @@ class LinkGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Store messages for their nodes; a message that Flower refuses has the id ""."""
         ids = []
-        for message in messages:
-            self._link.keep_run(self._run.run_id)
-            with no_object_id_recompute():
+        # One context for all: what several messages share is hashed once.
+        with no_object_id_recompute():
+            for message in messages:
+                self._link.keep_run(self._run.run_id)
                 message.metadata.__dict__["_message_id"] = message.object_id
                 session = self._state.start_session(self._run.run_id)
                 stored, missing = self._state.store_message_and_object_tree(
                     remove_content_from_message(message), get_object_tree(message), session
                 )
                 wanted = set(missing)
-                for object_id, part in get_all_nested_objects(message).items():
+                for object_id, part in get_all_nested_objects(message).items() if wanted else ():
                     if object_id in wanted:
                         self._state.store_object(self._run.run_id, session, object_id, part.deflate())
-            ids.append(message.metadata.message_id if stored else "")
-            self._link.wake(message.metadata.dst_node_id)
+                ids.append(message.metadata.message_id if stored else "")
+                self._link.wake(message.metadata.dst_node_id)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:

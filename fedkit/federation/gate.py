@@ -277,5 +277,5 @@ def request_digest(run: str, number: int, purpose: str, parameters: Float32, pro
         data = text.encode()
         found.update(struct.pack("<Q", len(data)) + data)
     found.update(struct.pack("<qdQ", number, proximal_mu, len(parameters)))
-    found.update(np.ascontiguousarray(parameters, dtype="<f4").tobytes())
+    found.update(np.ascontiguousarray(parameters, dtype="<f4").data)
     return found.hexdigest()

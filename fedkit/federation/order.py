@@ -126,7 +126,7 @@ def parameters_digest(parameters: Float32) -> str:
     >>> parameters_digest(np.zeros(2, np.float32)) == parameters_digest(np.zeros(2, ">f4"))
     True
     """
-    return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f4").tobytes()).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(parameters, dtype="<f4").data).hexdigest()
 
 
 def _order(signed: Signed, payload: Mapping[str, Any], job: Job, now: float) -> Order:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import to_yaml
 from fedkit.errors import RunError
-from fedkit.runs.updates import as_safetensors
+from fedkit.runs.updates import as_safetensors, model_as_safetensors
 from fedkit.storage.atomic import append_line, write_bytes, write_json, write_parts, write_text
 from fedkit.types import ClientUpdate, Float32, Predictions, RoundReport
 
@@ -63,8 +63,7 @@ class RunDirectory:
 
     def write_model(self, tensors: Mapping[str, Float32], metadata: Mapping[str, str]) -> None:
         """Write named parameters as safetensors (no pickle: a model file must not run code)."""
-        arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-        write_bytes(self.path / MODEL, save(arrays, metadata=dict(metadata)))
+        write_parts(self.path / MODEL, model_as_safetensors(tensors, metadata))
 
     def write_updates(self, number: int, updates: Sequence[ClientUpdate]) -> None:
         """Record a round's updates and weights, so that a run with secure noise can be folded again."""

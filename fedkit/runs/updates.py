@@ -1,14 +1,14 @@
-"""A round's updates as one safetensors file, written without holding all of them."""
+"""A round's updates, or a model, as one safetensors file, written without a copy of what it holds."""
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedkit.types import ClientUpdate
+from fedkit.types import ClientUpdate, Float32
 
 
 def as_safetensors(updates: Sequence[ClientUpdate]) -> Iterator[bytes | memoryview]:
@@ -31,9 +31,30 @@ def as_safetensors(updates: Sequence[ClientUpdate]) -> Iterator[bytes | memoryvi
             "data_offsets": [end, end + size],
         }
         end += size
+    yield _head(header) + b"".join(weights)
+    for update in updates:
+        yield np.ascontiguousarray(update.delta, dtype="<f4").data.cast("B")
+
+
+def model_as_safetensors(tensors: Mapping[str, Float32], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The parts of a file with named float32 parameters.
+
+    Args:
+        metadata: text to be found in the file's header.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    for name, values in tensors.items():
+        size = 4 * values.size
+        header[name] = {"dtype": "F32", "shape": list(values.shape), "data_offsets": [end, end + size]}
+        end += size
+    yield _head(header)
+    for values in tensors.values():
+        yield np.ascontiguousarray(values, dtype="<f4").reshape(-1).view(np.uint8).data
+
+
+def _head(header: Mapping[str, object]) -> bytes:
     text = json.dumps(header).encode()
     # The format wants the data on a multiple of 8.
     text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text + b"".join(weights)
-    for update in updates:
-        yield np.ascontiguousarray(update.delta, dtype="<f4").data.cast("B")
+    return struct.pack("<Q", len(text)) + text

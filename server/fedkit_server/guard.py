@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -10,7 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkit.federation.flower_api import is_empty_pull, node_of_pull, push_problem
+from starlette.concurrency import run_in_threadpool
+
+from fedkit.federation.flower_api import OBJECT_PATHS, answer_object, is_empty_pull, node_of_pull, push_problem
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -21,6 +24,7 @@ MOST_BYTES = 8 * 2**20
 """Largest body of one request; Flower sends an array in parts of 5 MiB."""
 MOST_WAIT = 25.0
 WAIT_HEADER = b"x-fedkit-wait"
+PROTOBUF = b"application/protobuf"
 _PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 
 
@@ -65,6 +69,7 @@ class Guard:
     api: App
     may_control: Callable[[str], bool]
     wakes: Wakes
+    garbage: Garbage = field(default_factory=lambda: Garbage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -97,6 +102,9 @@ class Guard:
             await _refuse(send, 413, f"a request holds at most {MOST_BYTES} bytes")
             return
         path = scope["path"]
+        if path in OBJECT_PATHS:
+            await self._object(scope, body, send)
+            return
         if path == _PUSH and (problem := push_problem(body)):
             await _refuse(send, 403, problem)
             return
@@ -112,6 +120,33 @@ class Guard:
             self.wakes.clear(node)
             answer = await _call(self.flower, scope, body)
         await answer.send(send)
+
+    async def _object(self, scope: Scope, body: bytes, send: Send) -> None:
+        self.garbage.count(len(body))
+        found = await run_in_threadpool(answer_object, self.flower, scope, body)
+        if found is None:
+            await self.flower(scope, _replay(body), send)
+            return
+        del body
+        self.garbage.count(len(found))
+        await _Answer(200, [(b"content-type", PROTOBUF), (b"content-length", str(len(found)).encode())], found).send(
+            send
+        )
+
+
+@dataclass
+class Garbage:
+    """Collects cycles after so many bytes have passed: requests refer to themselves, each with its body."""
+
+    every: int = 64 * 2**20
+    _passed: int = 0
+
+    def count(self, size: int) -> None:
+        """So many bytes have passed."""
+        self._passed += size
+        if self._passed > self.every:
+            self._passed = 0
+            gc.collect()
 
 
 @dataclass
@@ -138,14 +173,13 @@ async def _call(app: App, scope: Scope, body: bytes) -> _Answer:
 
 
 def _replay(body: bytes) -> Receive:
-    sent = False
+    left = [body]
 
     async def receive() -> MutableMapping[str, Any]:
-        nonlocal sent
-        if sent:
+        if not left:
             await asyncio.Event().wait()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
+        # Handed over, not kept: a request that lives on in a cycle would hold it.
+        return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return receive
 

@@ -84,7 +84,7 @@ class Coordinator:
     # Its life
 
     def up(self) -> Coordinator:
-        self.link = Link.open(self.folder / "link.db")
+        self.link = Link.open(self.folder / "link.db", self.folder / "objects")
         wakes = Wakes()
         self.link.on_wake = wakes.wake
         guard = Guard(superlink_app(self.link), self._api, lambda _: False, wakes)

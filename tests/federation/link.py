@@ -55,7 +55,7 @@ class Served:
         self.folder = folder
         self.crt, self.key = certificate(folder)
         self.port = free_port()
-        self.link = Link.open(folder / "link.db")
+        self.link = Link.open(folder / "link.db", folder / "objects")
         self.wakes = Wakes()
         self.link.on_wake = self.wakes.wake
         self.keys, self.connections = {}, []

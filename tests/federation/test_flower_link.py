@@ -164,7 +164,7 @@ def test_a_request_with_more_bytes_than_allowed_is_refused(here, grid):
 
 def test_what_was_asked_survives_the_process(here, grid):
     ids = ask(grid, here.node("north"))
-    again = Link.open(here.folder / "link.db")
+    again = Link.open(here.folder / "link.db", here.folder / "objects-again")
     assert again.state.num_message_ins() >= 1
     again.end_all_runs()
     assert again.state.num_message_ins() == 0

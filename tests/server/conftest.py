@@ -9,7 +9,8 @@ from tests.server.builders import make_coordinator
 @pytest.fixture(scope="session")
 def link(tmp_path_factory):
     """One of Flower's states for all tests: it takes a second to make, and each test looks at its own nodes only."""
-    return Link.open(tmp_path_factory.mktemp("link") / "link.db")
+    folder = tmp_path_factory.mktemp("link")
+    return Link.open(folder / "link.db", folder / "objects")
 
 
 @pytest.fixture

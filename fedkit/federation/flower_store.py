@@ -1,0 +1,76 @@
+"""Flower's object store with the large objects in files: neither memory nor a database holds a model.
+
+What it holds is lost with the process, and need not survive it: a coordinator that starts again asks anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.supercore.inflatable.inflatable_utils import validate_object_content
+from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+
+_SMALL = 2**16
+
+
+class FileObjectStore(InMemoryObjectStore):
+    """Objects of 64 KiB and more lie in ``folder`` under their SHA-256, which nothing else may use."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        self._on_disk: set[str] = set()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(mode=0o700, parents=True)
+
+    def put(self, object_id: str, object_content: bytes) -> None:
+        """Store an object that was announced, once its bytes are found to be what its name says."""
+        if len(object_content) < _SMALL:
+            super().put(object_id, object_content)
+            return
+        if get_object_id(object_content) != object_id:
+            raise ValueError(f"Object ID {object_id} does not match content hash")
+        validate_object_content(content=object_content)
+        path = self._folder / object_id
+        # Written outside the lock: two who bring the same object write the same bytes.
+        scrap = self._folder / f".{object_id}.{id(object_content)}"
+        scrap.write_bytes(object_content)
+        scrap.replace(path)
+        with self.lock_store:
+            entry = self.store.get(object_id)
+            if entry is None:
+                path.unlink(missing_ok=True)
+                # Small as it is, the base class says what is wrong.
+                super().put(object_id, object_content)
+            else:
+                entry.is_available = True
+                self._on_disk.add(object_id)
+
+    def get(self, object_id: str) -> bytes | None:
+        """An object's bytes; empty while it is announced and not there, None if it is neither."""
+        with self.lock_store:
+            if object_id not in self._on_disk:
+                return super().get(object_id)
+            path = self._folder / object_id
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return super().get(object_id)
+
+    def delete(self, object_id: str) -> None:
+        """Delete an object that nobody refers to, and what it alone referred to."""
+        with self.lock_store:
+            super().delete(object_id)
+            if object_id not in self.store and object_id in self._on_disk:
+                self._on_disk.discard(object_id)
+                (self._folder / object_id).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Delete everything."""
+        with self.lock_store:
+            super().clear()
+            self._on_disk.clear()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.mkdir(mode=0o700, parents=True)
