@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-deployed images federation federation-local docs results lock clean
+.PHONY: help demo test test-deploy check bench bench-deployed images federation federation-local docs results lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -25,12 +25,15 @@ $(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt
 demo: $(VENV)/.runtime  ## four hospitals train one model with DP-SGD; says where the report is
 	$(BIN)/fedkit simulate heart_disease --baselines
 
-test: $(VENV)/.dev  ## every test, real processes included
+test: $(VENV)/.dev  ## every test but those of a deployed federation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not deploy"
+
+test-deploy: $(VENV)/.dev  ## real processes, kill -9, stock Flower, and containers where podman is present
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m deploy -rs
 
 check: $(VENV)/.dev  ## the developer's loop: format, lint, types, import contracts, fast tests
 	$(BIN)/ruff format .
