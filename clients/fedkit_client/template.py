@@ -24,7 +24,8 @@ data:
     records:
     # What one unit of privacy is: record, or patient with the column of their ids in unit_column.
     unit:
-    # What all runs together may ever spend on these patients. Fixed at the first start, for good.
+    # What all runs together may ever spend on these patients. Fixed at the first start, for good. The ledger counts
+    # more cautiously than a run states its cost: of 3.0, one run of epsilon 2.7 can be paid, and none of 3.0.
     max_epsilon:
     # Well below 1 / records. Fixed like max_epsilon.
     delta:
