@@ -83,7 +83,7 @@ def pull(
     profile: Profile = None,
     json_: Json = False,
 ) -> None:
-    """Fetch a run's folder: config, manifest, metrics, model, report.
+    """Fetch a run's folder, with config, manifest, metrics, model and report, and show its results.
 
     Example: fedkit server pull 20260101-120000-heart_disease-0a1b2c --profile heart-admin
     """
@@ -98,3 +98,21 @@ def pull(
         remote.download(f"/runs/{segment(run)}/archive", file)
         files = unpack(file, place)
     show({"run": run, "folder": str(place), "files": files}, f"{place}: {len(files)} files", json_=json_)
+    if not json_:
+        _show_results(place)
+
+
+def _show_results(place: Path) -> None:
+    """As a simulation ends; a run that has only begun has nothing to show."""
+    from rich.console import Console
+
+    from fedkit.errors import RunError
+    from fedkit.reporting.reader import read_run
+    from fedkit.reporting.terminal import closing_table
+
+    try:
+        view = read_run(place)
+    except RunError:
+        return
+    report = place / "report.html"
+    Console().print(closing_table(view, report if report.exists() else None))

@@ -4,9 +4,11 @@ import json
 
 import pytest
 from fedkit_server import watching
+from fedkit_server.watch_commands import _show_results
 from fedkit_server.watching import View, follow
 
 from fedkit.errors import DeploymentError
+from tests.reporting.conftest import Fabricated, write
 
 EVENTS = [
     {"n": 1, "at": 10.0, "kind": "round_started", "round": 1, "purpose": None, "site": "", "detail": ""},
@@ -80,3 +82,12 @@ def test_a_coordinator_that_starts_again_is_waited_for(monkeypatch, capsys):
 def test_a_run_that_is_not_there_ends_the_watch():
     with pytest.raises(DeploymentError, match="FK722"):
         follow(Scripted(DeploymentError("no run", code="FK722")), "r", json_=True)
+
+
+def test_a_pulled_run_shows_its_results_and_one_that_has_only_begun_shows_none(tmp_path, capsys):
+    (tmp_path / "begun").mkdir()
+    _show_results(tmp_path / "begun")
+    assert capsys.readouterr().out == ""
+    _show_results(write(tmp_path, Fabricated(noise="secure")))
+    told = capsys.readouterr().out
+    assert "heart_disease: complete, 15 rounds" in told and "cleveland" in told and "epsilon" in told
