@@ -88,6 +88,11 @@ class RunView:
         return int(self.manifest.get("num_rounds") or self.rounds_done)
 
     @property
+    def deployed(self) -> bool:
+        """Whether the sites were real ones, which tell what their own files and plans admit, and no more."""
+        return self.manifest.get("federation") == "deployed"
+
+    @property
     def private_mode(self) -> bool:
         """Whether the run followed privacy plans (with real or with seeded noise)."""
         return str(self.manifest.get("mode") or "none") != "none"

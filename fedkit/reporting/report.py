@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from fedkit.errors import RunError
-from fedkit.reporting import claim, evaluation, figures, page, svg, text
+from fedkit.reporting import claim, deployed, evaluation, figures, page, svg, text
 from fedkit.reporting.reader import RunView, read_run
 from fedkit.reporting.statistics import SMALL
 from fedkit.reporting.verdict import ADJACENCY, max_spent, protections, verdict
@@ -23,6 +23,8 @@ OUTCOMES = {
     "stopped": ("warn", "stopped on request"),
     "running": ("plain", "running, or ended without a word"),
 }
+_KINDS = {"local": "simulated in one process", "flower": "over Flower", "deployed": "deployed federation"}
+_GIVEN = {"python": " (given in Python)", "installed": " (installed at the coordinator and at each site)"}
 BASELINES = {"pooled": "pooled", "local_only": "local only"}
 
 
@@ -67,7 +69,10 @@ def _context(view: RunView) -> dict[str, Any]:
         "verdict": verdict(view),
         "notes": [*(view.manifest.get("notes") or ()), *view.remarks],
         "tiles": _tiles(view),
-        "results_lead": _results_lead(view),
+        "results_lead": deployed.lead(view) if view.deployed else _results_lead(view),
+        "caption": deployed.caption(view) if view.deployed else "",
+        "curves_lead": deployed.curves_lead(view) if view.deployed else "",
+        "federation_facts": deployed.facts(view) if view.deployed else [],
         "sites": sites,
         "total": {"train": view.totals[0], "test": view.totals[1], "epsilon": max_spent(view)},
         "show_epsilon": view.private_mode,
@@ -128,7 +133,7 @@ def _badges(view: RunView) -> list[str]:
         noise = "privacy: none"
     else:
         noise = f"{view.manifest.get('mode')}, {view.manifest.get('noise')} noise"
-    kind = {"local": "simulated in one process", "flower": "over Flower"}.get(str(view.manifest.get("federation")), "")
+    kind = _KINDS.get(str(view.manifest.get("federation")), "")
     model = (view.manifest.get("model") or {}).get("name")
     strategy = (view.manifest.get("strategy") or {}).get("name")
     names = " + ".join(str(n) for n in (model, strategy) if n)
@@ -209,7 +214,7 @@ def _baselines(view: RunView) -> dict[str, Any] | None:
 
 def _data_facts(view: RunView) -> list[tuple[str, str]]:
     data, manifest = view.data, view.manifest
-    task, source = data.get("task") or {}, data.get("source")
+    task, source = data.get("task") or {}, "each site's own table" if view.deployed else data.get("source")
     target = ((view.config.get("data") or {}).get("target") or {}).get("column")
     kind = str(task.get("kind") or view.kind) + (
         f" ({', '.join(map(str, task['classes']))})" if task.get("classes") else ""
@@ -249,7 +254,7 @@ def _part(section: Mapping[str, Any] | None, counted: str = "") -> str:
     if not section:
         return ""
     arguments = ", ".join(f"{k}={v}" for k, v in (section.get("arguments") or {}).items())
-    given = " (given in Python)" if section.get("source") == "python" else ""
+    given = _GIVEN.get(str(section.get("source")), "")
     count = f", {section[counted]:,} {counted}" if counted and section.get(counted) is not None else ""
     return f"{section.get('name')}{f'({arguments})' if arguments else ''}{count}{given}"
 
@@ -259,6 +264,8 @@ def _shown_path(view: RunView) -> str:
 
 
 def _reproduce_lead(view: RunView) -> str:
+    if view.deployed and not view.private_mode:
+        return "The sites' records are not here: replay folds the recorded updates again and compares the models."
     if view.manifest.get("noise") == "secure":
         return "Real noise cannot be drawn twice: replay folds the recorded updates again and compares the models."
     return "Trains again from the manifest and says whether every round's model is identical, bit by bit."

@@ -104,16 +104,7 @@ def _counts(view: RunView) -> str:
 
 def protections(view: RunView) -> tuple[Protection, ...]:
     """What was private and what was not, most important first."""
-    rows = [_updates(view), _model(view), _weights(view), *_histograms(view)]
-    rows.append(
-        Protection(
-            "Evaluation metrics, curves, ROC, calibration, subgroups",
-            "bad",
-            "exact, not protected",
-            "Computed on real test rows, in simulation only; where rows are few, single outcomes can be inferred. "
-            "Treat this report as you treat the data.",
-        )
-    )
+    rows = [_updates(view), _model(view), _weights(view), *_histograms(view), _exact_metrics(view)]
     if view.predictions or (view.path / "predictions.npz").exists():
         rows.append(
             Protection(
@@ -132,15 +123,7 @@ def protections(view: RunView) -> tuple[Protection, ...]:
                 "Metrics of further models on the same records; no epsilon in this report covers them.",
             )
         )
-    rows.append(
-        Protection(
-            "Counts of train and test, fingerprints of the arrays",
-            "bad",
-            "exact, simulation only",
-            "manifest.json and this report hold each site's exact counts, and the manifest a digest of its arrays, "
-            "by which whoever guesses the records can confirm them.",
-        )
-    )
+    rows.append(_counted(view))
     if view.data.get("warnings"):
         rows.append(
             Protection(
@@ -171,12 +154,46 @@ def protections(view: RunView) -> tuple[Protection, ...]:
     return tuple(rows)
 
 
+def _exact_metrics(view: RunView) -> Protection:
+    if not view.deployed:
+        return Protection(
+            "Evaluation metrics, curves, ROC, calibration, subgroups",
+            "bad",
+            "exact, not protected",
+            "Computed on real test rows, in simulation only; where rows are few, single outcomes can be inferred. "
+            "Treat this report as you treat the data.",
+        )
+    if view.private_mode:
+        told = "A site answers a private run with nothing that its plan does not charge."
+        return Protection("Exact metrics of test rows", "good", "none was released", told)
+    told = "Each site's own file let them out; where rows are few, single outcomes can be inferred."
+    return Protection("Evaluation metrics of each site", "bad", "exact, not protected", told)
+
+
+def _counted(view: RunView) -> Protection:
+    if view.deployed:
+        told = "Shares of the count that each site declares; no row was counted, and no array's fingerprint was told."
+        return Protection("Counts of train and test", "good", "public constants", told)
+    return Protection(
+        "Counts of train and test, fingerprints of the arrays",
+        "bad",
+        "exact, simulation only",
+        "manifest.json and this report hold each site's exact counts, and the manifest a digest of its arrays, "
+        "by which whoever guesses the records can confirm them.",
+    )
+
+
 def _sum_of_runs(view: RunView) -> Protection:
     what = "Sum over all runs on the same records"
     ledger = view.manifest.get("ledger") or {}
     if not view.manifest.get("private"):
         return Protection(what, "bad", "not accounted", "This run promises nothing that could be added up.")
     run = view.manifest.get("ledger_run")
+    if view.deployed:
+        told = (
+            "Each site charged it to its own ledger before a record was read; `fedkit client status` there tells what"
+        )
+        return Protection(what, "good", "within each site's budget", f"{told} is left.")
     if run and not ledger:
         told = f"Charged to each site's ledger as {run}; `fedkit ledger show` tells what it took and what is left."
         return Protection(what, "warn", "charged, shares not kept", told)

@@ -41,7 +41,12 @@ def statement(config: ExperimentConfig, plans: Mapping[str, LocalPlan]) -> str:
     counts = "" if all(plan.records_declared for plan in spent) else f" {STAND_IN}"
     if config.privacy.noise == "seeded":
         return f"Not private: the noise is seeded for replay. With real noise the same plan would cost {cost}.{counts}"
-    released = "The model, all updates and the charged evaluation" if any(plan.evaluation for plan in spent) else (
-        "The model and all updates"
+    released = (
+        "The model, all updates and the charged evaluation"
+        if any(plan.evaluation for plan in spent)
+        else ("The model and all updates")
     )
-    return f"{released} are private: {cost}. Exact metrics are not protected (simulation only).{counts}"
+    # A deployed run's source is each site's own, and nothing at a site answers a private run with exact metrics.
+    deployed = config.data.source.kind == "site"
+    exact = "No exact metrics are released." if deployed else "Exact metrics are not protected (simulation only)."
+    return f"{released} are private: {cost}. {exact}{counts}"

@@ -77,6 +77,7 @@ def execute(
     result = record.finish(finish, usage)
     if finish.outcome != "failed":
         _say_goodbye(grid, nodes, requests, finish.rounds, goodbye)
+        meter.save()
     return str(result["outcome"])
 
 
