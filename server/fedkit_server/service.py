@@ -66,7 +66,7 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
             left.unlink(missing_ok=True)
         store = Store(folder.database)
         stack.callback(store.close)
-        link = Link.open(folder.link)
+        link = Link.open(folder.link, folder.path / "objects")
         state = State(folder, settings, store, link, models=models)
         # An altered keyring or a key that is not its own ends the start here.
         state.keyring  # noqa: B018
