@@ -63,8 +63,10 @@ def summary(view: RunView) -> str:
         if name in evaluation["overall"]
     ]
     told_by = "released, within epsilon" if evaluation.get("private") else "would release, were the noise real"
+    deployed = view.manifest.get("federation") == "deployed"
+    above = "" if deployed else "The metrics above are exact: simulation only, not protected. "
     return (
-        f"The metrics above are exact: simulation only, not protected. What the sites {told_by}"
+        f"{above}What the sites {told_by}"
         f" ({text.plural(evaluation['histograms'], 'noisy histogram')} a site, sigma"
         f" {evaluation['noise_multiplier']:g}; 95 % intervals): {', '.join(told)}."
     )

@@ -71,6 +71,8 @@ def _charged(view: RunView) -> str:
     """What the ledgers say; nothing where no noise was real."""
     if not view.manifest.get("private"):
         return ""
+    if view.manifest.get("federation") == "deployed":
+        return "Each site charged it to its own ledger; there, `fedkit client status` tells what is left."
     ledger = view.manifest.get("ledger") or {}
     if not ledger and (run := view.manifest.get("ledger_run")):
         return f"Charged to each site's ledger as {run}; `fedkit ledger show` tells what is left."

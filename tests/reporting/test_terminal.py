@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import pytest
 from rich.console import Console
@@ -65,6 +66,20 @@ def test_the_terminal_says_what_the_ledgers_were_charged(make_run):
     killed = printed(closing_table(read_run(edited(path, ledger={}))), width=200)
     assert "ledger as r1" in killed and "No ledger" not in killed
     assert "ledger" not in printed(closing_table(read_run(make_run("seeded"))), width=200)
+
+
+def test_of_a_deployed_run_it_speaks_of_the_sites_own_ledgers_and_of_no_exact_metrics(make_run):
+    evaluation = {
+        "private": True, "histograms": 3, "noise_multiplier": 5.5, "after_round": 15,
+        "overall": {"accuracy": {"value": 0.7, "low": 0.6, "high": 0.8}}, "sites": {},
+    }  # fmt: skip
+    path = make_run("secure")
+    result = json.loads((path / "result.json").read_text())
+    (path / "result.json").write_text(json.dumps(result | {"evaluation": evaluation}))
+    assert "The metrics above are exact" in printed(closing_table(read_run(path)), width=200)
+    text = printed(closing_table(read_run(edited(path, federation="deployed"))), width=200)
+    assert "Each site charged it to its own ledger" in text and "No ledger" not in text
+    assert "What the sites released" in text and "The metrics above" not in text
 
 
 def test_comparison_shows_what_differs(make_run, tmp_path):
