@@ -17,6 +17,12 @@ settings.register_profile("fedkit", deadline=None, suppress_health_check=[Health
 settings.load_profile("fedkit")
 
 
+def pytest_ignore_collect(collection_path):
+    """Helpers are imported by the tests that use them and scripts are started by them: neither is collected."""
+    name = collection_path.name
+    return True if name.endswith(".py") and not name.startswith(("test_", "conftest")) else None
+
+
 @pytest.fixture(autouse=True)
 def _known_generators():
     """A test's outcome does not depend on which tests ran before it; secure noise has no seed and is left alone."""

@@ -84,7 +84,8 @@ def test_every_streaming_strategy_equals_flowers(name, arguments, seed, sites, r
         weights = [float(w) for w in generator.uniform(1, 1000, sites)]
         x, state = _our_round(ours, x, deltas, weights, number, state)
         other = _flower_round(theirs, other, deltas, weights, number)
-        np.testing.assert_allclose(x, other, rtol=1e-6, atol=1e-6)
+        # Of the model's largest parameter: with momentum small ones carry the rounding of larger ones that they were.
+        np.testing.assert_allclose(x, other, rtol=0, atol=1e-6 * max(1.0, float(np.abs(other).max())))
 
 
 def test_prox_tells_its_mu_and_the_others_zero():
