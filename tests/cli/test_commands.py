@@ -4,7 +4,8 @@ import pytest
 
 from fedkit.cli.audit_command import _progress
 
-SMALL = ["federation.num_rounds=1", "training.local_steps=2"]
+# Six steps a run, as everywhere in these tests: noise is calibrated once a process.
+SMALL = ["federation.num_rounds=1", "training.local_steps=6"]
 
 
 def test_simulate_report_replay_and_compare_follow_on(cli):

@@ -11,7 +11,8 @@ from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.local import make_loop, run_local
 from fedkit.simulation.prepare import prepare, strategy_for
 
-SMALL = ["federation.num_rounds=1", "training.local_steps=1"]
+# Six steps a run, as everywhere in these tests: noise is calibrated once a process.
+SMALL = ["federation.num_rounds=1", "training.local_steps=6"]
 
 
 def _loop(*overrides, strategy=None):

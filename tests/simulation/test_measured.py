@@ -17,6 +17,7 @@ from fedkit.runs.directory import read_json
 from fedkit.simulation.prepare import prepare
 from tests.simulation.conftest import write_table
 
+# Six steps a run, as everywhere in these tests: noise is calibrated once a process.
 SMALL = ["federation.num_rounds=2", "training.local_steps=3"]
 
 

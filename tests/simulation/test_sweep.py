@@ -5,7 +5,8 @@ import pytest
 from fedkit.errors import ConfigError
 from fedkit.simulation.sweep import sweep
 
-SMALL = ["federation.num_rounds=1", "training.local_steps=2"]
+# Six steps a run, as everywhere in these tests: noise is calibrated once a process.
+SMALL = ["federation.num_rounds=1", "training.local_steps=6"]
 
 
 @pytest.fixture(autouse=True)

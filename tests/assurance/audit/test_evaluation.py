@@ -16,7 +16,7 @@ ALPHA = 1e-9
 
 @pytest.fixture(scope="module")
 def prepared():
-    return prepare(compose("heart_disease", ["federation.num_rounds=2", "training.local_steps=2"]))
+    return prepare(compose("heart_disease", ["federation.num_rounds=2", "training.local_steps=3"]))
 
 
 def _contradicted(prepared):
