@@ -101,7 +101,7 @@ class Node:
                     received = self.connection.receive()
             except UnreadableRequest as error:
                 _LOG.warning("a message cannot be read: %s", error)
-                self._send(error.received, error.code, "", 0, 0.0)
+                self._send(error.received, error.code, error.received.kind, "", 0, 0.0)
                 continue
             if received is not None:
                 self._serve(received)
@@ -124,9 +124,9 @@ class Node:
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
         except Exception as error:
             _LOG.warning("a message is refused: %s", error)
-            self._send(received, public_code(error), "", 0, 0.0)
+            self._send(received, public_code(error), received.kind, "", 0, 0.0)
             return
-        run, number = _shown(request)
+        kind, run, number = _shown(request, received.kind)
         self.state.enter("working")
         header = {
             "kind": received.kind,
@@ -139,8 +139,8 @@ class Node:
         done = self.executor.ask(header, body, self._meanwhile)
         seconds = time.monotonic() - began
         content = self._content(done)
-        self._note(received.kind, run, number, done, seconds)
-        self._send(received, content, run, number, seconds)
+        self._note(kind, run, number, done, seconds)
+        self._send(received, content, kind, run, number, seconds)
         self.state.enter("connected")
 
     def _meanwhile(self) -> None:
@@ -166,15 +166,15 @@ class Node:
             content[USAGE] = MetricRecord({"cpu-seconds": used.cpu_seconds, "peak-bytes": used.peak_bytes})
         return content
 
-    def _send(self, received: Received, content: RecordDict | str, run: str, number: int, seconds: float) -> None:
+    def _send(
+        self, received: Received, content: RecordDict | str, kind: str, run: str, number: int, seconds: float
+    ) -> None:
         # How long the work took may follow from records; Flower asks for it, and 0 is an answer.
         self.connection.answer(received, content, seconds if self.disclose else 0.0)
         code = content if isinstance(content, str) else ""
-        self.state.took(received.kind, run, number, code)
-        self.say({"event": "answered", "kind": received.kind, "run": run, "round": number, "code": code})
-        _LOG.info(
-            "%s of round %d of run %s was answered%s", received.kind, number, run, f" with {code}" if code else ""
-        )
+        self.state.took(kind, run, number, code)
+        self.say({"event": "answered", "kind": kind, "run": run, "round": number, "code": code})
+        _LOG.info("%s of round %d of run %s was answered%s", kind, number, run, f" with {code}" if code else "")
 
     def _note(self, kind: str, run: str, number: int, done: Done, seconds: float) -> None:
         used = done.usage
@@ -195,10 +195,11 @@ class Node:
             _LOG.warning("%s cannot be written: %s", self.usage, error.strerror)
 
 
-def _shown(request: Request) -> tuple[str, int]:
+def _shown(request: Request, kind: str) -> tuple[str, str, int]:
     """What an order that nobody has verified says of itself; for the site's own eyes."""
     try:
         payload = json.loads(json.loads(request.order)["payload"])
-        return str(payload["run"])[:100], int(payload["round"])
+        # A run's end comes as a message of another kind.
+        return "end" if payload["kind"] == "end" else kind, str(payload["run"])[:100], int(payload["round"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return "", 0
+        return kind, "", 0

@@ -16,6 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fedkit.federation import wire
 from fedkit.federation.offer import open_offer
 from fedkit.federation.request import pack_request
+from fedkit.federation.wire import WIRE_VERSION
 from fedkit.storage.keys import load_signing_key
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.coordinator import DATASET, RECORDS, SITE, model, site_yaml
@@ -60,7 +61,7 @@ def test_a_round_is_trained_measured_and_ended(federation):
     end = coordinator.ask(coordinator.request(job, "end", 2, model(0)), "query")
     assert not end.has_error()
     told = json.loads(_client("status", str(site.folder.site_yaml), "--json")[1])
-    assert told["budgets"][DATASET]["held"] == 0
+    assert told["last"]["kind"] == "end" and told["budgets"][DATASET]["held"] == 0
 
 
 def test_the_offer_is_signed_and_says_declared_constants_only(federation):
@@ -106,7 +107,8 @@ HOSTILE = {
     "two arrays": (lambda c: _changed(c, arrays=ArrayRecord({"a": Array(model(1)), "b": Array(model(1))})),
                    "train", "FK515"),
     "metrics": (lambda c: _changed(c, metrics=MetricRecord({"a": 1.0})), "train", "FK540"),
-    "another wire version": (lambda c: _config(c, wire=99), "train", "FK547"),
+    "a newer wire version": (lambda c: _config(c, wire=WIRE_VERSION + 1), "train", "FK547"),
+    "an older wire version": (lambda c: _config(c, wire=WIRE_VERSION - 2), "train", "FK547"),
     "numbers for texts": (lambda c: _config(c, order=7), "train", "FK540"),
     "a pickle for a text": (lambda c: _config(c, job=EXPLOIT), "train", "FK540"),
     "a huge keyring": (lambda c: _config(c, keyring="[" + '"a",' * 700_000 + '"a"]'), "train", "FK540"),
@@ -128,6 +130,13 @@ def test_a_hostile_message_gets_a_code_and_nothing_else(federation, name):
     assert site.charged() == before
     assert not Path("/tmp/fedkit-was-here").exists()
     assert site.process.poll() is None
+
+
+def test_a_message_one_wire_version_behind_is_answered(federation):
+    coordinator, _ = federation
+    content = pack_request(coordinator.request(coordinator.job("behind"), "train", 1, model(SIZE)))
+    content["config"] = ConfigRecord({**content["config"], "wire": WIRE_VERSION - 1})
+    assert not coordinator.ask(content).has_error()
 
 
 def test_an_object_that_is_not_what_its_name_says_gets_a_code(federation):
