@@ -60,7 +60,7 @@ def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
     if set(content) != {"arrays", "config"} or set(entries) != {"wire", "order", "job", "keyring"}:
         raise FederationError("the message has other entries than wire, order, job, keyring", code="FK540")
     version = entries["wire"]
-    if version not in (wire.WIRE_VERSION, wire.WIRE_VERSION - 1):
+    if type(version) is not int or version not in (wire.WIRE_VERSION, wire.WIRE_VERSION - 1):
         raise FederationError(
             f"the message speaks wire version {version!r}; this site speaks {wire.WIRE_VERSION} and the one before",
             code="FK547",

@@ -25,6 +25,7 @@ MOST_BYTES = 8 * 2**20
 MOST_WAIT = 25.0
 WAIT_HEADER = b"x-fedkit-wait"
 PROTOBUF = b"application/protobuf"
+_CONTROL_READS = frozenset({"/v1/control/list-runs", "/v1/control/list-nodes", "/v1/control/list-federations"})
 _PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
 
 
@@ -58,8 +59,9 @@ class Wakes:
 class Guard:
     """An ASGI application around Flower's.
 
-    Guarantee: nobody reaches Flower's Control API without a token that ``may_control`` knows, nor its Runtime API from
-    another host; what a node sends has a bounded size and bears its own name.
+    Guarantee: nobody reaches Flower's Control API without a token that ``may_control`` knows, and with one it only
+    tells: a run that no job has signed, or a node that no invitation let in, cannot be made there. Its Runtime API is
+    for this host; what a node sends has a bounded size and bears its own name.
 
     Args:
         api: answers everything under ``/fedkit/`` and ``/metrics``.
@@ -80,10 +82,12 @@ class Guard:
         if path.startswith("/fedkit/") or path == "/metrics":
             await self.api(scope, receive, send)
         elif path.startswith("/v1/control/"):
-            if self.may_control(bearer(scope)):
-                await self.flower(scope, receive, send)
-            else:
+            if not self.may_control(bearer(scope)):
                 await _refuse(send, 401, "the control API needs an admin's token")
+            elif path in _CONTROL_READS:
+                await self._read(scope, receive, send)
+            else:
+                await _refuse(send, 403, "runs and sites are changed by `fedkit server` alone")
         elif path.startswith("/v1/runtime/"):
             if is_loopback(scope):
                 await self.flower(scope, receive, send)
@@ -95,6 +99,13 @@ class Guard:
             await self.flower(scope, receive, send)
         else:
             await _refuse(send, 404, "there is nothing here")
+
+    async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
+        body = await _body(receive)
+        if body is None:
+            await _refuse(send, 413, f"a request holds at most {MOST_BYTES} bytes")
+            return
+        await self.flower(scope, _replay(body), send)
 
     async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(receive)

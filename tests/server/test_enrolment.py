@@ -118,6 +118,22 @@ def test_one_minor_version_behind_is_understood_and_no_other(theirs, good):
     assert ("coordinator" if theirs == "2.6" else "on the site") in refused.value.remedy
 
 
+def test_a_site_one_minor_version_behind_joins_and_announces_and_another_is_told_which_side_to_update(coordinator):
+    enrolment = Enrolment(coordinator.state, version=(1, 3))
+    made, site = invite(enrolment.state, "north", 72), new_site()
+    for theirs, side in (("1.1", "site"), ("1.4", "coordinator"), ("0.3", "site"), ("2.0", "coordinator")):
+        with pytest.raises(DeploymentError, match="FK718") as refused:
+            enrolment.join(site.request("north", made.secret, wire=theirs), "192.0.2.9")
+        assert "understands 1.2 to 1.3" in refused.value.message
+        assert refused.value.remedy == f"update fedkit on the {side}"
+    # The invitation is as good as before.
+    assert enrolment.join(site.request("north", made.secret, wire="1.2"), "192.0.2.9")["wire"] == "1.3"
+    offer = offer_text("north", site.signing, coordinator.clock())
+    assert enrolment.announce({"offer": offer, "wire": "1.2"})["wire"] == "1.3"
+    with pytest.raises(DeploymentError, match="FK718"):
+        enrolment.announce({"offer": offer, "wire": "1.1"})
+
+
 def test_a_site_that_lost_its_folder_joins_anew_and_its_old_key_is_out(enrolment):
     old, old_id, _ = _joined(enrolment)
     new, new_id, _ = _joined(enrolment)
