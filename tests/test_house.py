@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import socket
 import subprocess
 import sys
+import time
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
@@ -134,9 +136,9 @@ def _keys(kind: Any, prefix: str = "") -> list[str]:
     return keys
 
 
-def test_the_readme_documents_every_config_key():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"`([a-z_.0-9]+)`", readme))
+def test_the_reference_documents_every_config_key():
+    reference = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`([a-z_.0-9]+)`", reference))
     arguments = {
         f"{group}.{key}"
         for group, table in (("model", MODEL_ARGUMENTS), ("strategy", STRATEGY_ARGUMENTS))
@@ -156,8 +158,54 @@ def _refresh() -> ModuleType:
     return module
 
 
-def test_the_readmes_cheap_output_is_what_the_commands_print():
-    assert _refresh().check(ROOT / "README.md") == []
+def test_the_pages_cheap_output_is_what_the_commands_print():
+    refresh = _refresh()
+    assert [problem for page in refresh.PAGES for problem in refresh.check(page)] == []
+
+
+def test_the_readme_takes_eight_commands_from_a_clone_to_a_federation():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## Two hospitals on one machine") :].partition("\n## For hospitals")[0]
+    # `make demo` stands above, with its output.
+    shown = [block.what for block in _refresh().blocks(section)]
+    assert "make demo" in [block.what for block in _refresh().blocks(text)] and len(shown) <= 7
+    assert shown[-1].startswith("fedkit server run") and len(text.splitlines()) <= 1000
+
+
+@pytest.mark.deploy
+def test_a_refresh_writes_true_output_and_ends_what_was_left_in_the_background(tmp_path):
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        ports = f"--port {one.getsockname()[1]} --grpc-port {two.getsockname()[1]}"
+    commands = (
+        f"fedkit server init federation/coordinator --name a --host localhost --profile federation/admin {ports}",
+        "fedkit server start federation/coordinator --bind 127.0.0.1 --detach",
+        "cat federation/coordinator/server.pid",
+    )
+    page = tmp_path / "page.md"
+    page.write_text("\n".join(f"<!-- output: {command} -->\n```console\n```\n" for command in commands))
+    refresh = _refresh()
+    with refresh.clone() as scratch:
+        assert refresh.write(page, scratch) == list(commands)
+        text = page.read_text()
+        pid = int(re.findall(r"by process (\d+)", text)[0])
+        assert "the federation a at localhost" in text and str(scratch) not in text
+        assert _works(pid)
+    assert not scratch.exists()
+    # The lock is let go a moment before the process ends.
+    late = time.monotonic() + 60
+    while _works(pid):
+        assert time.monotonic() < late
+        time.sleep(0.05)
+
+
+def _works(pid: int) -> bool:
+    try:
+        # A process that has ended, and that nobody has waited for, has no command line.
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
 
 
 def test_the_readmes_links_and_pictures_exist():
