@@ -26,13 +26,13 @@ def settle(
     given: Overrides,
     experiment: Experiment | None,
     data_file: Path | None,
-    own: Mapping[str, Any],
+    installed: Mapping[str, Any],
 ) -> None:
     """Give the merged values their last form: paths, the run's name, what a chosen option makes meaningless.
 
     Args:
         data_file: the file of the chosen data option.
-        own: what the file of a model says that no table of ours describes; empty for ours.
+        installed: what the file of a model says that no table of ours describes; empty for ours.
     """
     says = experiment.says if experiment else {}
     if raw.get("name") is None:
@@ -60,7 +60,7 @@ def settle(
             for key in others.intersection(section, meant if isinstance(meant, dict) else ()):
                 if f"{group}.{key}" not in given.values:
                     del section[key]
-                    section |= {key: own[key]} if group == "model" and key in own else {}
+                    section |= {key: installed[key]} if group == "model" and key in installed else {}
 
 
 def _drop_empty_partition(raw: dict[str, Any]) -> None:
