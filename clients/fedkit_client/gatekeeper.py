@@ -145,12 +145,11 @@ class Gatekeeper:
         rounds.note(job, order, self.clock())
 
     def _model(self, admitted: Admitted, request: Request) -> nn.Module:
-        from fedkit.models.flat import pack
         from fedkit.training.model import declared_model
 
         config = admitted.config
         model = declared_model(config, allowed_models(self.file.models, config.model.name))
-        if (size := len(pack(model))) != len(request.parameters):
+        if (size := sum(part.numel() for part in model.parameters())) != len(request.parameters):
             raise TrainingError(
                 f"the message holds {len(request.parameters):,} parameters, the model {size:,}",
                 code="FK401",

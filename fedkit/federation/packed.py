@@ -37,12 +37,12 @@ def pack_array(array: NDArray[Any]) -> ArrayRecord:
 
 
 def unpack_array(content: RecordDict) -> Float32:
-    """The one flat float32 array of a message.
+    """The one flat float32 array of a message, a read-only view of its bytes.
 
     Raises:
         FederationError: FK515, FK516.
     """
-    return flat(content, "arrays", "float32")
+    return flat(content, "arrays", "float32", copy=False)
 
 
 def _packed(array: NDArray[Any]) -> Array:

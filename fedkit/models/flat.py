@@ -30,11 +30,11 @@ def unpack(module: nn.Module, flat: Float32) -> None:
         TrainingError: d is not the module's number of parameters.
     """
     _check_size(module, flat)
-    source = torch.from_numpy(np.array(flat, dtype=np.float32, copy=True))
     at = 0
     with torch.no_grad():
         for p in module.parameters():
-            p.copy_(source[at : at + p.numel()].view_as(p))
+            # Copied a parameter at a time: torch takes no array that it may not write.
+            p.copy_(torch.from_numpy(np.array(flat[at : at + p.numel()], dtype=np.float32)).view_as(p))
             at += p.numel()
 
 

@@ -70,8 +70,11 @@ def execute(
             record.on_round(report, parameters, updates)
             meter.save()
 
+        untrained = [pack(record.prepared.model)]
+        # From here on only its shapes are asked for: a large one need not lie in memory twice.
+        record.prepared.model.to("meta")
         try:
-            finish = loop.run(pack(record.prepared.model), on_round)
+            finish = loop.run(untrained.pop(), on_round)
         finally:
             usage = meter.save()
     result = record.finish(finish, usage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import ipaddress
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -71,7 +70,6 @@ class Guard:
     api: App
     may_control: Callable[[str], bool]
     wakes: Wakes
-    garbage: Garbage = field(default_factory=lambda: Garbage())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -133,31 +131,14 @@ class Guard:
         await answer.send(send)
 
     async def _object(self, scope: Scope, body: bytes, send: Send) -> None:
-        self.garbage.count(len(body))
         found = await run_in_threadpool(answer_object, self.flower, scope, body)
         if found is None:
             await self.flower(scope, _replay(body), send)
             return
         del body
-        self.garbage.count(len(found))
         await _Answer(200, [(b"content-type", PROTOBUF), (b"content-length", str(len(found)).encode())], found).send(
             send
         )
-
-
-@dataclass
-class Garbage:
-    """Collects cycles after so many bytes have passed: requests refer to themselves, each with its body."""
-
-    every: int = 64 * 2**20
-    _passed: int = 0
-
-    def count(self, size: int) -> None:
-        """So many bytes have passed."""
-        self._passed += size
-        if self._passed > self.every:
-            self._passed = 0
-            gc.collect()
 
 
 @dataclass
