@@ -48,6 +48,7 @@ VOLATILE = (
     (re.compile(r"\d{4}-\d\d-\d\d( \d\d:\d\d UTC)?"), "DATE"),
     (re.compile(r"^\d\d:\d\d:\d\d", re.MULTILINE), "CLOCK"),
     (re.compile(r"(process|node) \d+"), r"\1 NUMBER"),
+    (re.compile(r"(expires_at) [\d.e+]+"), r"\1 SECONDS"),
     (re.compile(r"\d+(\.\d+)? ?([GM]iB free|CPU seconds|min ago)"), r"SOME \2"),
 )
 
