@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from fedkit.federation.events import Event
+from fedkit.federation.flower_grid import LinkGrid
 from fedkit.federation.flower_internals import local_identity
-from fedkit.federation.flower_link import LinkGrid
 from fedkit.federation.job import Job
 from fedkit.federation.keyring import Keyring
 from fedkit.federation.rounds import RoundLoop

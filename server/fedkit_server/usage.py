@@ -10,7 +10,8 @@ from typing import Any
 
 from flwr.app import Message, MetricRecord
 
-from fedkit.federation.flower_link import Link, LinkGrid
+from fedkit.federation.flower_grid import LinkGrid
+from fedkit.federation.flower_link import Link
 from fedkit.storage.atomic import write_text
 
 USAGE = "usage.json"

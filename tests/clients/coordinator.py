@@ -31,7 +31,8 @@ from fedkit.errors import DeploymentError
 from fedkit.federation import enrolment as protocol
 from fedkit.federation import statements
 from fedkit.federation.flower_api import superlink_app
-from fedkit.federation.flower_link import Link, LinkGrid
+from fedkit.federation.flower_grid import LinkGrid
+from fedkit.federation.flower_link import Link
 from fedkit.federation.invite import Invitation, invitation_line, new_secret
 from fedkit.federation.job import make_job, open_job
 from fedkit.federation.keyring import Keyring

@@ -14,7 +14,8 @@ from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 
 from fedkit.errors import FederationError
 from fedkit.federation import flower_api, wire
-from fedkit.federation.flower_link import Link, LinkGrid
+from fedkit.federation.flower_grid import LinkGrid
+from fedkit.federation.flower_link import Link
 from fedkit.types import ClientUpdate
 from tests.federation.link import served
 
