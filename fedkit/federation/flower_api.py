@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from collections.abc import MutableMapping
 from typing import Any
 
 from fedkit.federation.flower_link import Link
 
-from flwr.proto.fleet_pb2 import PullMessagesRequest, PullMessagesResponse, PushMessagesRequest  # isort: skip
+from flwr.proto.fleet_pb2 import (  # isort: skip
+    ActivateNodeRequest,
+    PullMessagesRequest,
+    PullMessagesResponse,
+    PushMessagesRequest,
+)
 from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
@@ -124,3 +131,21 @@ def answer_object(app: Any, scope: MutableMapping[str, Any], body: bytes) -> byt
         return bytes(answer.SerializeToString())
     except Exception:
         return None
+
+
+def is_a_node(app: Any, scope: MutableMapping[str, Any]) -> bool:
+    """Whether a request's headers bear the key of a registered node and a fresh signature by it.
+
+    Flower asks that too, and more; but only once the body is in memory.
+    """
+    request = Request({**scope, "app": app, "state": {}})
+    try:
+        key = b64decode(request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        if get_linkstate(request).get_node_id_by_public_key(key) is None:
+            return False
+        # What the claim is about is compared when the body is there.
+        request.state.protobuf_request = ActivateNodeRequest(public_key=key)
+        authenticate_node(request)
+    except Exception:
+        return False
+    return True

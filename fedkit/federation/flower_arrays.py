@@ -22,6 +22,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from fedkit.errors import FederationError
 
 _SMALL = 2**20
+_MOST_HEAD = 2**18
+_MOST_PARTS = 4096
+_CHUNK_HEAD = 64
 _MOST_SMALL = 4 * 2**20
 
 
@@ -51,6 +54,8 @@ def _assemble(bare: Message, tree: ObjectTree, get: Callable[[str], bytes], most
     left = most_bytes
     for object_id, content in _without_parts(tree, get):
         if content.startswith(b"Array "):
+            if len(content) > _MOST_HEAD:
+                raise FederationError(f"an array's description has more than {_MOST_HEAD:,} bytes", code="FK540")
             array, size = _array(content, get, left, spool)
             arrays[object_id], left = array, left - size
         contents[object_id] = content
@@ -91,11 +96,17 @@ def _without_parts(tree: ObjectTree, get: Callable[[str], bytes]) -> Iterator[tu
 def _array(content: bytes, get: Callable[[str], bytes], most_bytes: int, spool: Path) -> tuple[Array, int]:
     said = json.loads(get_object_body(content, Array))
     names = get_object_head_values_from_object_content(content)[1]
-    size = 0
+    order, size = said["arraychunk_ids"], 0
+    # Equal parts of one array are stored once and named as often as they occur: each costs a read, and none is empty.
+    if not isinstance(order, list) or len(order) > _MOST_PARTS:
+        raise FederationError(f"an array has more than {_MOST_PARTS:,} parts", code="FK540")
     # The file outlives its name, and goes when nobody maps it any longer.
     with tempfile.TemporaryFile(dir=spool) as file:
-        for index in said["arraychunk_ids"]:
-            part = get_object_body(get(names[index]), ArrayChunk)
+        for index in order:
+            whole = get(names[index])
+            part = get_object_body(whole, ArrayChunk)
+            if not part or len(whole) > len(part) + _CHUNK_HEAD:
+                raise FederationError("a part of an array is empty, or more head than part", code="FK540")
             size += len(part)
             if size > most_bytes:
                 raise FederationError(f"the arrays hold more than the {most_bytes:,} bytes expected", code="FK540")

@@ -37,11 +37,11 @@ class LinkGrid(Grid):
         """A run's Grid.
 
         Args:
-            most_bytes: of one reply's arrays; a reply with more is an error of its site.
+            most_bytes: of one reply's arrays; a reply with more is an error of its site. May be set later.
             spool: folder for replies that are too large for memory.
         """
         self._link, self._state = link, link.state
-        self._most_bytes, self._spool = most_bytes, spool or Path(tempfile.gettempdir())
+        self.most_bytes, self._spool = most_bytes, spool or Path(tempfile.gettempdir())
         self._run = link.state.get_run_info(run_ids=[run_id])[0]
         self._received: dict[int, int] = {}
 
@@ -113,7 +113,7 @@ class LinkGrid(Grid):
             return content
 
         try:
-            return assemble(message, tree, get, most_bytes=self._most_bytes, spool=self._spool)
+            return assemble(message, tree, get, most_bytes=self.most_bytes, spool=self._spool)
         except FederationError as error:
             _LOG.warning("a reply of node %s: %s", node, error)
             return make_message(metadata=message.metadata, error=Error(code=2, reason=error.code))

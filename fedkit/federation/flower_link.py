@@ -59,7 +59,9 @@ class ObservedLinkState(SqlLinkState):
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
-        """Store, and tell the link of a reply."""
+        """Store, and tell the link of a reply; one that was announced is not announced again with other parts."""
+        if message.metadata.reply_to_message_id and self.link.announced_otherwise(message, object_tree):
+            return False, []
         stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
         if stored and message.metadata.reply_to_message_id:
             self.link.reply_announced(message, object_tree, missing)
@@ -156,6 +158,15 @@ class Link:
     def wake(self, node_id: int) -> None:
         """Tell whoever holds this node's request open."""
         self.on_wake(node_id)
+
+    def announced_otherwise(self, message: Message, tree: ObjectTree) -> bool:
+        """Whether a reply to the same request has been announced with other parts.
+
+        Flower takes a reply of the same name again, and every new part with it: a site could fill the disk.
+        """
+        with self._lock:
+            arriving = self._arriving.get(message.metadata.reply_to_message_id)
+            return arriving is not None and arriving.tree != tree
 
     def reply_announced(self, message: Message, tree: ObjectTree, missing: Iterable[str]) -> None:
         """A node has begun to send a reply."""

@@ -59,6 +59,9 @@ def execute(
         FedkitError: the plans, the model, the strategy or the journal cannot be used.
     """
     record = open_record(path, job, allowed_models(models, job.config.model.name))
+    # A site has nothing to say that is larger: float32 updates, float64 histograms.
+    size = sum(part.numel() for part in record.prepared.model.parameters())
+    grid.most_bytes = 8 * (size + sum(spec.size for spec in record.prepared.local.specs)) + 2**20
     requests = Requests(job, keyring, key)
     with one_thread(), closing(open_journal(path / "journal")) as journal:
         if (point := journal.load()) is not None and point.outcome == "failed":

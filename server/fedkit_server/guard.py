@@ -12,7 +12,14 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from fedkit.federation.flower_api import OBJECT_PATHS, answer_object, is_empty_pull, node_of_pull, push_problem
+from fedkit.federation.flower_api import (
+    OBJECT_PATHS,
+    answer_object,
+    is_a_node,
+    is_empty_pull,
+    node_of_pull,
+    push_problem,
+)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -22,6 +29,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MOST_BYTES = 8 * 2**20
 """Largest body of one request; Flower sends an array in parts of 5 MiB."""
 MOST_WAIT = 25.0
+_STALLED_SECONDS = 60.0
 WAIT_HEADER = b"x-fedkit-wait"
 PROTOBUF = b"application/protobuf"
 _CONTROL_READS = frozenset({"/v1/control/list-runs", "/v1/control/list-nodes", "/v1/control/list-federations"})
@@ -106,6 +114,10 @@ class Guard:
         await self.flower(scope, _replay(body), send)
 
     async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Before a byte of a body is kept for somebody whom nobody knows.
+        if not await run_in_threadpool(is_a_node, self.flower, scope):
+            await _refuse(send, 401, "only an enrolled node may speak here")
+            return
         body = await _body(receive)
         if body is None:
             await _refuse(send, 413, f"a request holds at most {MOST_BYTES} bytes")
@@ -179,7 +191,10 @@ def _replay(body: bytes) -> Receive:
 async def _body(receive: Receive) -> bytes | None:
     parts, size = [], 0
     while True:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), _STALLED_SECONDS)
+        except TimeoutError:
+            return None
         if message["type"] != "http.request":
             return None
         part = message.get("body", b"")

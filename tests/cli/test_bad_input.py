@@ -158,9 +158,11 @@ def test_commands_refuse_folders_that_are_no_runs(cli, tmp_path):
 
 
 def test_unknown_commands_of_the_deployed_parts_are_named(cli):
-    _refused(cli("server", "start"), "start")
-    _refused(cli("client", "join"), "join")
-    assert cli("server", "--help")[0] == 0
+    for part in ("server", "client"):
+        status, out, err = cli(part, "fly")
+        assert (status, out) == (2, "") and "No such command 'fly'" in err
+        assert cli(part, "--help")[0] == 0
+    _refused(cli("client", "start", "nowhere/site.yaml"), "nowhere/site.yaml")
 
 
 @pytest.mark.parametrize("words", [["nope", "--json"], ["simulate", "--jsn"], ["simulate", "--json", "--nope"]])

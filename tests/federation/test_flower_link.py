@@ -1,5 +1,6 @@
 """The embedded SuperLink and a site's connection to it, over real TLS: fails when flwr moves."""
 
+import json
 import ssl
 import threading
 import time
@@ -9,8 +10,10 @@ import httpx
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Message
+from flwr.app import Array, Message
+from flwr.app.message import remove_content_from_message
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
 
 from fedkit.errors import FederationError
 from fedkit.federation import flower_api, wire
@@ -105,6 +108,31 @@ def test_what_a_killed_node_had_not_answered_comes_again_at_once(here, grid):
     assert here.node("north", wait=0.3).receive() is None
 
 
+@pytest.mark.parametrize("odd", [[0] * 5000, "all", []])
+def test_an_array_that_names_its_parts_without_end_is_refused(here, grid, monkeypatch, odd):
+    north = here.node("north")
+    ids = ask(grid, north)
+    received, deflate = north.receive(), Array.deflate
+
+    def lie(self):
+        head, _, body = deflate(self).partition(b"\0")
+        said = json.dumps(json.loads(body) | {"arraychunk_ids": odd}).encode()
+        kind, children, _ = head.decode().split(" ")
+        return f"{kind} {children} {len(said)}".encode() + b"\0" + said
+
+    monkeypatch.setattr(Array, "deflate", lie)
+    north.answer(received, update(), 0.0)
+    monkeypatch.undo()
+    (reply,) = replies(grid, ids)
+    assert reply.has_error() or reply.content["arrays"]["parameters"].data == b""
+
+
+def test_a_strangers_body_is_not_kept(here):
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(here.crt))) as client:
+        found = client.post(f"https://127.0.0.1:{here.port}/v1/fleet/push-object", content=b"0" * 2**20)
+    assert found.status_code == 401
+
+
 def test_only_registered_nodes_may_speak(here):
     stranger = here.connection(ec.generate_private_key(ec.SECP384R1()))
     with pytest.raises(httpx.HTTPStatusError):
@@ -143,6 +171,20 @@ def test_a_second_reply_is_not_taken(here, grid):
     (reply,) = replies(grid, ids)
     assert wire.unpack_update(reply.content, "x", 5).delta[0] == 1.0
     assert replies(grid, ids, seconds=0.3) == []
+
+
+def test_a_reply_is_announced_once(here, grid):
+    north = here.node("north")
+    ids = ask(grid, north)
+    received = north.receive()
+    first, link, tree = Message(update(), reply_to=received.message), here.link, ObjectTree(object_id="a" * 64)
+    first.metadata.__dict__["_message_id"] = "a" * 64
+    session = link.state.start_session(grid.run.run_id)
+    bare = remove_content_from_message(first)
+    assert link.state.store_message_and_object_tree(bare, tree, session) == (True, ["a" * 64])
+    more = ObjectTree(object_id="a" * 64, children=[ObjectTree(object_id="b" * 64)])
+    assert link.state.store_message_and_object_tree(bare, more, session) == (False, [])
+    assert "b" * 64 not in link.state.object_store and not list(grid.pull_messages(ids))
 
 
 def test_a_reply_with_more_bytes_than_expected_is_an_error_of_its_site(here):
@@ -218,9 +260,10 @@ def test_strangers_are_kept_out(here, path, token, status):
 
 
 def test_a_huge_body_is_refused(here):
-    with httpx.Client(verify=ssl.create_default_context(cafile=str(here.crt))) as client:
-        found = client.post(f"https://127.0.0.1:{here.port}/v1/fleet/push-object", content=b"0" * (9 * 2**20))
-    assert found.status_code == 413
+    north = here.node("north")
+    with pytest.raises(httpx.HTTPStatusError) as error:
+        north._client.PushObject(PushObjectRequest(node=north._node, object_content=b"0" * (9 * 2**20)))
+    assert error.value.response.status_code == 413
 
 
 def test_messages_have_no_identity_beyond_their_run(here, grid):
