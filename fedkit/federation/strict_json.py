@@ -18,7 +18,8 @@ from fedkit.errors import FederationError
 MOST_BYTES = 2**20
 MOST_DEPTH = 32
 _MOST_INTEGER = 2**63
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Possessive, and an unclosed string goes to the end (no parser gets past it): never is a character looked at twice.
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKETS = re.compile(r"[^\[\]{}]+")
 _SHOWN = 40
 NUMBER = (int, float)

@@ -46,6 +46,19 @@ class Enrolment:
     brake: Brake = field(default_factory=lambda: Brake(most=10, seconds=60.0))
     _one: threading.Lock = field(default_factory=threading.Lock)
 
+    def check_patience(self, address: str) -> None:
+        """Refuse an address that has failed too often; to be asked before anything that it sent is read.
+
+        Raises:
+            DeploymentError: FK717.
+        """
+        if self.brake.holds(address):
+            raise DeploymentError(
+                "there were 10 failed attempts to join or announce from this address within a minute",
+                code="FK717",
+                remedy="wait a minute, then use the invitation as it was given",
+            )
+
     def join(self, request: dict[str, Any], address: str) -> dict[str, Any]:
         """Let a site in.
 
@@ -53,12 +66,7 @@ class Enrolment:
             DeploymentError: FK714 to FK719.
             FederationError: FK540, a request that cannot be read.
         """
-        if self.brake.holds(address):
-            raise DeploymentError(
-                "there were 10 failed attempts to join from this address within a minute",
-                code="FK717",
-                remedy="wait a minute, then use the invitation as it was given",
-            )
+        self.check_patience(address)
         self._check_version(request)
         values = strict_json.fields(request, wire.JOIN_FIELDS, "the request")
         node_key, site_key = _node_key(values["node_key"]), _site_key(values["site_key"])

@@ -42,8 +42,8 @@ def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) ->
         maximum_concurrent_rpcs=64,
     )
     methods = {
-        wire.JOIN: _method(lambda request, address: enrolment.join(request, address)),
-        wire.ANNOUNCE: _method(lambda request, _: enrolment.announce(request)),
+        wire.JOIN: _method(enrolment, enrolment.join),
+        wire.ANNOUNCE: _method(enrolment, lambda request, _: enrolment.announce(request)),
     }
     checks = health.HealthServicer()
     for name in ("", wire.SERVICE):
@@ -64,12 +64,15 @@ def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) ->
     return server
 
 
-def _method(answer: Callable[[dict[str, Any], str], dict[str, Any]]) -> Any:
+def _method(enrolment: Enrolment, answer: Callable[[dict[str, Any], str], dict[str, Any]]) -> Any:
     def handle(content: bytes, context: Any) -> bytes:
         address = _address(context.peer())
         try:
+            enrolment.check_patience(address)
             return wire.encode(answer(wire.decode(content, "the request"), address))
         except FedkitError as error:
+            if error.code == "FK540":
+                enrolment.brake.failed(address)
             _LOG.warning("enrolment refused for %s: %s", address, error)
             context.abort(_STATUS.get(error.code, grpc.StatusCode.PERMISSION_DENIED), wire.error_text(error))
         except Exception:
