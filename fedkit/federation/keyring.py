@@ -13,7 +13,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedkit.config.locate import NAME
@@ -28,6 +28,14 @@ ROLES = ("viewer", "operator", "admin")
 COORDINATOR = "coordinator"
 GENESIS = "0" * 64
 MOST_STATEMENTS = 1000
+"""About 700 kB, which every message carries; one may have 1 MiB."""
+
+RESERVED = 200
+"""So many statements at the end of a chain are left to admins and the coordinator: nobody else can use the chain up."""
+
+MOST_ROTATIONS = 20
+"""So often a user replaces their own key; then an admin revokes them and adds them again."""
+
 _LONGEST_NAME = 64
 _FIELDS: Mapping[str, type] = {
     "wire": int, "federation": str, "serial": int, "previous": str, "action": str, "name": str, "role": str,
@@ -41,11 +49,13 @@ class Member:
 
     Attributes:
         public: raw Ed25519 key.
+        rotations: how often the user has replaced it since an admin added them.
     """
 
     name: str
     role: str
     public: bytes
+    rotations: int = field(default=0, compare=False)
 
     @property
     def key(self) -> str:
@@ -183,7 +193,11 @@ def _extended(keyring: Keyring, signed: Signed) -> Keyring:
         old = keyring.signer(signed.key, "viewer")
         if (member.name, member.role) != (old.name, old.role):
             raise _broken(f"a rotation keeps name and role: {old.name}, {old.role}")
-        return _with(_without(keyring, old), member, signed)
+        if old.rotations >= MOST_ROTATIONS:
+            raise _broken(f"{old.name} has replaced their key {MOST_ROTATIONS} times; an admin must add them again")
+        if old.role != "admin" and serial >= MOST_STATEMENTS - RESERVED:
+            raise _broken(f"the last {RESERVED} statements of a keyring are the admins'")
+        return _with(_without(keyring, old), replace(member, rotations=old.rotations + 1), signed)
     keyring.signer(signed.key, "admin")
     if action == "add":
         if any(member.name == other.name for other in keyring.members.values()):

@@ -4,7 +4,7 @@
 
     FK720  no token, or one that is not known      401
     FK721  a role that does not suffice            403
-    FK725  too many failed tokens                  429
+    FK725  too many failed tokens, or statements   429
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Access:
 
     state: State
     brake: Brake = field(default_factory=Brake)
+    stated: Brake = field(default_factory=lambda: Brake(most=5, seconds=3600.0))
 
     def user(self, token: str, address: str) -> Member:
         """The user of a token.
@@ -61,6 +62,22 @@ class Access:
             raise DeploymentError(
                 f"{member.name} is {member.role}; {role} is needed", code="FK721", remedy="ask an admin for the role"
             )
+
+    def may_state(self, member: Member) -> None:
+        """Count a statement for the keyring, which never shrinks; an admin makes as many as they like.
+
+        Raises:
+            DeploymentError: FK725.
+        """
+        if member.role == "admin":
+            return
+        if self.stated.holds(member.name):
+            raise DeploymentError(
+                f"{member.name} has sent {self.stated.most} statements within an hour",
+                code="FK725",
+                remedy="wait an hour, or ask an admin",
+            )
+        self.stated.failed(member.name)
 
     def may_control(self, token: str) -> bool:
         """Whether a token is an admin's."""

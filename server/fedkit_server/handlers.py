@@ -181,6 +181,7 @@ def extend_keyring(call: Call) -> dict[str, Any]:
             code="FK721",
             remedy="use the profile of the user who signed it",
         )
+    call.access.may_state(call.user)
     return {"keyring": list(call.state.extend_keyring(text).statements)}
 
 

@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -7,7 +8,7 @@ from hypothesis import strategies as st
 from fedkit.errors import FederationError
 from fedkit.federation import statements
 from fedkit.federation.envelope import read, seal
-from fedkit.federation.keyring import GENESIS, MOST_STATEMENTS, extend, open_keyring
+from fedkit.federation.keyring import GENESIS, MOST_ROTATIONS, MOST_STATEMENTS, RESERVED, extend, open_keyring
 from fedkit.storage.keys import fingerprint, new_signing_key
 from tests.federation.signers import COORDINATOR, FEDERATION, NOW, OPERATOR, OTHER, ROOT, VIEWER, keyring
 
@@ -83,6 +84,33 @@ def test_a_rotation_is_by_the_old_key_and_keeps_name_and_role():
     for changes in ({"name": "bo", "role": "admin"}, {"name": "ana", "role": "operator"}):
         refused("FK544", extend, KNOWN, (*KNOWN.statements, forged(OPERATOR, action="rotate", **changes)))
     refused("FK544", statements.rotate, KNOWN, VIEWER.public, OPERATOR, NOW)
+
+
+def rotated(ring, key, times):
+    for _ in range(times):
+        new = new_signing_key()
+        ring, key = statements.rotate(ring, new.public, key, NOW), new
+    return ring, key
+
+
+def test_a_user_who_rotates_without_end_is_refused_and_an_admin_still_revokes_and_adds():
+    ring, key = rotated(KNOWN, VIEWER, MOST_ROTATIONS)
+    assert "20 times" in refused("FK544", statements.rotate, ring, OTHER.public, key, NOW)
+    assert open_keyring(ring.statements, **PINS).named("vi").rotations == MOST_ROTATIONS
+    ring = statements.revoke(ring, "vi", ROOT, NOW)
+    ring = statements.add(ring, "vi", "viewer", OTHER.public, ROOT, NOW)
+    assert rotated(ring, OTHER, 1)[0].named("vi").rotations == 1
+
+
+def test_the_end_of_a_chain_is_left_to_admins():
+    full = replace(KNOWN, statements=("{}",) * (MOST_STATEMENTS - RESERVED - 1) + KNOWN.statements[-1:])
+    for key in (VIEWER, OPERATOR):
+        assert "admins" in refused("FK544", statements.rotate, full, OTHER.public, key, NOW)
+    assert statements.rotate(full, OTHER.public, ROOT, NOW).named("ana").public == OTHER.public
+    assert "vi" not in [member.name for member in statements.revoke(full, "vi", ROOT, NOW).members.values()]
+    assert statements.replace_coordinator(full, OTHER.public, COORDINATOR, NOW).coordinator == OTHER.public
+    shorter = replace(full, statements=full.statements[1:])
+    assert statements.rotate(shorter, OTHER.public, VIEWER, NOW).named("vi").public == OTHER.public
 
 
 def test_the_coordinator_is_replaced_by_its_old_key_or_an_admin():

@@ -279,3 +279,16 @@ def test_metrics_are_for_this_host_or_a_token(coordinator):
 def test_an_answer_is_kept_by_no_cache(api):
     assert api.ask("GET", "/status").headers["cache-control"] == "no-store"
     assert api.ask("GET", "/status", token="x").headers["cache-control"] == "no-store"
+
+
+def test_who_is_no_admin_states_five_things_an_hour(api):
+    key = api.add("vi", "viewer")
+    for _ in range(5):
+        new = new_signing_key()
+        grown = statements.rotate(api.state.keyring, new.public, key, api.state.clock())
+        assert api.ask("POST", "/keyring", "vi", json={"statement": grown.statements[-1]}).status_code == 200
+        key = new
+    grown = statements.rotate(api.state.keyring, new_signing_key().public, key, api.state.clock())
+    _error(api.ask("POST", "/keyring", "vi", json={"statement": grown.statements[-1]}), 429, "FK725")
+    grown = statements.revoke(api.state.keyring, "vi", api.keys["anna"], api.state.clock())
+    assert api.ask("POST", "/keyring", json={"statement": grown.statements[-1]}).status_code == 200
