@@ -218,13 +218,15 @@ def _say(*, json_: bool) -> Any:
 
 
 def _words(event: dict[str, Any]) -> str:
+    from fedkit_client.logs import printable
+
     match event["event"]:
         case "starting":
             return f"{event['site']}: loading; the log is {event['folder']}/client.log"
         case "connected":
             return f"connected to {event['address']} as node {event['node']}; waiting for runs"
         case "retrying":
-            return f"{event['message']}\n  going on to try; see `fedkit client doctor`"
+            return f"{printable(event['message'])}\n  going on to try; see `fedkit client doctor`"
         case "answered":
             what = f"{event['kind']} of round {event['round']} of run {event['run']}"
             return f"{what} was refused with {event['code']}" if event["code"] else f"{what} was answered"

@@ -10,6 +10,25 @@ from pathlib import Path
 _LARGE = 20 * 2**20
 
 
+def printable(text: str) -> str:
+    r"""A text in which nothing ends a line or moves a cursor.
+
+    >>> printable("a\nb\x1b[31m")
+    'a\\nb\\x1b[31m'
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
+
+
+class _OneLine(logging.Formatter):
+    """What others sent may stand in a message, and must not look like a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+
 def configure(path: Path) -> None:
     """Send every log line of this process and those that it forks to a file with mode 0600.
 
@@ -23,7 +42,7 @@ def configure(path: Path) -> None:
     for before in list(root.handlers):
         root.removeHandler(before)
     handler = logging.StreamHandler(os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace"))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     # Their lines say what ours do, for every request.

@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from flwr.app import MetricRecord, RecordDict
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.flower_node import NodeConnection, Received, UnreadableRequest
+from fedkit.federation.job import NAME
 from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.federation.request import Request, unpack_request
 from fedkit_client.answers import USAGE, from_frame
@@ -77,13 +79,17 @@ class Node:
                     self._retry(error)
                 except FedkitError as error:
                     self._retry(error)
+                except Exception as error:
+                    # No message of a coordinator's may end a site.
+                    _LOG.exception("unexpected")
+                    self._retry(_unexpected(error))
         except Stopping:
             pass
         finally:
             self.connection.close()
             self.executor.close()
             self.state.enter("stopped")
-            self.say({"event": "stopped"})
+            self._tell({"event": "stopped"})
 
     def _connected(self) -> None:
         with self.stop.at_rest():
@@ -93,7 +99,7 @@ class Node:
             self.connection.activate()
         self._pause = FIRST_PAUSE
         if self.state.enter("connected"):
-            self.say({"event": "connected", "address": self.connection.address, "node": str(self.connection.node_id)})
+            self._tell({"event": "connected", "address": self.connection.address, "node": str(self.connection.node_id)})
             _LOG.info("connected to %s", self.connection.address)
         while True:
             try:
@@ -101,16 +107,16 @@ class Node:
                     received = self.connection.receive()
             except UnreadableRequest as error:
                 _LOG.warning("a message cannot be read: %s", error)
-                self._send(error.received, error.code, error.received.kind, "", 0, 0.0)
+                self._send(error.received, error.code, _kind(error.received.kind), "", 0, 0.0)
                 continue
             if received is not None:
                 self._serve(received)
 
     def _retry(self, problem: FedkitError) -> None:
-        slowly = problem.code in ("FK755", "FK745", "FK736")
+        slowly = problem.code in ("FK755", "FK745", "FK736", "FK762")
         if self.state.enter("retrying", problem):
             _LOG.warning("%s", problem)
-            self.say({"event": "retrying", "code": problem.code, "message": str(problem)})
+            self._tell({"event": "retrying", "code": problem.code, "message": str(problem)})
         pause = SLOW_PAUSE if slowly else self._pause
         self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         # Sites that lost their coordinator together do not all come back in the same second.
@@ -118,30 +124,30 @@ class Node:
 
     def _serve(self, received: Received) -> None:
         began = time.monotonic()
+        kind, run, number = _kind(received.kind), "", 0
+        content: RecordDict | str
         try:
             if received.kind not in KINDS:
                 raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
+            kind, run, number = _shown(request, kind)
+            self.state.enter("working")
+            content = self._asked(request, received.kind, (kind, run, number), began)
         except Exception as error:
-            _LOG.warning("a message is refused: %s", error)
-            self._send(received, public_code(error), received.kind, "", 0, 0.0)
-            return
-        kind, run, number = _shown(request, received.kind)
-        self.state.enter("working")
-        header = {
-            "kind": received.kind,
-            "order": request.order,
-            "job": request.job,
-            "keyring": list(request.keyring),
-        }
+            if isinstance(error, FedkitError) and error.code in ("FK767", "FK768"):
+                raise
+            _LOG.warning("a message is refused: %s", error, exc_info=not isinstance(error, FedkitError))
+            content = public_code(error)
+        self._send(received, content, kind, run, number, time.monotonic() - began)
+        self.state.enter("connected")
+
+    def _asked(self, request: Request, kind: str, shown: tuple[str, str, int], began: float) -> RecordDict | str:
+        header = {"kind": kind, "order": request.order, "job": request.job, "keyring": list(request.keyring)}
         # A view without entries cannot be cast.
         body = request.parameters.data.cast("B") if len(request.parameters) else b""
         done = self.executor.ask(header, body, self._meanwhile)
-        seconds = time.monotonic() - began
-        content = self._content(done)
-        self._note(kind, run, number, done, seconds)
-        self._send(received, content, kind, run, number, seconds)
-        self.state.enter("connected")
+        self._note(*shown, done, time.monotonic() - began)
+        return self._content(done)
 
     def _meanwhile(self) -> None:
         """While the executor works: signs of life go on, and one that fails is the next one's matter."""
@@ -166,6 +172,11 @@ class Node:
             content[USAGE] = MetricRecord({"cpu-seconds": used.cpu_seconds, "peak-bytes": used.peak_bytes})
         return content
 
+    def _tell(self, event: dict[str, Any]) -> None:
+        # Where a person's console is a file, its disk may be full.
+        with suppress(OSError):
+            self.say(event)
+
     def _send(
         self, received: Received, content: RecordDict | str, kind: str, run: str, number: int, seconds: float
     ) -> None:
@@ -173,7 +184,7 @@ class Node:
         self.connection.answer(received, content, seconds if self.disclose else 0.0)
         code = content if isinstance(content, str) else ""
         self.state.took(kind, run, number, code)
-        self.say({"event": "answered", "kind": kind, "run": run, "round": number, "code": code})
+        self._tell({"event": "answered", "kind": kind, "run": run, "round": number, "code": code})
         _LOG.info("%s of round %d of run %s was answered%s", kind, number, run, f" with {code}" if code else "")
 
     def _note(self, kind: str, run: str, number: int, done: Done, seconds: float) -> None:
@@ -195,11 +206,26 @@ class Node:
             _LOG.warning("%s cannot be written: %s", self.usage, error.strerror)
 
 
+def _unexpected(error: Exception) -> FedkitError:
+    return DeploymentError(
+        f"an unexpected {type(error).__name__}", code=COMMON, remedy="see client.log; the site goes on trying"
+    )
+
+
+def _kind(said: str) -> str:
+    return said if said in KINDS else "unknown"
+
+
 def _shown(request: Request, kind: str) -> tuple[str, str, int]:
-    """What an order that nobody has verified says of itself; for the site's own eyes."""
+    """What an order that nobody has verified says of itself, as far as it is what an order may say; never raises."""
     try:
         payload = json.loads(json.loads(request.order)["payload"])
-        # A run's end comes as a message of another kind.
-        return "end" if payload["kind"] == "end" else kind, str(payload["run"])[:100], int(payload["round"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        said, run, number = payload["kind"], payload["run"], payload["round"]
+    except Exception:
         return kind, "", 0
+    # A run's end comes as a message of another kind.
+    return (
+        "end" if said == "end" else kind,
+        run if isinstance(run, str) and NAME.fullmatch(run) else "",
+        number if type(number) is int and 0 <= number < 2**31 else 0,
+    )

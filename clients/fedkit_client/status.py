@@ -8,6 +8,7 @@ from typing import Any
 
 from fedkit_client import lock
 from fedkit_client.ledgers import budgets
+from fedkit_client.logs import printable
 from fedkit_client.start import Opened
 from fedkit_client.state import read_state
 
@@ -55,7 +56,7 @@ def status_text(found: dict[str, Any]) -> str:
         )
     used = found["usage"]
     lines.append(f"  used here: {used['answers']} answers, {used['cpu_seconds']:.0f} CPU seconds in all")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _running(found: dict[str, Any]) -> str:

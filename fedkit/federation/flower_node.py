@@ -35,7 +35,9 @@ from flwr.proto.message_pb2 import (
     PullObjectRequest,
     PushObjectRequest,
 )
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
@@ -50,8 +52,10 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from fedkit.errors import FederationError
+from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.flower_arrays import assemble
+from fedkit.federation.flower_http import guard
+from fedkit.federation.public_codes import COMMON
 
 WAIT_HEADER = "x-fedkit-wait"
 _MOST_PARTS = 4096
@@ -134,6 +138,7 @@ class NodeConnection:
             verify=context,
             timeout=self.wait + 20.0,
         )
+        guard(self._client._client)
 
     @property
     def _node(self) -> Node:
@@ -161,30 +166,56 @@ class NodeConnection:
         """The next request; None when the wait is over, or the run that it belongs to.
 
         Raises:
-            UnreadableRequest: FK540, a request that is too large or whose parts are not what its name says.
+            UnreadableRequest: FK540, a request that is too large or whose parts are not what its name says; FK500,
+                whatever else is wrong with it.
+            DeploymentError: FK762, it cannot be put down in the spool.
         """
         self.beat()
         reply = self._client.PullMessages(PullMessagesRequest(node=self._node))
         if not reply.messages_list:
             return None
-        bare = message_from_proto(reply.messages_list[0])
+        # Whatever it has in place of its content: what it holds comes in objects.
+        bare = message_from_proto(ProtoMessage(metadata=reply.messages_list[0].metadata, content=ProtoRecordDict()))
         try:
+            if not reply.message_object_trees:
+                raise FederationError("the request holds nothing", code="FK540")
             return self._whole(bare, reply.message_object_trees[0])
         except FederationError as error:
             raise UnreadableRequest(error, Received(bare)) from None
+        except OSError as error:
+            raise DeploymentError(
+                f"a request cannot be put down in {self.spool}: {error.strerror}",
+                code="FK762",
+                remedy="free space on its disk; the request comes again",
+            ) from None
+        except httpx.HTTPError:
+            raise
+        except Exception as error:
+            unknown = FederationError(f"the request cannot be read ({type(error).__name__})", code=COMMON)
+            raise UnreadableRequest(unknown, Received(bare)) from error
 
     def _whole(self, bare: Message, tree: ObjectTree) -> Received:
         if sum(1 for _ in iterate_object_tree(tree)) > _MOST_PARTS:
             raise FederationError(f"the request has more than {_MOST_PARTS:,} parts", code="FK540")
 
+        cut: list[httpx.HTTPError] = []
+
         def get(object_id: str) -> bytes:
-            self.beat()
-            content = self._object(bare.metadata.run_id, object_id)
+            try:
+                self.beat()
+                content = self._object(bare.metadata.run_id, object_id)
+            except httpx.HTTPError as error:
+                cut.append(error)
+                raise
             if get_object_id(content) != object_id:
                 raise FederationError("a part of the request is not what its name says", code="FK540")
             return content
 
-        whole = assemble(bare, tree, get, most_bytes=self.most_bytes, spool=self.spool)
+        try:
+            whole = assemble(bare, tree, get, most_bytes=self.most_bytes, spool=self.spool)
+        except FederationError as error:
+            # A connection that was cut is no fault of the request's, which comes again.
+            raise (cut[0] if cut else error) from None
         if not whole.has_content():
             raise FederationError("the request holds nothing", code="FK540")
         return Received(whole)

@@ -31,7 +31,9 @@ SKEW = 300.0
 """Seconds by which the signer's clock may be ahead of the reader's."""
 
 LONGEST_DEADLINE = 30 * 86_400.0
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a run, a study, an experiment and a user may be called."""
+
 _DEFAULTS = {"runs_dir": "runs", "ledgers_dir": None}
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "wire": int, "federation": str, "run": str, "name": str, "study": str, "submitter": str, "issued_at": int,
@@ -162,7 +164,7 @@ def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float
         raise FederationError("the job is for another federation", code="FK542", remedy="submit it to its own")
     check_times("job", values["issued_at"], values["expires_at"], now, longest=LONGEST_LIFE, skew=SKEW)
     for name in ("run", "name", "study", "submitter"):
-        if not _NAME.fullmatch(values[name]):
+        if not NAME.fullmatch(values[name]):
             raise strict_json.unreadable("the job", f"has a {name} that is no 1 to 100 letters, digits, . _ and -")
     _refuse(_raw_problems(values["config"]))
     config = from_dict(values["config"], python=False, models=models)

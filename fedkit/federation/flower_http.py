@@ -1,0 +1,50 @@
+"""What a site lets a coordinator's HTTP answers do: Flower's client follows wherever it is sent, and unpacks whatever.
+
+A coordinator must not have a site send requests into the network that the site stands in, nor fill its memory with
+what a few kilobytes unpack to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+
+MOST_RESPONSE = 16 * 2**20
+"""Bytes of one answer: Flower's largest parts have 5 MiB."""
+
+
+def guard(client: httpx.Client) -> None:
+    """Have a client follow no redirect, and refuse an answer that is packed or larger than `MOST_RESPONSE`.
+
+    What is refused raises ``httpx.RemoteProtocolError``; a redirect is an answer without success like any other.
+    """
+    client.follow_redirects = False
+    client.headers["accept-encoding"] = "identity"
+    client.event_hooks["response"].append(_check)
+
+
+def _check(response: httpx.Response) -> None:
+    if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        response.close()
+        raise httpx.RemoteProtocolError("the answer is packed, which nobody asked for", request=response.request)
+    assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101  # what a client that is not async has
+    response.stream = _Bounded(response.stream, response.request)
+
+
+class _Bounded(httpx.SyncByteStream):
+    def __init__(self, stream: httpx.SyncByteStream, request: httpx.Request) -> None:
+        self._stream, self._request = stream, request
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = MOST_RESPONSE
+        for chunk in self._stream:
+            left -= len(chunk)
+            if left < 0:
+                raise httpx.RemoteProtocolError(
+                    f"the answer has more than {MOST_RESPONSE:,} bytes", request=self._request
+                )
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
