@@ -53,6 +53,8 @@ class Federation:
 
     Attributes:
         site_program: what starts a site, in place of ``python -m fedkit client``.
+        host: the address that sites reach the coordinator at.
+        inside: site to the words before its command, such as those that enter a network namespace.
     """
 
     folder: Path
@@ -62,6 +64,8 @@ class Federation:
     site_program: tuple[str, ...] = ("-m", "fedkit", "client")
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
     port: int = 0
+    host: str = "127.0.0.1"
+    inside: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def profile(self):
@@ -91,7 +95,7 @@ class Federation:
         """Initialise, start, let every site join."""
         self.port, grpc_port = free_ports(2)
         self.fedkit(
-            "server", "init", "coordinator", "--name", "test", "--host", "127.0.0.1", "--port", self.port,
+            "server", "init", "coordinator", "--name", "test", "--host", self.host, "--port", self.port,
             "--grpc-port", grpc_port, "--profile", self.profile,
         )  # fmt: skip
         self.start_coordinator()
@@ -105,7 +109,7 @@ class Federation:
             )
             (self.folder / f"{site}.yaml").write_text(text)
             self.fedkit(
-                "client", "join", f"127.0.0.1:{self.port}", "--token-file", f"{site}.token", "--site-file",
+                "client", "join", f"{self.host}:{self.port}", "--token-file", f"{site}.token", "--site-file",
                 f"{site}.yaml", "--folder", site,
             )  # fmt: skip
         return self
@@ -119,8 +123,8 @@ class Federation:
         log.close()
 
     def start_coordinator(self):
-        self._spawn("coordinator", "-m", "fedkit", "server", "start", "coordinator", "--bind", "127.0.0.1")
-        wait(lambda: reaches(self.port), 60, "the coordinator does not answer")
+        self._spawn("coordinator", "-m", "fedkit", "server", "start", "coordinator", "--bind", self.host)
+        wait(lambda: reaches(self.host, self.port), 60, "the coordinator does not answer")
 
     def start_site(self, site, *, wait_online=True):
         self._spawn(site, *self.site_program, "start", f"{site}/site.yaml")
@@ -203,8 +207,8 @@ class Federation:
             self.kill(name)
 
 
-def reaches(port):
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+def reaches(host, port):
+    with suppress(OSError), socket.create_connection((host, port), 1.0):
         return True
     return False
 
