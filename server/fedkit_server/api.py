@@ -51,7 +51,7 @@ def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], boo
     waiters = CapacityLimiter(64)
     routes = [
         Route(PREFIX + "/ca", _answering(partial(_ca, state)), methods=["GET"]),
-        Route(PREFIX + "/health", _answering(_health), methods=["GET"]),
+        Route(PREFIX + "/health", _answering(partial(_health, runs)), methods=["GET"]),
         Route(PREFIX + "/runs/{run}/events", _answering(partial(_events, state, runs, access, waiters, closing))),
         Route(PREFIX + "/runs/{run}/archive", _answering(partial(_archive, state, access))),
         Route("/metrics", _answering(partial(_metrics, state, runs, access)), methods=["GET"]),
@@ -90,8 +90,10 @@ async def _ca(state: State, _: Request) -> Response:
     return Response(state.folder.read(state.folder.ca), media_type="application/x-pem-file")
 
 
-async def _health(_: Request) -> Response:
-    return JSONResponse({"status": "ok", "version": __version__, "wire": wire.version_text()})
+async def _health(runs: Runs, _: Request) -> Response:
+    alive = runs.alive()
+    said = {"status": "ok" if alive else "no run has its turn", "version": __version__, "wire": wire.version_text()}
+    return JSONResponse(said, status_code=200 if alive else 503)
 
 
 async def _user(access: Access, request: Request, role: str) -> Member:

@@ -1,4 +1,5 @@
-"""``python -m fedkit_server.health DIR``: exit status 0 while the coordinator here answers over HTTP and over gRPC.
+"""``python -m fedkit_server.health DIR``: exit status 0 while the coordinator here answers over HTTP and over gRPC
+and runs have their turn.
 
 For a container's health check: it reads the folder's public files only, and needs no profile.
 """

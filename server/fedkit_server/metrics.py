@@ -48,6 +48,7 @@ class _Figures(Collector):
         for name in sorted({*STATES, *counted}):
             by_state.add_metric([name], counted[name])
         yield by_state
+        yield GaugeMetricFamily("fedkit_runner_alive", "1 while runs have their turn.", int(self._runs.alive()))
         number = GaugeMetricFamily("fedkit_run_round", "Round that an active run is in.", labels=["run"])
         received = CounterMetricFamily(
             "fedkit_run_received_bytes", "Bytes of replies that an active run has received.", labels=["run"]

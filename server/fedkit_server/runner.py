@@ -16,11 +16,14 @@ from fedkit.federation.job import Job, open_job
 from fedkit.federation.keyring import Keyring
 from fedkit.governance.terms import Allowed
 from fedkit.storage.keys import SigningKey
+from fedkit_server.admitting import MOST_OPENINGS, check_sites, check_size, died_opening
 from fedkit_server.log_of_run import RunLog
 from fedkit_server.progress import progress_of
 from fedkit_server.store import RunRow, Store
 
 _LOG = logging.getLogger("fedkit.server")
+_PAUSE = 5.0
+"""Seconds until what could not be written is tried again."""
 
 
 class _ShuttingDown(Exception):
@@ -56,14 +59,14 @@ class Runner:
         self._key, self._keyring, self._models, self._goodbye = key, keyring, models or {}, goodbye
         self._logs: dict[str, RunLog] = {}
         self._progress: dict[str, dict[str, Any]] = {}
-        self._stopping: set[str] = set()
+        self._stopping = {row.run for row in store.runs() if row.stopping}
         self._closing = False
         self._changed = threading.Condition()
         self._folder.mkdir(mode=0o700, exist_ok=True)
         link.end_all_runs()
         for row in store.runs():
             if row.state == "running":
-                store.set_run(row.run, "queued")
+                self._take_up(row)
         self._thread = threading.Thread(target=self._work, name="fedkit-runner", daemon=True)
         self._thread.start()
 
@@ -74,7 +77,8 @@ class Runner:
             FedkitError: the job is refused, or its run is known (FK730).
         """
         job = self._open(job_text)
-        self._check_sites(job)
+        check_sites(job, self._store)
+        check_size(job, self._models)
         if not self._store.add_run(job.run, job.signed.text, job.name, job.submitter, time.time()):
             raise DeploymentError(
                 f"a run {job.run} was submitted before", code="FK730", remedy="submit the experiment again as a new run"
@@ -86,28 +90,18 @@ class Runner:
         ring = self._keyring()
         return open_job(text, ring, ring.federation, time.time(), models=self._models)
 
-    def _check_sites(self, job: Job) -> None:
-        enrolled = {site.name for site in self._store.sites() if site.revoked_at is None}
-        if missing := [name for name in job.sites if name not in enrolled]:
-            raise DeploymentError(
-                f"{', '.join(missing)} is not enrolled; the federation has {', '.join(sorted(enrolled)) or 'no site'}",
-                code="FK731",
-                remedy="invite the site, or leave it out of --sites",
-            )
-
     def stop(self, run: str) -> None:
         """End a run for good: what its holds at the sites have left is free again, the model so far is kept.
 
         Raises:
             DeploymentError: FK732, no such run; FK733, it is over.
         """
-        row = self._row(run)
-        if row.state == "finished":
-            raise DeploymentError(f"{run} is over: {row.outcome}", code="FK733")
+        self._row(run)
+        # On disk before anybody is told that it will end: a restart goes on with ending it.
+        if not self._store.stop_run(run):
+            raise DeploymentError(f"{run} is over: {self._row(run).outcome}", code="FK733")
         with self._changed:
             self._stopping.add(run)
-        if row.state == "failed":
-            self._store.set_run(run, "queued")
         self._wake()
 
     def resume(self, run: str) -> None:
@@ -180,27 +174,67 @@ class Runner:
         with self._changed:
             self._changed.notify_all()
 
+    def alive(self) -> bool:
+        """Whether runs have their turn."""
+        return self._thread.is_alive()
+
+    def _take_up(self, row: RunRow) -> None:
+        if row.openings < MOST_OPENINGS:
+            self._store.take_up_run(row.run)
+            return
+        why = died_opening(row)
+        self._tell_failed(row.run, why)
+        self._store.set_run(row.run, "failed", why)
+        self._stopping.discard(row.run)
+
     def _work(self) -> None:
-        while True:
-            row = self._wait_for_next()
-            if row is None:
-                return
+        while not self._closing:
             try:
-                self._store.set_run(row.run, "running")
-                state, outcome = self._run(row)
-            except _ShuttingDown:
-                self._store.set_run(row.run, "queued")
+                row = self._wait_for_next()
+                if row is not None:
+                    self._settle(row, *self._turn(row))
+            except Exception:
+                # Whatever it is, such as a store that cannot be read now: the next run has its turn.
+                _LOG.exception("the runner")
+                self._pause()
+
+    def _turn(self, row: RunRow) -> tuple[str, str | None]:
+        try:
+            self._store.begin_run(row.run)
+            state, outcome = self._run(row)
+        except _ShuttingDown:
+            return "queued", None
+        except FedkitError as error:
+            _LOG.error("run %s: %s", row.run, error)
+            state, outcome = "failed", str(error)
+            self._tell_failed(row.run, outcome)
+        except (Exception, SystemExit) as error:
+            _LOG.exception("run %s", row.run)
+            state, outcome = "failed", f"{type(error).__name__}: see the coordinator's log"
+            self._tell_failed(row.run, outcome)
+        return state, outcome
+
+    def _settle(self, row: RunRow, state: str, outcome: str | None) -> None:
+        """Write how a turn ended, as often as it takes; a coordinator that closes first takes the run up again."""
+        while True:
+            try:
+                # Stopped while it failed: it has one more turn, in which it ends before anybody is asked.
+                again = state == "failed" and row.run in self._stopping and not row.stopping
+                self._store.set_run(row.run, "queued" if again else state, None if again else outcome)
+            except Exception:
+                _LOG.exception("run %s is %s, which cannot be written", row.run, state)
+            else:
+                if state != "queued" and not again:
+                    self._stopping.discard(row.run)
                 return
-            except FedkitError as error:
-                _LOG.error("run %s: %s", row.run, error)
-                state, outcome = "failed", str(error)
-                self._tell_failed(row.run, str(error))
-            except Exception as error:
-                _LOG.exception("run %s", row.run)
-                state, outcome = "failed", f"{type(error).__name__}: see the coordinator's log"
-                self._tell_failed(row.run, outcome)
-            self._stopping.discard(row.run)
-            self._store.set_run(row.run, state, outcome)
+            if self._closing:
+                return
+            self._pause()
+
+    def _pause(self) -> None:
+        with self._changed:
+            if not self._closing:
+                self._changed.wait(_PAUSE)
 
     def _wait_for_next(self) -> RunRow | None:
         """The run whose turn it is; None when the coordinator is about to stop."""
@@ -214,7 +248,10 @@ class Runner:
         return None
 
     def _tell_failed(self, run: str, why: str) -> None:
-        self._log(run).add(Event("finished", 0, detail=f"failed: {why}"))
+        try:
+            self._log(run).add(Event("finished", 0, detail=f"failed: {why}"))
+        except Exception:
+            _LOG.exception("run %s: nobody can be told that it failed", run)
 
     def _run(self, row: RunRow) -> tuple[str, str]:
         # Imported here: an idle coordinator has no torch in memory.
@@ -224,7 +261,7 @@ class Runner:
         job = self._open(row.job)
         nodes = {site.name: site.node_id for site in self._store.sites() if site.revoked_at is None}
         self._progress_of(row)
-        log, progress = self._log(row.run), self._progress[row.run]
+        log, progress, opened = self._log(row.run), self._progress[row.run], list[bool]()
 
         def stop() -> bool:
             if self._closing:
@@ -235,6 +272,9 @@ class Runner:
             progress["round"] = event.round
             progress["bytes"] = before + sum(grid.bytes_by_node.values())
             log.add(event)
+            if event.kind == "asked" and not opened:
+                opened.append(True)
+                self._store.run_opened(row.run)
 
         flower_run = self._link.begin_run()
         grid = MeteredGrid(self._link, flower_run, spool=self._folder / row.run)

@@ -47,5 +47,8 @@ class Runs(Protocol):
     def status(self, run: str) -> dict[str, Any]:
         """How a run stands."""
 
+    def alive(self) -> bool:
+        """Whether runs have their turn."""
+
     def close(self) -> None:
         """Stop so that the next start goes on, and return when that is done."""

@@ -26,6 +26,8 @@ CREATE TABLE IF NOT EXISTS runs (
     state TEXT NOT NULL, outcome TEXT);
 PRAGMA user_version = 1;
 """
+_LATER = {"stopping": "INTEGER NOT NULL DEFAULT 0", "openings": "INTEGER NOT NULL DEFAULT 0"}
+"""Columns of runs that a file by an older fedkit has not."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class RunRow:
     Attributes:
         state: queued, running, stopped, finished, failed.
         outcome: what the run directory's result says, once there is one.
+        stopping: whether a user has ended it, and it has not ended yet.
+        openings: how often it was begun since it last asked a site or ended.
     """
 
     run: str
@@ -82,6 +86,8 @@ class RunRow:
     submitted_at: float
     state: str
     outcome: str | None
+    stopping: int = 0
+    openings: int = 0
 
 
 class Store:
@@ -100,6 +106,9 @@ class Store:
             for pragma in ("journal_mode = WAL", "synchronous = FULL"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.executescript(_SCHEMA)
+            known = {row["name"] for row in self._db.execute("PRAGMA table_info(runs)")}
+            for name in _LATER.keys() - known:
+                self._db.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER[name]}")
         except (OSError, sqlite3.Error) as error:
             raise DeploymentError(
                 f"{path} cannot be opened: {error}", code="FK705", remedy="restore the folder from its backup"
@@ -172,6 +181,11 @@ class Store:
         """One site."""
         return next((site for site in self.sites() if site.name == name), None)
 
+    def set_node_id(self, name: str, node_id: int) -> None:
+        """Flower knows a site's key by another number now."""
+        with self._write() as db:
+            db.execute("UPDATE sites SET node_id = ? WHERE name = ?", (str(node_id), name))
+
     def put_offer(self, name: str, offer: str, now: float) -> None:
         """A site's newest offer."""
         with self._write() as db:
@@ -205,15 +219,48 @@ class Store:
         """Remember a run, queued; False if its id was there before."""
         try:
             with self._write() as db:
-                db.execute("INSERT INTO runs VALUES (?, ?, ?, ?, ?, 'queued', NULL)", (run, job, name, submitter, now))
+                db.execute(
+                    "INSERT INTO runs (run, job, name, submitter, submitted_at, state)"
+                    " VALUES (?, ?, ?, ?, ?, 'queued')",
+                    (run, job, name, submitter, now),
+                )
         except sqlite3.IntegrityError:
             return False
         return True
 
     def set_run(self, run: str, state: str, outcome: str | None = None) -> None:
-        """How a run stands."""
+        """How a run stands; one that has ended is stopped no more."""
         with self._write() as db:
-            db.execute("UPDATE runs SET state = ?, outcome = ? WHERE run = ?", (state, outcome, run))
+            db.execute(
+                "UPDATE runs SET state = ?, outcome = ?, openings = 0,"
+                " stopping = CASE WHEN ? IN ('finished', 'failed') THEN 0 ELSE stopping END WHERE run = ?",
+                (state, outcome, state, run),
+            )
+
+    def begin_run(self, run: str) -> None:
+        """A run's turn: it counts as being opened until `run_opened`."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET state = 'running', openings = openings + 1 WHERE run = ?", (run,))
+
+    def run_opened(self, run: str) -> None:
+        """A run has asked its first site."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET openings = 0 WHERE run = ?", (run,))
+
+    def take_up_run(self, run: str) -> None:
+        """A run that a killed process had begun waits for its turn again."""
+        with self._write() as db:
+            db.execute("UPDATE runs SET state = 'queued' WHERE run = ?", (run,))
+
+    def stop_run(self, run: str) -> bool:
+        """Remember that a run is to end; one that failed has another turn for it. False if it is over."""
+        with self._write() as db:
+            done = db.execute(
+                "UPDATE runs SET stopping = 1, state = CASE state WHEN 'failed' THEN 'queued' ELSE state END"
+                " WHERE run = ? AND state != 'finished'",
+                (run,),
+            )
+            return done.rowcount == 1
 
     def runs(self) -> list[RunRow]:
         """All runs, the newest first."""

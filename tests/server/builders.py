@@ -122,5 +122,8 @@ class FakeRuns:
         assert row is not None
         return {"run": run, "name": row.name, "state": row.state, "outcome": row.outcome, "round": 2, "bytes": 7}
 
+    def alive(self) -> bool:
+        return ("dead",) not in self.asked
+
     def close(self) -> None:
         self.asked.append(("close",))
