@@ -27,7 +27,7 @@ from fedkit_server.folder import ServerFolder, joined
 from fedkit_server.guard import Guard, Wakes
 from fedkit_server.lock import hold
 from fedkit_server.runners import Runs
-from fedkit_server.state import State
+from fedkit_server.state import State, readable_link
 from fedkit_server.store import Store
 
 _LOG = logging.getLogger("fedkit.server")
@@ -47,7 +47,8 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
         up: called once everything answers.
 
     Raises:
-        DeploymentError: FK708, another process serves the folder; FK709, a port is taken; FK710, the certificate.
+        DeploymentError: FK708, another process serves the folder; FK709, a port is taken; FK710, the certificate;
+            FK705, a database that is broken.
         ConfigError: FK120, ``allow.yaml``.
         FederationError: FK563, it lists a package that is another one now.
     """
@@ -66,12 +67,13 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
             left.unlink(missing_ok=True)
         store = Store(folder.database)
         stack.callback(store.close)
-        link = Link.open(folder.link, folder.path / "objects")
-        state = State(folder, settings, store, link, models=models)
-        # An altered keyring or a key that is not its own ends the start here.
-        state.keyring  # noqa: B018
-        state.reconcile()
-        runs = _runner(state)
+        with readable_link(folder):
+            link = Link.open(folder.link, folder.path / "objects")
+            state = State(folder, settings, store, link, models=models)
+            # An altered keyring or a key that is not its own ends the start here.
+            state.keyring  # noqa: B018
+            state.reconcile()
+            runs = _runner(state)
         stack.callback(runs.close)
         grpc_server = serve(
             Enrolment(state),

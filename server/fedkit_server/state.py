@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.flower_link import Link
@@ -13,6 +17,8 @@ from fedkit.federation.keyring import Keyring, Member, extend
 from fedkit.governance.terms import Allowed
 from fedkit_server.folder import ServerFolder, Settings
 from fedkit_server.store import SiteRow, Store
+
+_LOG = logging.getLogger("fedkit.server")
 
 
 @dataclass
@@ -84,11 +90,60 @@ class State:
         unregister(self.link, site.node_id)
 
     def reconcile(self) -> None:
-        """Make Flower's list of nodes follow ours, whatever a kill between two writes has left."""
-        ours = {site.node_id for site in self.store.sites() if site.revoked_at is None}
+        """Make Flower's list of nodes follow ours, whatever a kill between two writes, or a lost file, has left."""
+        ours = set()
+        for site in self.store.sites():
+            if site.revoked_at is not None:
+                continue
+            try:
+                node_id = self.link.register(site.node_key, site.name)
+            except ValueError:
+                _LOG.error("%s cannot be let in: its key was taken off Flower's list; invite it again", site.name)
+                continue
+            if node_id != site.node_id:
+                _LOG.warning("%s was not on Flower's list, and is again", site.name)
+                self.store.set_node_id(site.name, node_id)
+            ours.add(node_id)
         for node in self.link.state.get_node_info():
             if int(node.node_id) not in ours:
                 unregister(self.link, int(node.node_id))
+
+
+@contextmanager
+def readable_link(folder: ServerFolder) -> Iterator[None]:
+    """Tell of a ``link.db`` that is broken, before and while the coordinator starts with it.
+
+    Raises:
+        DeploymentError: FK705.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        _check_whole(folder.link)
+        yield
+    except (SQLAlchemyError, _Broken) as error:
+        raise DeploymentError(
+            f"{folder.link} cannot be used: {str(error).splitlines()[0][:200]}",
+            code="FK705",
+            remedy=f"unless the disk is full, delete {folder.link.name}, {folder.link.name}-wal and"
+            f" {folder.link.name}-shm and start again: enrolled sites are let in from fedkit.db",
+        ) from None
+
+
+class _Broken(Exception):
+    pass
+
+
+def _check_whole(database: Path) -> None:
+    if not database.exists():
+        return
+    try:
+        with closing(sqlite3.connect(database, timeout=10.0)) as opened:
+            (found,) = opened.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        raise _Broken(str(error)) from None
+    if found != "ok":
+        raise _Broken(found)
 
 
 def unregister(link: Link, node_id: int) -> None:
