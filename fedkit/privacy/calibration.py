@@ -43,11 +43,12 @@ def noise_multiplier_for(
             remedy="raise privacy.evaluation.noise_multiplier (null releases no evaluation), or privacy.epsilon",
         )
     problem = _Problem(target, float(delta), float(sample_rate), int(steps), others)
-    if problem.fine(MIN_SIGMA) <= target:
-        return MIN_SIGMA
     low = high = problem.enough_by_rdp()
     while low > math.log(MIN_SIGMA) and problem.excess(low) <= 0:
         low, high = max(low - math.log(1.4), math.log(MIN_SIGMA)), low
+    # Only a search that has come down to the least noise there is can end on it.
+    if low <= math.log(MIN_SIGMA) and problem.fine(MIN_SIGMA) <= target:
+        return MIN_SIGMA
     if low == high:
         low -= math.log(1.1)
     from scipy.optimize import brentq
@@ -59,7 +60,7 @@ def noise_multiplier_for(
     slope = (problem.excess(high) - problem.excess(low)) / (high - low)
     fine = math.log(max(problem.fine(math.exp(coarse)), 1e-12) / target)
     refined = min(max(coarse - fine / slope, low), high) if slope < 0 else coarse
-    sigma = _round_up(math.exp(refined))
+    sigma = max(_round_up(math.exp(refined)), MIN_SIGMA)
     step = max(1e-4, sigma * 1e-4)
     while sigma <= MAX_SIGMA:
         if problem.fine(sigma) <= target:
