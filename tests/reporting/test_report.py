@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import re
+from functools import cache
 from html.parser import HTMLParser
 
 import pytest
 
 from fedkit.errors import RunError
 from fedkit.reporting.report import write_report
-from tests.reporting.conftest import edited
+from tests.reporting.conftest import KINDS, edited, write
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
 
@@ -50,8 +51,19 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def html(any_run):
-    return write_report(any_run).read_text(encoding="utf-8")
+def page_of(tmp_path_factory):
+    """The page of a run of some kind as it was fabricated; written once."""
+
+    @cache
+    def made(kind):
+        return write_report(write(tmp_path_factory.mktemp(kind), KINDS[kind])).read_text(encoding="utf-8")
+
+    return made
+
+
+@pytest.fixture(params=KINDS)
+def html(request, page_of):
+    return page_of(request.param)
 
 
 def test_page_is_well_formed_closed_and_small(html):
@@ -97,8 +109,8 @@ def test_report_ignores_the_users_matplotlib_settings(make_run, tmp_path):
         assert dict(matplotlib.rcParams) == before
 
 
-def test_hostile_names_are_shown_but_never_run(make_run):
-    html = write_report(make_run("hostile")).read_text(encoding="utf-8")
+def test_hostile_names_are_shown_but_never_run(page_of):
+    html = page_of("hostile")
     page = Page(html)
     assert "script" not in page.tags
     assert "img" not in page.tags
@@ -107,8 +119,8 @@ def test_hostile_names_are_shown_but_never_run(make_run):
     assert "<img src=x onerror=alert(1)>" in page.text
 
 
-def test_undefined_is_spelled_out_and_explained(make_run):
-    html = write_report(make_run("seeded")).read_text(encoding="utf-8")
+def test_undefined_is_spelled_out_and_explained(page_of):
+    html = page_of("seeded")
     row = re.search(r'<th scope="row">.*?switzerland</th>(.*?)</tr>', html, re.S)[1]
     cells = [" ".join(re.sub(r"<[^>]+>", "", c).split()) for c in re.findall(r"<td.*?</td>", row, re.S)]
     assert cells[:2] == ["30", "16"]
@@ -118,22 +130,22 @@ def test_undefined_is_spelled_out_and_explained(make_run):
     assert "nan" not in Page(html).text.lower()
 
 
-def test_seeded_noise_is_called_not_private(make_run):
-    text = Page(write_report(make_run("seeded")).read_text()).text
+def test_seeded_noise_is_called_not_private(page_of):
+    text = Page(page_of("seeded")).text
     sentence = "Noise was seeded for replay: this model is NOT private; with real noise the same plan would cost"
     assert f"{sentence} epsilon 2.98 at delta 1e-5 for one record at each site, add or remove adjacency" in text
     assert "differentially private" not in text
 
 
-def test_only_secure_noise_is_called_private(make_run):
-    text = Page(write_report(make_run("secure")).read_text()).text
+def test_only_secure_noise_is_called_private(page_of):
+    text = Page(page_of("secure")).text
     assert "Private: differential privacy with real noise" in text
     assert "NOT private" not in text
     assert "epsilon 2.98 at delta 1e-5 for one record at each site, add or remove adjacency" in text
 
 
-def test_without_a_mechanism_nothing_looks_private(make_run):
-    text = Page(write_report(make_run("open")).read_text()).text
+def test_without_a_mechanism_nothing_looks_private(page_of):
+    text = Page(page_of("open")).text
     assert "Not private: no mechanism was used" in text
     assert "differentially private" not in text
     assert "Privacy plan of each site" not in text
@@ -158,20 +170,20 @@ def test_largest_epsilon_is_named_never_a_mean(make_run):
     assert "epsilon 4.50 at delta 1e-5" in Page(write_report(path).read_text()).text
 
 
-def test_suppressed_cell_shows_no_number(make_run):
-    html = write_report(make_run("seeded")).read_text()
+def test_suppressed_cell_shows_no_number(page_of):
+    html = page_of("seeded")
     row = re.search(r">over 70</th>(.*?)</tr>", html, re.S)[1]
     assert re.sub(r"<[^>]+>", "", row).strip() == "suppressed (small cell)"
 
 
-def test_baselines_stand_beside_the_federation(make_run):
-    with_baselines = Page(write_report(make_run("seeded")).read_text()).text
+def test_baselines_stand_beside_the_federation(page_of):
+    with_baselines = Page(page_of("seeded")).text
     assert "federated pooled local only federated pooled local only" in with_baselines
-    assert "Beside the baselines" not in Page(write_report(make_run("secure")).read_text()).text
+    assert "Beside the baselines" not in Page(page_of("secure")).text
 
 
-def test_interrupted_run_says_how_far_it_came_and_what_it_cost(make_run):
-    text = Page(write_report(make_run("interrupted")).read_text()).text
+def test_interrupted_run_says_how_far_it_came_and_what_it_cost(page_of):
+    text = Page(page_of("interrupted")).text
     assert "interrupted" in text
     assert "Only 2 rounds of 15 ran, which would have cost up to epsilon 0.89" in text
 
@@ -183,9 +195,9 @@ def test_site_that_was_not_tested_counts_in_no_total(make_run):
     assert "<td>486</td><td>209</td>" in overall
 
 
-def test_notes_and_failures_are_shown(make_run):
-    assert "0 of 4 sites answered" in Page(write_report(make_run("failed")).read_text()).text
-    assert "site switzerland left out of training" in Page(write_report(make_run("degraded")).read_text()).text
+def test_notes_and_failures_are_shown(page_of):
+    assert "0 of 4 sites answered" in Page(page_of("failed")).text
+    assert "site switzerland left out of training" in Page(page_of("degraded")).text
 
 
 def test_password_in_a_url_never_reaches_the_page(make_run):
@@ -197,8 +209,8 @@ def test_password_in_a_url_never_reaches_the_page(make_run):
     assert "postgresql://ana:***@db.hospital/icu" in html
 
 
-def test_replay_command_is_quoted_for_a_shell(make_run):
-    text = Page(write_report(make_run("hostile")).read_text()).text
+def test_replay_command_is_quoted_for_a_shell(page_of):
+    text = Page(page_of("hostile")).text
     assert "fedkit replay 'runs/20261122-165900-<script>alert('\"'\"'n'\"'\"')<_script>'" in text
 
 
@@ -239,9 +251,9 @@ def test_a_full_disk_asks_for_space(make_run, monkeypatch):
 LEDGERS = {"va": {"took": 0.1234, "left": 0.5, "limit": 3.0}, "hungary": {"took": 0.2, "left": 0.75, "limit": 8.0}}
 
 
-def test_a_ledgers_shares_are_named_and_where_there_is_none_nobody_kept_count(make_run, tmp_path):
+def test_a_ledgers_shares_are_named_and_where_there_is_none_nobody_kept_count(page_of, make_run, tmp_path):
     what = "Sum over all runs on the same records"
-    alone = Page(write_report(make_run("secure")).read_text()).text
+    alone = Page(page_of("secure")).text
     assert f"{what} not accounted No ledger kept count" in alone
     path = edited(make_run("secure", tmp_path / "a"), ledger_run="heart-1a2b", ledger=LEDGERS)
     charged = Page(write_report(path).read_text()).text
@@ -251,7 +263,7 @@ def test_a_ledgers_shares_are_named_and_where_there_is_none_nobody_kept_count(ma
     killed = Page(write_report(edited(path, ledger={})).read_text()).text
     assert "ledger as heart-1a2b; `fedkit ledger show`" in killed
     assert "No ledger kept count" not in charged + killed
-    seeded = Page(write_report(make_run("seeded")).read_text()).text
+    seeded = Page(page_of("seeded")).text
     assert f"{what} not accounted This run promises nothing" in seeded
 
 
@@ -267,16 +279,16 @@ def test_patients_are_counted_beside_their_rows(make_run):
     assert "training patients" not in text
 
 
-def test_rows_left_out_are_not_sites_left_out(make_run, tmp_path):
+def test_rows_left_out_are_not_sites_left_out(page_of, make_run, tmp_path):
     rows = ("5 rows have no patient_id and are left out", "north: 1 row beyond data.max_rows_per_unit=2 is left out")
     assert "Sites left out" not in Page(write_report(make_run("seeded", notes=rows)).read_text()).text
-    assert "Sites left out" in Page(write_report(make_run("degraded")).read_text()).text
+    assert "Sites left out" in Page(page_of("degraded")).text
     untested = ("va left out of testing: 4 test rows, at least 5 needed",)
     assert "Sites left out" in Page(write_report(make_run("seeded", tmp_path / "b", notes=untested)).read_text()).text
 
 
-def test_the_plan_shows_the_evaluation_and_the_verdict_covers_it(make_run):
-    text = Page(write_report(make_run("secure")).read_text()).text
+def test_the_plan_shows_the_evaluation_and_the_verdict_covers_it(page_of, make_run):
+    text = Page(page_of("secure")).text
     assert "secure 3 at 5.4747 record" in text
     assert "All that a site's updates, histograms and the model reveal" in text
     path = make_run("seeded")
