@@ -39,6 +39,7 @@ from fedkit.federation.keyring import Keyring
 from fedkit.federation.order import make_order
 from fedkit.federation.request import Request, pack_request
 from fedkit.storage.keys import SigningKey, fingerprint, new_signing_key
+from tests.federation.link import let_go
 
 SITE = "north"
 DATASET = "icu"
@@ -112,6 +113,7 @@ class Coordinator:
         self._thread.join(20)
         self._grpc.stop(0).wait()
         self._grid = None
+        let_go()
 
     async def _api(self, scope: Any, receive: Any, send: Any) -> None:
         found = scope["path"] == "/fedkit/v1/ca"

@@ -1,10 +1,12 @@
 """A SuperLink of our own on a free port, with a CA that lives as long as the test."""
 
 import datetime
+import gc
 import ipaddress
 import socket
 import threading
 import time
+import warnings
 from contextlib import contextmanager
 
 import uvicorn
@@ -85,6 +87,13 @@ async def nothing(scope, receive, send):
     raise AssertionError("no test asks for it")
 
 
+def let_go():
+    """Collect what a server that was ended beside its clients leaves open, here and not in somebody else's test."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
 @contextmanager
 def served(folder, may_control=lambda token: token == "right"):
     found = Served(folder)
@@ -104,3 +113,4 @@ def served(folder, may_control=lambda token: token == "right"):
     finally:
         server.should_exit = True
         thread.join(10)
+        let_go()

@@ -296,11 +296,10 @@ def test_no_secret_is_in_the_log_or_on_the_command_line(deployed):
 
 
 def test_telemetry_and_installs_are_off(deployed):
-    from flwr.supercore import telemetry
-
-    from fedkit.federation import flower_internals
-
-    assert flower_internals and telemetry.FLWR_TELEMETRY_ENABLED != "1"
+    # In a process of its own: Flower reads the switch when it is first imported.
+    told = "import fedkit_server.service; from flwr.supercore import telemetry; print(telemetry.FLWR_TELEMETRY_ENABLED)"
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["0"]
     children = Path("/proc", str(holder(deployed.folder / "server.pid")), "task")
     started = [(child / "children").read_text() for child in children.iterdir()]
     assert "".join(started).strip() == ""
