@@ -30,6 +30,7 @@ MOST_BYTES = 8 * 2**20
 """Largest body of one request; Flower sends an array in parts of 5 MiB."""
 MOST_WAIT = 25.0
 _STALLED_SECONDS = 60.0
+_MOST_OF_STRANGERS = 2**16
 WAIT_HEADER = b"x-fedkit-wait"
 PROTOBUF = b"application/protobuf"
 _CONTROL_READS = frozenset({"/v1/control/list-runs", "/v1/control/list-nodes", "/v1/control/list-federations"})
@@ -114,13 +115,12 @@ class Guard:
         await self.flower(scope, _replay(body), send)
 
     async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Before a byte of a body is kept for somebody whom nobody knows.
-        if not await run_in_threadpool(is_a_node, self.flower, scope):
-            await _refuse(send, 401, "only an enrolled node may speak here")
-            return
-        body = await _body(receive)
+        # Little is kept for somebody whom nobody knows: enough for Flower to tell a SuperNode so in its own words.
+        known = await run_in_threadpool(is_a_node, self.flower, scope)
+        most = MOST_BYTES if known else _MOST_OF_STRANGERS
+        body = await _body(receive, most)
         if body is None:
-            await _refuse(send, 413, f"a request holds at most {MOST_BYTES} bytes")
+            await _refuse(send, 413, f"a request holds at most {most} bytes")
             return
         path = scope["path"]
         if path in OBJECT_PATHS:
@@ -188,7 +188,7 @@ def _replay(body: bytes) -> Receive:
     return receive
 
 
-async def _body(receive: Receive) -> bytes | None:
+async def _body(receive: Receive, most: int = MOST_BYTES) -> bytes | None:
     parts, size = [], 0
     while True:
         try:
@@ -199,7 +199,7 @@ async def _body(receive: Receive) -> bytes | None:
             return None
         part = message.get("body", b"")
         size += len(part)
-        if size > MOST_BYTES:
+        if size > most:
             return None
         parts.append(part)
         if not message.get("more_body"):

@@ -21,7 +21,12 @@ from fedkit.storage.keys import load_signing_key
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.coordinator import DATASET, RECORDS, SITE, model, site_yaml
 
-pytestmark = [pytest.mark.deploy, pytest.mark.timeout(300)]
+# The coordinator of these tests ends beside clients that still speak to it: what uvicorn leaves open is its own affair.
+pytestmark = [
+    pytest.mark.deploy,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 SIZE = 5
 SLOW = Path(__file__).with_name("slow_site.py")
 IDLE_SECONDS, MOST_IDLE = 20.0, 0.05

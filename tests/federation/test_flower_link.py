@@ -129,8 +129,11 @@ def test_an_array_that_names_its_parts_without_end_is_refused(here, grid, monkey
 
 def test_a_strangers_body_is_not_kept(here):
     with httpx.Client(verify=ssl.create_default_context(cafile=str(here.crt))) as client:
-        found = client.post(f"https://127.0.0.1:{here.port}/v1/fleet/push-object", content=b"0" * 2**20)
-    assert found.status_code == 401
+        large, small = (
+            client.post(f"https://127.0.0.1:{here.port}/v1/fleet/push-object", content=b"0" * size)
+            for size in (2**17, 2**10)
+        )
+    assert large.status_code == 413 and small.status_code in (400, 401, 415)
 
 
 def test_only_registered_nodes_may_speak(here):
