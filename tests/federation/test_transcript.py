@@ -220,8 +220,18 @@ def noise(reply: Message) -> bytes:
     return b"".join(array.data for arrays in reply.content.array_records.values() for array in arrays.values())
 
 
-@pytest.mark.parametrize("kind", TARGETS)
-@pytest.mark.parametrize("name", NEIGHBOURS)
+OFTEN = ("normal", "empty", "one class", "NaN", "no target anywhere")
+"""Tables that the fast tests look at for every kind of target; for a binary one they look at all."""
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=[] if kind == "binary" or name in OFTEN else pytest.mark.slow)
+        for kind in TARGETS
+        for name in NEIGHBOURS
+    ],
+)
 def test_shape_of_a_transcript_follows_from_the_declaration_alone(bench, normal, name, kind):
     assert [shape(reply) for reply in bench(kind).transcript(NEIGHBOURS[name])] == normal(kind)
 

@@ -58,7 +58,7 @@ def test_the_site_reads_what_it_would_in_a_simulation(site_file):
         (["data.unit_column=id"], "FK565", "protects a patient"),
         (["privacy.delta=2e-5"], "FK566", "the site allows 1e-05"),
         (["privacy.epsilon=3.1"], "FK567", "set privacy.epsilon=3 at most"),
-        (["privacy.epsilon=null", "privacy.noise_multiplier=0.7"], "FK567", "above the 3"),
+        (["privacy.epsilon=null", "privacy.noise_multiplier=1.9"], "FK567", "above the 3"),
         (["privacy=none"], "FK568", "set privacy=record_dp"),
     ],
 )

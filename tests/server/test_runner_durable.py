@@ -36,6 +36,7 @@ def world(here, tmp_path):
     found.store.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_takes_nothing_for_a_while_ends_no_thread(world, monkeypatch):
     monkeypatch.setattr(runner, "_PAUSE", 0.05)
     set_run, refused = Store.set_run, []
@@ -52,6 +53,7 @@ def test_a_store_that_takes_nothing_for_a_while_ends_no_thread(world, monkeypatc
     assert len(refused) == 3 and world.runner.alive()
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_while_nothing_can_be_told_ends_no_thread(world, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -64,6 +66,7 @@ def test_a_run_that_fails_while_nothing_can_be_told_ends_no_thread(world, monkey
     assert world.over("s")["outcome"] == "complete"
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_read_for_a_while_ends_no_thread(world, monkeypatch):
     monkeypatch.setattr(runner, "_PAUSE", 0.05)
     with monkeypatch.context() as patched:

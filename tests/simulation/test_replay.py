@@ -18,6 +18,8 @@ SMALL = ["federation.num_rounds=3", "training.local_steps=2"]
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Nobody looks at the pages of these runs.
+    monkeypatch.setattr("fedkit.simulation.simulate.write_report", lambda path: path)
 
 
 @pytest.mark.parametrize("extra", [[], ["privacy=none"], ["strategy=fedadam"], ["federation.fraction_train=0.5"]])

@@ -12,6 +12,8 @@ SMALL = ["federation.num_rounds=1", "training.local_steps=6"]
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # Nobody looks at the pages of these runs.
+    monkeypatch.setattr("fedkit.simulation.simulate.write_report", lambda path: path)
 
 
 def test_a_sweep_runs_every_cell_once_and_keeps_finished_ones(monkeypatch):

@@ -13,8 +13,12 @@ from fedkit.training.plan import declared_plans, local_plans
 PRIVATE = [
     ["privacy.noise=secure"],
     ["privacy.evaluation.share=0.3", "privacy.evaluation.every=4"],
-    ["privacy.evaluation.noise_multiplier=8", "privacy.evaluation.share=null", "data.split.test_fraction=0.03"],
-    ["privacy.sample_rate=null", "training.batch_size=16"],
+    pytest.param(
+        ["privacy.evaluation.noise_multiplier=8", "privacy.evaluation.share=null", "data.split.test_fraction=0.03"],
+        marks=pytest.mark.slow,
+    ),
+    # A sampling rate of its own for each site: four searches for noise.
+    pytest.param(["privacy.sample_rate=null", "training.batch_size=16"], marks=pytest.mark.slow),
     ["data.records={cleveland: 303, hungary: 294, switzerland: 123, va: 200}", "data.split.test_fraction=0.96"],
 ]
 
