@@ -62,6 +62,7 @@ def test_a_child_that_dies_is_told_and_the_next_one_answers(executor, how, word)
     assert executor.ask({}, b"abc").body == b"cba"
 
 
+@pytest.mark.slow
 def test_a_zygote_that_dies_is_replaced_by_the_keeper(executor):
     before = executor.zygote
     os.kill(before, signal.SIGKILL)
@@ -91,6 +92,7 @@ def test_signs_of_life_go_on_while_a_child_works(executor):
     assert len(calls) >= 2 and all(calls[:2])
 
 
+@pytest.mark.slow
 def test_an_import_that_fails_is_told_at_the_start():
     def fail():
         raise ImportError("no such library")
@@ -104,6 +106,7 @@ def test_an_import_that_fails_is_told_at_the_start():
         made.close()
 
 
+@pytest.mark.slow
 def test_no_process_outlives_the_one_that_started_it():
     script = (
         "import os, sys, time\nfrom fedkit_client.executor import Executor\n"

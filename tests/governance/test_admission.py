@@ -110,6 +110,7 @@ def test_the_sites_own_unit_column_replaces_the_jobs(site_file):
 
 @given(epsilon=st.floats(0.3, 6), limit=st.floats(0.3, 6), share=st.sampled_from([None, 0.2]))
 @settings(max_examples=5, deadline=None)
+@pytest.mark.slow
 def test_no_admitted_plan_costs_more_than_the_sites_epsilon(epsilon, limit, share):
     data = {**HEART, "max_epsilon": limit}
     site, _ = site_file_of({"site": "cleveland", "data": {"heart_disease": data}}, Path("/"))

@@ -14,7 +14,7 @@ from fedkit.storage.keys import new_signing_key
 from tests.federation.link import served
 from tests.server.sites import Held, honest, job_text, make_world
 
-SLOW = pytest.mark.slow  # what waits for two runs or a restart; one run of each kind is left to the fast tests
+SLOW = pytest.mark.slow  # what waits for whole runs; test_runner_durable.py has some for the fast tests
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,7 @@ def test_a_run_that_is_stopped_before_its_turn_asks_nobody_to_train(world):
         world.runner.stop("second")
 
 
+@SLOW
 def test_a_run_that_is_stopped_in_a_round_keeps_the_model_so_far(world):
     held = world.sites["north"].answer = Held(round=2)
     world.runner.submit(job_text("r"))
@@ -154,6 +155,7 @@ def test_a_run_below_its_quorum_fails_names_the_site_and_goes_on_where_it_failed
         world.runner.resume("r")
 
 
+@SLOW
 def test_a_run_that_failed_can_be_ended_for_good(world):
     world.sites["south"].answer = refusing("FK567")
     world.runner.submit(job_text("r"))
@@ -164,6 +166,7 @@ def test_a_run_that_failed_can_be_ended_for_good(world):
     assert ("r", "end", 0) in world.sites["north"].asked
 
 
+@SLOW
 def test_a_run_with_a_missing_site_is_degraded_and_says_whose_part_is_missing(world):
     world.sites["south"].answer = refusing("FK563")
     world.runner.submit(job_text("r", min_sites=1))

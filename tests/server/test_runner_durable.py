@@ -118,6 +118,7 @@ def test_a_run_that_is_stopped_is_marked_on_disk_before_it_is_answered(world):
     assert world.over("r")["outcome"] == "stopped"
 
 
+@pytest.mark.slow
 def test_a_run_that_twice_ended_the_coordinator_is_not_begun_a_third_time(world):
     world.close_runner()
     world.store.add_run("r", job_text("r"), "heart_disease", "anna", time.time())

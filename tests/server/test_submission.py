@@ -59,7 +59,7 @@ def test_sites_that_cannot_take_part_are_named(names, quorum, said):
         (["privacy.epsilon=5"], {}, "north admits epsilon up to 3, and the run has 5"),
         (["privacy.delta=1e-4"], {}, "north admits delta up to 1e-05, and the run has 0.0001"),
         (
-            ["privacy.epsilon=null", "privacy.noise_multiplier=0.7"],
+            ["privacy.epsilon=null", "privacy.noise_multiplier=1.9"],
             {},
             "north admits epsilon up to 3, and the run costs",
         ),

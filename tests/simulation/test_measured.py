@@ -77,6 +77,7 @@ def test_evaluation_every_few_rounds_is_charged_each_time():
     assert fedkit.replay(run.path).identical
 
 
+@pytest.mark.slow
 def test_without_an_evaluation_the_whole_epsilon_goes_into_training():
     run = fedkit.simulate("heart_disease", overrides=[*SMALL, "privacy.evaluation.share=null"])
     plan = read_json(run.path / "manifest.json")["plan"]["va"]
