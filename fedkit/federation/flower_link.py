@@ -25,7 +25,7 @@ from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
-from sqlalchemy import exists, update
+from sqlalchemy import delete, exists, or_, update
 
 from fedkit.federation.flower_store import FileObjectStore
 
@@ -47,8 +47,11 @@ class ObservedLinkState(SqlLinkState):
         return bool(found)
 
     def _hand_out_again(self, node_id: int) -> None:
-        """What was delivered and never answered is undelivered again."""
-        unanswered = ~exists().where(MessageRes.reply_to_message_id == MessageIns.message_id)
+        """What was delivered and never answered whole is undelivered again."""
+        unanswered = or_(
+            ~exists().where(MessageRes.reply_to_message_id == MessageIns.message_id),
+            MessageIns.message_id.in_(self.link.broken_off(node_id)),
+        )
         with self.session() as session:
             session.execute(
                 update(MessageIns)
@@ -59,9 +62,17 @@ class ObservedLinkState(SqlLinkState):
     def store_message_and_object_tree(
         self, message: Message, object_tree: ObjectTree, session_id: str
     ) -> tuple[bool, list[str]]:
-        """Store, and tell the link of a reply; one that was announced is not announced again with other parts."""
-        if message.metadata.reply_to_message_id and self.link.announced_otherwise(message, object_tree):
-            return False, []
+        """Store, and tell the link of a reply; one that was announced is not announced again with other parts.
+
+        A later reply takes the place of one that was broken off: Flower would refuse it, and the site be missing.
+        """
+        if message.metadata.reply_to_message_id:
+            if (broken_off := self.link.drop_broken_off(message)) is not None:
+                with self.session() as session:
+                    session.execute(delete(MessageRes).where(MessageRes.message_id == broken_off))
+                self.object_store.delete(broken_off)
+            if self.link.announced_otherwise(message, object_tree):
+                return False, []
         stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
         if stored and message.metadata.reply_to_message_id:
             self.link.reply_announced(message, object_tree, missing)
@@ -158,6 +169,31 @@ class Link:
     def wake(self, node_id: int) -> None:
         """Tell whoever holds this node's request open."""
         self.on_wake(node_id)
+
+    def broken_off(self, node_id: int) -> list[str]:
+        """The requests to which a node has begun to send a reply, parts of which are not there."""
+        with self._lock:
+            return [
+                request
+                for request, arriving in self._arriving.items()
+                if arriving.missing and arriving.message.metadata.src_node_id == node_id
+            ]
+
+    def drop_broken_off(self, message: Message) -> str | None:
+        """Forget what came of an earlier reply by the same node to the same request; its message id, if there is one.
+
+        Earlier by the node's clock: what a cut line held back may come in after the reply that was sent in its place.
+        """
+        with self._lock:
+            arriving = self._arriving.get(message.metadata.reply_to_message_id)
+            if arriving is None or not arriving.missing:
+                return None
+            earlier = arriving.message.metadata
+            same = earlier.src_node_id == message.metadata.src_node_id
+            if not same or earlier.created_at >= message.metadata.created_at:
+                return None
+            del self._arriving[message.metadata.reply_to_message_id]
+            return str(earlier.message_id)
 
     def announced_otherwise(self, message: Message, tree: ObjectTree) -> bool:
         """Whether a reply to the same request has been announced with other parts.
