@@ -122,9 +122,10 @@ class Federation:
         )  # fmt: skip
         log.close()
 
-    def start_coordinator(self):
+    def start_coordinator(self, *, wait_up=True):
         self._spawn("coordinator", "-m", "fedkit", "server", "start", "coordinator", "--bind", self.host)
-        wait(lambda: reaches(self.host, self.port), 60, "the coordinator does not answer")
+        if wait_up:
+            wait(lambda: reaches(self.host, self.port), 60, "the coordinator does not answer")
 
     def start_site(self, site, *, wait_online=True):
         self._spawn(site, *self.site_program, "start", f"{site}/site.yaml")
@@ -169,6 +170,18 @@ class Federation:
         with suppress(AssertionError, subprocess.TimeoutExpired, ValueError):
             return json.loads(self.remote("status", run, "--json").stdout)
         return {}
+
+    def events(self, run):
+        """What a run has told so far, as it lies on the coordinator's disk; half a line of a killed one is left out."""
+        path, found = self.folder / "coordinator" / "runs" / run / "events.jsonl", []
+        for line in path.read_text().splitlines() if path.exists() else ():
+            with suppress(ValueError):
+                found.append(json.loads(line))
+        return found
+
+    def begun(self, run):
+        """The number of the newest round."""
+        return max((event["round"] for event in self.events(run) if event["kind"] == "round_started"), default=0)
 
     def finish(self, run, timeout=240):
         """Wait for a run's end; returns its state."""
