@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fedkit.federation.packed import array_over
+from fedkit_client.frames import Bytes
 
 _ARRAYS, _METRICS, _CONFIG, USAGE = "arrays", "metrics", "config", "usage"
 
 
-def to_frame(content: RecordDict) -> tuple[dict[str, Any], bytes]:
+def to_frame(content: RecordDict) -> tuple[dict[str, Any], Bytes]:
     """The records of a reply; at most one array is among them.
 
     >>> import numpy as np
@@ -20,7 +23,7 @@ def to_frame(content: RecordDict) -> tuple[dict[str, Any], bytes]:
     True
     """
     header: dict[str, Any] = {}
-    body = b""
+    body: Bytes = b""
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
             ((key, array),) = record.items()
@@ -33,12 +36,15 @@ def to_frame(content: RecordDict) -> tuple[dict[str, Any], bytes]:
     return header, body
 
 
-def from_frame(header: dict[str, Any], body: bytes) -> RecordDict:
+def from_frame(header: dict[str, Any], body: Bytes) -> RecordDict:
     """The records that :func:`to_frame` took apart."""
     content = RecordDict()
     if (told := header.get(_ARRAYS)) is not None:
-        array = Array(told["dtype"], tuple(told["shape"]), "numpy.ndarray", body)
-        content[told["name"]] = ArrayRecord({told["key"]: array})
+        array = array_over(body, told["dtype"], told["shape"])
+        record = ArrayRecord()
+        # Given at once, the array would be made anew from bytes.
+        record[told["key"]] = array
+        content[told["name"]] = record
     for name, numbers in header.get(_METRICS, {}).items():
         content[name] = MetricRecord(numbers)
     for name, values in header.get(_CONFIG, {}).items():

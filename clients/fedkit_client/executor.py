@@ -44,7 +44,7 @@ class Done:
     """
 
     header: dict[str, Any] | None
-    body: bytes
+    body: frames.Bytes
     usage: Usage | None
     why: str = ""
 
@@ -118,7 +118,7 @@ class Executor:
         self.wait_ready()
         assert self._zygote is not None  # noqa: S101  # what wait_ready sees to
         ours, theirs = socket.socketpair()
-        answered: tuple[dict[str, Any] | None, bytes] = (None, b"")
+        answered: tuple[dict[str, Any] | None, frames.Bytes] = (None, b"")
         why, told = "", dict[str, Any]()
         with ours:
             ours.settimeout(frames.TICK)

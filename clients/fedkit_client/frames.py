@@ -51,7 +51,7 @@ def write(
                 raise Gone(str(error)) from None
 
 
-def read(connection: socket.socket, idle: Callable[[], None] = nothing) -> tuple[dict[str, Any], bytes]:
+def read(connection: socket.socket, idle: Callable[[], None] = nothing) -> tuple[dict[str, Any], Bytes]:
     """Receive one frame.
 
     Args:
@@ -69,7 +69,8 @@ def read(connection: socket.socket, idle: Callable[[], None] = nothing) -> tuple
             remedy="start the site again; if it happens again, report it",
         )
     header = json.loads(_exactly(connection, header_size, idle))
-    return header, bytes(_exactly(connection, body_size, idle))
+    # As it came: bytes() would be another copy of a large model.
+    return header, memoryview(_exactly(connection, body_size, idle)).toreadonly()
 
 
 def _exactly(connection: socket.socket, size: int, idle: Callable[[], None]) -> bytearray:

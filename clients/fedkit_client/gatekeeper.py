@@ -31,9 +31,11 @@ from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.storage.private import replace as write_private
 from fedkit.types import ClientUpdate, SiteState
 from fedkit_client.folder import SiteFolder
+from fedkit_client.frames import Bytes
 from fedkit_client.limits import apply
 from fedkit_client.plans import Plans
 from fedkit_client.remembered import Rounds
+from fedkit_client.zygote import Handle
 
 _LOG = logging.getLogger("fedkit.site")
 
@@ -179,10 +181,8 @@ class Gatekeeper:
 
 def _work(runtime: SiteRuntime, order: Order, request: Request, admitted: Admitted) -> RecordDict:
     if order.kind == "train":
-        content = wire.pack_model(request.parameters, order.round, order.proximal_mu)
-        return runtime.answer_train([admitted.site], content)[admitted.site]
-    content = wire.pack_evaluation(request.parameters, order.round, histograms=not admitted.exact)
-    return runtime.answer_evaluate(admitted.site, content)
+        return runtime.train([admitted.site], request.parameters, order.round, order.proximal_mu)[admitted.site]
+    return runtime.evaluate(admitted.site, request.parameters, order.round, histograms=not admitted.exact)
 
 
 def _answered(gate: Gate, order: Order, request: Request) -> bool:
@@ -210,10 +210,10 @@ def _refuse() -> NoReturn:
     raise PrivacyError("an answered round is not computed again", code="FK347")
 
 
-def handle(keeper: Gatekeeper) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]:
+def handle(keeper: Gatekeeper) -> Handle:
     """The gatekeeper as the executor calls it: a frame to a frame."""
 
-    def run(header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    def run(header: dict[str, Any], body: Bytes) -> tuple[dict[str, Any], Bytes]:
         import numpy as np
 
         from fedkit_client.answers import to_frame

@@ -22,6 +22,8 @@ from fedkit.errors import DeploymentError, FedkitError
 from fedkit.governance.terms import SiteFile
 from fedkit_client import lock, logs
 from fedkit_client.folder import Enrolment, SiteFolder
+from fedkit_client.frames import Bytes
+from fedkit_client.zygote import Handle
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -137,11 +139,11 @@ def _ready(opened: Opened, say: Say) -> Any:
         raise
 
 
-def answerer(file: SiteFile) -> Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]:
+def answerer(file: SiteFile) -> Handle:
     """What a child answers requests with, for a site."""
     folder = SiteFolder(file.folder.resolve())
 
-    def answer(header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    def answer(header: dict[str, Any], body: Bytes) -> tuple[dict[str, Any], Bytes]:
         # Loaded by the zygote: the node's process never holds torch, nor what opens a table.
         from fedkit_client.gatekeeper import Gatekeeper, handle
 

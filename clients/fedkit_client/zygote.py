@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 from fedkit_client import frames
 
-Handle = Callable[[dict[str, Any], bytes], tuple[dict[str, Any], bytes]]
+Handle = Callable[[dict[str, Any], frames.Bytes], tuple[dict[str, Any], frames.Bytes]]
 """Answers a request (header, bytes) in a child of its own."""
 
 _PDEATHSIG = 1

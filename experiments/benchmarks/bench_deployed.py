@@ -51,6 +51,9 @@ ARRAY = (
     "federation.evaluate_every=100000",
 )
 
+LARGE = {"work": "large", "size": SIZE, "hidden": HIDDEN, "columns": COLUMNS, "steps": 1, "learning_rate": 0.5}
+"""The same network and one step over stock Flower, its parameters in one flat array, which suits Flower best."""
+
 Rounds = list[dict[str, float]]
 
 
@@ -86,7 +89,7 @@ def cases(fedkit: Deployed, stock: Stock, chosen: argparse.Namespace) -> list[Ca
     three = SITES[:3]
 
     def array(tensors: int) -> Callable[[int], Rounds]:
-        return lambda n: stock.run(_PATIENCE, 3, work="array", size=SIZE, tensors=tensors, rounds=n + 1)[1:-1]
+        return lambda n: stock.run(_PATIENCE, 3, **LARGE, tensors=tensors, rounds=n + 1)[1:-1]
 
     found = [
         Case(
@@ -158,7 +161,7 @@ def measure(case: Case, fedkit: Deployed, stock: Stock) -> dict[str, Any]:
 def tensors_case(stock: Stock, quick: bool) -> dict[str, Any]:
     """The peer alone, with the same model in 96 tensors, as a network of that size has."""
     try:
-        rounds = stock.run(_PATIENCE, 3, work="array", size=SIZE, tensors=96, rounds=2 if quick else 3)[1:-1]
+        rounds = stock.run(_PATIENCE, 3, **LARGE, tensors=96, rounds=2 if quick else 3)[1:-1]
     except RuntimeError as error:
         return {"failed": str(error)[:500]}
     return {"stock_s": round(median(line["end"] - line["begin"] for line in rounds), 2), "rounds": len(rounds)}

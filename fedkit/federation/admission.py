@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from fedkit.errors import FederationError
+from fedkit.storage.mapped import slices
 from fedkit.types import ClientUpdate, Float32
 
 MAX_ENTRY = 1e6
@@ -14,8 +15,6 @@ MAX_ENTRY = 1e6
 
 MAX_GROWTH = 1e6
 """Largest norm of an update, in norms of the model (of 1, where the model is smaller)."""
-
-_BLOCK = 2**18
 
 
 def check_update(
@@ -60,8 +59,8 @@ def check_update(
 def _size(values: Float32) -> tuple[float, float]:
     """Largest entry and Euclidean norm, by blocks: a float64 copy of a large model would be two more of it."""
     largest, squares = 0.0, 0.0
-    for start in range(0, len(values), _BLOCK):
-        block = values[start : start + _BLOCK].astype(np.float64)
+    for part in slices(values):
+        block = values[part].astype(np.float64)
         largest = max(largest, float(np.abs(block).max(initial=0.0)))
         squares += float(block @ block)
     return largest, math.sqrt(squares)

@@ -14,7 +14,9 @@ from flwr.proto.fleet_pb2 import (  # isort: skip
     PullMessagesResponse,
     PushMessagesRequest,
 )
-from flwr.proto.message_pb2 import PullObjectRequest, PushObjectRequest
+from flwr.common.constant import Status
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
+from flwr.server.superlink.utils import check_abort
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.superlink.dependencies.linkstate import get_linkstate
@@ -105,47 +107,68 @@ def push_problem(body: bytes) -> str:
     return ""
 
 
+_OVER = [Status.PENDING, Status.STARTING, Status.FINISHED]
+_CONTENT = PullObjectResponse.DESCRIPTOR.fields_by_name["object_content"].number << 3 | 2
+
 OBJECT_PATHS = ("/v1/fleet/push-object", "/v1/fleet/pull-object")
 
 
-def answer_object(app: Any, scope: MutableMapping[str, Any], body: bytes) -> bytes | None:
+def answer_object(app: Any, scope: MutableMapping[str, Any], body: bytes, node: int) -> tuple[bytes, ...] | None:
     """Answer a node's request to bring or fetch one part of a message, past Flower's layers of middleware.
 
-    They copy 5 MiB half a dozen times. What they check is checked here by the same functions: who the node is, that
-    the run goes on, that the part was announced and is what its name says.
+    They copy 5 MiB half a dozen times. What they check is checked here by the same functions: that the run goes on,
+    that the part was announced and is what its name says.
 
     Args:
         app: what :func:`superlink_app` gave.
+        node: that the request is from, see :func:`node_of`.
 
     Returns:
-        The response, or None where the request is not plainly good: Flower then says what is wrong with it.
+        The response in pieces, or None where the request is not plainly good: Flower then says what is wrong with it.
     """
     push = str(scope["path"]).endswith("push-object")
     proto: Any = PushObjectRequest() if push else PullObjectRequest()
-    request = Request({**scope, "app": app, "state": {}})
     try:
         proto.ParseFromString(body)
-        request.state.protobuf_request = proto
-        authenticate_node(request)
-        answer = (fleet_handlers.push_object if push else fleet_handlers.pull_object)(proto, get_linkstate(request))
-        return bytes(answer.SerializeToString())
+        if proto.node.node_id != node:
+            return None
+        state = get_linkstate(Request({**scope, "app": app}))
+        if push:
+            return (fleet_handlers.push_object(proto, state).SerializeToString(),)
+        return (
+            None if check_abort(proto.run_id, _OVER, state) else _found(state.get_object(proto.run_id, proto.object_id))
+        )
     except Exception:
         return None
 
 
-def is_a_node(app: Any, scope: MutableMapping[str, Any]) -> bool:
-    """Whether a request's headers bear the key of a registered node and a fresh signature by it.
+def _found(content: bytes | None) -> tuple[bytes, ...] | None:
+    """A PullObjectResponse without a copy of what it holds: that is its last field, and the bytes end it."""
+    if not content:
+        return None
+    head = PullObjectResponse(object_found=True, object_available=True).SerializeToString()
+    size, length = len(content), bytearray()
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    length.append(size)
+    return head + bytes((_CONTENT,)) + length, content
+
+
+def node_of(app: Any, scope: MutableMapping[str, Any]) -> int | None:
+    """The node whose key a request's headers bear, with a fresh signature by it; None if nobody knows it.
 
     Flower asks that too, and more; but only once the body is in memory.
     """
     request = Request({**scope, "app": app, "state": {}})
     try:
         key = b64decode(request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
-        if get_linkstate(request).get_node_id_by_public_key(key) is None:
-            return False
+        node = get_linkstate(request).get_node_id_by_public_key(key)
+        if node is None:
+            return None
         # What the claim is about is compared when the body is there.
         request.state.protobuf_request = ActivateNodeRequest(public_key=key)
         authenticate_node(request)
     except Exception:
-        return False
-    return True
+        return None
+    return int(node)

@@ -20,6 +20,7 @@ from flwr.supercore.inflatable.inflatable_object import get_object_body, get_obj
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedkit.errors import FederationError
+from fedkit.federation.packed import array_over
 
 _SMALL = 2**20
 _MOST_HEAD = 2**18
@@ -117,6 +118,4 @@ def _array(content: bytes, get: Callable[[str], bytes], most_bytes: int, spool: 
             data: Any = file.read()
         else:
             data = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
-    array = Array(str(said["dtype"]), tuple(int(n) for n in said["shape"]), str(said["stype"]), b"")
-    array.__dict__["data"] = data
-    return array, size
+    return array_over(data, str(said["dtype"]), said["shape"], str(said["stype"])), size

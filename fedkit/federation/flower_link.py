@@ -22,6 +22,7 @@ from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, SubStatus
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.run import RunStatus
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes
 from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
@@ -30,12 +31,26 @@ from sqlalchemy import delete, exists, or_, update
 from fedkit.federation.flower_store import FileObjectStore
 
 _LOG = logging.getLogger("fedkit.link")
+_KEEP_SECONDS = 15.0
+_STATUS_SECONDS = 1.0
 
 
 class ObservedLinkState(SqlLinkState):
     """Flower's state in SQLite, which tells a :class:`Link` what arrives."""
 
     link: Link
+
+    def get_run_status(self, run_ids: set[int]) -> dict[int, RunStatus]:
+        """Ask the database once a second: Flower asks for every part of a model, with two statements each time."""
+        asked, now = frozenset(run_ids), time.monotonic()
+        found, known = self.link.statuses.get(asked, (0.0, None))
+        if known is None or now - found > _STATUS_SECONDS:
+            known = super().get_run_status(run_ids)
+            self.link.statuses[asked] = (now, known)
+        return dict(known)
+
+    def store_traffic(self, run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
+        """Nothing: a run's own Grid counts what came in, and each part would cost a write of the database."""
 
     def activate_node(self, node_id: int, heartbeat_interval: float) -> bool:
         """Take a node back even if it is thought to be online: a site that was killed comes back within seconds."""
@@ -105,6 +120,8 @@ class Link:
     on_wake: Callable[[int], None] = lambda _: None
     _lock: threading.Condition = field(default_factory=threading.Condition)
     _arriving: dict[str, _Arriving] = field(default_factory=dict)
+    statuses: dict[frozenset[int], tuple[float, dict[int, RunStatus]]] = field(default_factory=dict)
+    _kept: dict[int, float] = field(default_factory=dict)
 
     @classmethod
     def open(cls, database: Path, objects: Path) -> Link:
@@ -144,16 +161,25 @@ class Link:
         task = self._task(run_id)
         self.state.claim_task(task)
         self.state.activate_task(task)
+        self.statuses.clear()
         return int(run_id)
 
     def keep_run(self, run_id: int) -> None:
-        """A heartbeat in the run's name; without one a minute Flower takes it for dead."""
-        self.state.acknowledge_task_heartbeat(self._task(run_id))
+        """A heartbeat in the run's name; without one a minute Flower takes it for dead.
+
+        To be called as often as one likes: the last one counts for a while, and each is a write of the database.
+        """
+        now = time.monotonic()
+        if now - self._kept.get(run_id, -_KEEP_SECONDS) >= _KEEP_SECONDS:
+            self.state.acknowledge_task_heartbeat(self._task(run_id))
+            self._kept[run_id] = now
 
     def end_run(self, run_id: int) -> None:
         """Drop a run's messages and objects."""
         self.state.finish_task(self._task(run_id), SubStatus.COMPLETED, "")
         self.state.cleanup_run(run_id)
+        self._kept.pop(run_id, None)
+        self.statuses.clear()
         with self._lock:
             self._arriving = {k: v for k, v in self._arriving.items() if v.message.metadata.run_id != run_id}
 
@@ -207,15 +233,18 @@ class Link:
     def reply_announced(self, message: Message, tree: ObjectTree, missing: Iterable[str]) -> None:
         """A node has begun to send a reply."""
         with self._lock:
-            self._arriving[message.metadata.reply_to_message_id] = _Arriving(message, tree, set(missing))
-            self._lock.notify_all()
+            arriving = self._arriving[message.metadata.reply_to_message_id] = _Arriving(message, tree, set(missing))
+            if not arriving.missing:
+                self._lock.notify_all()
 
     def object_stored(self, object_id: str) -> None:
         """A part of some reply is there."""
         with self._lock:
             for arriving in self._arriving.values():
-                arriving.missing.discard(object_id)
-            self._lock.notify_all()
+                if object_id in arriving.missing:
+                    arriving.missing.discard(object_id)
+                    if not arriving.missing:
+                        self._lock.notify_all()
 
     def take_replies(self, message_ids: Iterable[str]) -> list[tuple[Message, ObjectTree]]:
         """The replies to these messages that are whole; each is handed out once."""

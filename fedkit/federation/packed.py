@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkit.errors import FederationError
-from fedkit.strategies.streaming import chunks
+from fedkit.storage.mapped import slices
 from fedkit.types import Float32
 
 _ARRAY = "parameters"
@@ -45,6 +45,13 @@ def unpack_array(content: RecordDict) -> Float32:
     return flat(content, "arrays", "float32", copy=False)
 
 
+def array_over(data: Any, dtype: str, shape: Iterable[int], stype: str = "numpy.ndarray") -> Array:
+    """Flower's Array over a buffer that is not copied: Flower takes nothing but bytes, and reads views of them."""
+    array = Array(dtype, tuple(int(n) for n in shape), stype, b"")
+    array.__dict__["data"] = data
+    return array
+
+
 def _packed(array: NDArray[Any]) -> Array:
     """The same bytes as ``Array(array)`` makes, without its two further copies of a large model."""
     header = io.BytesIO()
@@ -55,7 +62,7 @@ def _packed(array: NDArray[Any]) -> Array:
 
 def all_finite(values: Float32) -> bool:
     """Whether a flat array holds neither NaN nor infinity, without a copy of its size."""
-    return all(bool(np.isfinite(values[part]).all()) for part in chunks(len(values)))
+    return all(bool(np.isfinite(values[part]).all()) for part in slices(values))
 
 
 def flat(content: RecordDict, key: str, dtype: str, *, copy: bool = True) -> NDArray[Any]:

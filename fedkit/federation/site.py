@@ -59,13 +59,21 @@ class SiteRuntime:
         return wire.pack_roster(wire.Roster(name, name in self.plans, self.exact and name in self.evaluates))
 
     def answer_train(self, names: Sequence[str], content: RecordDict) -> dict[str, RecordDict]:
-        """Train a batch of sites on one request.
+        """Train a batch of sites on one request, as :meth:`train`."""
+        return self.train(names, *wire.unpack_model(content))
+
+    def train(
+        self, names: Sequence[str], parameters: Float32, server_round: int, proximal_mu: float
+    ) -> dict[str, RecordDict]:
+        """Train a batch of sites.
+
+        Args:
+            parameters: float32 [d].
 
         Raises:
             FederationError: FK535, a round that a site's plan does not contain or another request had, or a private
                 site that keeps no ledger; FK536, parameters or proximal_mu out of bounds.
         """
-        parameters, server_round, proximal_mu = wire.unpack_model(content)
         self._check_request(names, parameters, proximal_mu)
         for name in names:
             privacy = self.plans[name].privacy if name in self.plans else None
@@ -144,15 +152,22 @@ class SiteRuntime:
         return gate.update(plan.round, plan.parameters, plan.proximal_mu, once)
 
     def answer_evaluate(self, name: str, content: RecordDict) -> RecordDict:
+        """Answer an evaluate request, as :meth:`evaluate`."""
+        parameters, server_round, _ = wire.unpack_model(content)
+        return self.evaluate(name, parameters, server_round, histograms=wire.asks_for_histograms(content))
+
+    def evaluate(self, name: str, parameters: Float32, server_round: int, *, histograms: bool) -> RecordDict:
         """The charged histograms of the site's test units, or its exact metrics, which are not protected.
+
+        Args:
+            parameters: float32 [d].
 
         Raises:
             FederationError: FK535, an evaluation that the site's plan does not contain or another request had, or a
                 private site that keeps no ledger; FK536, parameters out of bounds.
         """
-        parameters, server_round, proximal_mu = wire.unpack_model(content)
-        if wire.asks_for_histograms(content):
-            self._check_request([name], parameters, proximal_mu)
+        if histograms:
+            self._check_request([name], parameters, 0.0)
             gate = self._gate(name)
             if gate is None:
                 return self._measured(name, parameters, server_round)

@@ -89,7 +89,7 @@ def asks_for_histograms(content: RecordDict) -> bool:
 
 
 def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
-    """Parameters, round and proximal_mu of a request.
+    """Parameters, round and proximal_mu of a request; the parameters are a read-only view of the message's bytes.
 
     Raises:
         FederationError: another wire version, or not one flat float32 array.
@@ -98,7 +98,7 @@ def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
     if not isinstance(config, ConfigRecord) or config.get("wire") != WIRE_VERSION:
         raise FederationError("the request speaks another wire version", code="FK510", remedy="update fedkit")
     return (
-        flat(content, "arrays", "float32"),
+        flat(content, "arrays", "float32", copy=False),
         int(config["server-round"]),  # type: ignore[arg-type]
         float(config["proximal-mu"]),  # type: ignore[arg-type]
     )

@@ -33,8 +33,12 @@ def unpack(module: nn.Module, flat: Float32) -> None:
     at = 0
     with torch.no_grad():
         for p in module.parameters():
-            # Copied a parameter at a time: torch takes no array that it may not write.
-            p.copy_(torch.from_numpy(np.array(flat[at : at + p.numel()], dtype=np.float32)).view_as(p))
+            part = flat[at : at + p.numel()].reshape(p.shape)
+            if p.device.type == "cpu" and p.dtype == torch.float32:
+                np.copyto(p.detach().numpy(), part)
+            else:
+                # A copy first: torch takes no array that it may not write.
+                p.copy_(torch.from_numpy(np.array(part, dtype=np.float32)))
             at += p.numel()
 
 

@@ -29,6 +29,7 @@ from fedkit.runs.directory import cannot_write
 from fedkit.runs.resume import FORMAT, STEPS, Resume, end_of_readable, resume_point
 from fedkit.storage.atomic import sync_folder
 from fedkit.storage.chain import Entry, link
+from fedkit.storage.mapped import slices
 from fedkit.types import ClientUpdate, Float32
 
 
@@ -142,16 +143,19 @@ class Journal:
         return {"model": model, "state": kept}
 
     def _write(self, name: str, values: Float32) -> dict[str, Any]:
-        path, content = self.folder / f"{name}.f32", np.ascontiguousarray(values, dtype="<f4").data.cast("B")
+        path, found = self.folder / f"{name}.f32", hashlib.sha256()
         try:
             with path.open("wb") as file:
-                file.write(content)
+                for part in slices(values):
+                    content = np.ascontiguousarray(values[part], dtype="<f4").data
+                    file.write(content)
+                    found.update(content)
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self.folder)
         except OSError as error:
             raise cannot_write(path, error) from None
-        return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        return {"name": path.name, "bytes": 4 * len(values), "sha256": found.hexdigest()}
 
     def _step(self, body: Mapping[str, Any]) -> None:
         if self._file.closed:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from fedkit.storage.mapped import slices
 from fedkit.types import ClientUpdate, Float32
 
 
@@ -33,7 +34,9 @@ def as_safetensors(updates: Sequence[ClientUpdate]) -> Iterator[bytes | memoryvi
         end += size
     yield _head(header) + b"".join(weights)
     for update in updates:
-        yield np.ascontiguousarray(update.delta, dtype="<f4").data.cast("B")
+        delta = update.delta
+        for part in slices(delta):
+            yield np.ascontiguousarray(delta[part], dtype="<f4").data.cast("B")
 
 
 def model_as_safetensors(tensors: Mapping[str, Float32], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

@@ -6,16 +6,14 @@ of Flower's classes of the same names (equal to 1e-6); Flower's own work on full
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkit.storage.mapped import slices
 from fedkit.types import Float32
-
-CHUNK = 1 << 17
-"""Entries that are worked on at a time, in float64: 1 MiB a temporary."""
 
 Chunk = NDArray[np.float64]
 ServerState = Mapping[str, Float32]
@@ -49,12 +47,6 @@ class Streaming:
     proximal_mu: float = 0.0
 
 
-def chunks(size: int) -> Iterator[slice]:
-    """Slices of at most ``CHUNK`` entries that cover ``size``."""
-    for start in range(0, size, CHUNK):
-        yield slice(start, min(start + CHUNK, size))
-
-
 def fold(mean: Float32, total: float, delta: Float32, weight: float) -> float:
     """Take one more update into a running weighted mean, in place.
 
@@ -71,7 +63,7 @@ def fold(mean: Float32, total: float, delta: Float32, weight: float) -> float:
     """
     after = total + weight
     share = weight / after
-    for part in chunks(len(mean)):
+    for part in slices(delta):
         step = np.subtract(delta[part], mean[part], dtype=np.float64)
         step *= share
         step += mean[part]
@@ -170,7 +162,7 @@ def _streaming(name: str, keeps: tuple[str, ...], step: Step, proximal_mu: float
     ) -> tuple[Float32, ServerState]:
         # What leaves float32's range becomes infinite, which the loop names; numpy's own warning says less.
         with np.errstate(over="ignore", invalid="ignore"):
-            for part in chunks(len(mean_update)):
+            for part in slices(mean_update):
                 kept = {key: state[key][part].astype(np.float64) for key in keeps}
                 after = step(parameters[part].astype(np.float64), mean_update[part].astype(np.float64), kept, number)
                 mean_update[part] = after

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from fedkit.federation.flower_api import (
     OBJECT_PATHS,
     answer_object,
-    is_a_node,
     is_empty_pull,
+    node_of,
     node_of_pull,
     push_problem,
 )
@@ -116,41 +116,34 @@ class Guard:
 
     async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Little is kept for somebody whom nobody knows: enough for Flower to tell a SuperNode so in its own words.
-        known = await run_in_threadpool(is_a_node, self.flower, scope)
-        most = MOST_BYTES if known else _MOST_OF_STRANGERS
+        node = await run_in_threadpool(node_of, self.flower, scope)
+        most = MOST_BYTES if node is not None else _MOST_OF_STRANGERS
         body = await _body(receive, most)
         if body is None:
             await _refuse(send, 413, f"a request holds at most {most} bytes")
             return
         path = scope["path"]
-        if path in OBJECT_PATHS:
-            await self._object(scope, body, send)
-            return
+        if path in OBJECT_PATHS and node is not None:
+            found = await run_in_threadpool(answer_object, self.flower, scope, body, node)
+            if found is not None:
+                del body
+                await _pieces(found, send)
+                return
         if path == _PUSH and (problem := push_problem(body)):
             await _refuse(send, 403, problem)
             return
         if path != _PULL or not (wait := _wait(scope)):
             await self.flower(scope, _replay(body), send)
             return
-        node = node_of_pull(body)
-        self.wakes.clear(node)
+        asking = node_of_pull(body)
+        self.wakes.clear(asking)
         answer = await _call(self.flower, scope, body)
         if answer.status == 200 and is_empty_pull(answer.body):
             # The first answer has shown that the request is the node's own.
-            await self.wakes.wait(node, wait)
-            self.wakes.clear(node)
+            await self.wakes.wait(asking, wait)
+            self.wakes.clear(asking)
             answer = await _call(self.flower, scope, body)
         await answer.send(send)
-
-    async def _object(self, scope: Scope, body: bytes, send: Send) -> None:
-        found = await run_in_threadpool(answer_object, self.flower, scope, body)
-        if found is None:
-            await self.flower(scope, _replay(body), send)
-            return
-        del body
-        await _Answer(200, [(b"content-type", PROTOBUF), (b"content-length", str(len(found)).encode())], found).send(
-            send
-        )
 
 
 @dataclass
@@ -168,6 +161,15 @@ class _Answer:
     async def send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         await send({"type": "http.response.body", "body": self.body})
+
+
+async def _pieces(found: Sequence[bytes], send: Send) -> None:
+    """A good answer whose body is never joined."""
+    size = str(sum(map(len, found))).encode()
+    headers = [(b"content-type", PROTOBUF), (b"content-length", size)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    for number, piece in enumerate(found, 1):
+        await send({"type": "http.response.body", "body": piece, "more_body": number < len(found)})
 
 
 async def _call(app: App, scope: Scope, body: bytes) -> _Answer:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from fedkit.config.arguments import STRATEGY_ARGUMENTS
 from fedkit.config.experiment import StrategyConfig
 from fedkit.federation.flower_internals import local_identity
+from fedkit.storage.mapped import CHUNK
 from fedkit.strategies import STRATEGIES, build, memory_note
-from fedkit.strategies.streaming import CHUNK, STREAMING, Streaming, fold
+from fedkit.strategies.streaming import STREAMING, Streaming, fold
 from tests.federation.scripted import ScriptedGrid
 
 LEAST = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
