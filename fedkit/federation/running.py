@@ -188,6 +188,8 @@ class Running:
                 remedy="lower training.learning_rate or the strategy's server learning rate",
             )
         self.parameters, self.state = after
+        # It holds the model of before.
+        order.take = lambda _: None
         if loop.journal:
             loop.journal.keep_model(number, self.parameters, self.state)
         return order, failed, None

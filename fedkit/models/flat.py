@@ -42,6 +42,20 @@ def unpack(module: nn.Module, flat: Float32) -> None:
             at += p.numel()
 
 
+def views(module: nn.Module, flat: Float32) -> dict[str, Float32]:
+    """Parameter name to a view of its part of float32 [d], in its shape; the module may lie on ``meta``.
+
+    Raises:
+        TrainingError: d is not the module's number of parameters.
+    """
+    _check_size(module, flat)
+    named, at = {}, 0
+    for name, p in module.named_parameters():
+        named[name] = flat[at : at + p.numel()].reshape(p.shape)
+        at += p.numel()
+    return named
+
+
 def split(module: nn.Module, flat: Float32) -> dict[str, Tensor]:
     """Parameter name to a tensor of its shape, copied from float32 [d].
 

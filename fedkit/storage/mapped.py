@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 CHUNK = 2**17
 """Entries of one slice: in float64 a temporary of 1 MiB, which stays in a core's cache."""
 
-_LET_GO = 64
+_LET_GO = 16
 """Slices after which pages are given back: a call of the system for each would cost more than it saves."""
 
 

@@ -16,7 +16,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.data.declared import feature_names, task_of
 from fedkit.federation.job import Job
 from fedkit.federation.outcome import Finish
-from fedkit.models.flat import split
+from fedkit.models.flat import views
 from fedkit.privacy.plan import SiteFacts, declared_train_units
 from fedkit.reporting.report import write_report
 from fedkit.runs.directory import MANIFEST, METRICS, RunDirectory, read_json, read_text, reopen
@@ -115,7 +115,7 @@ class Record:
             "usage": dict(usage),
         }
         self.directory.write_model(
-            {name: tensor.numpy() for name, tensor in split(self.prepared.model, finish.parameters).items()},
+            views(self.prepared.model, finish.parameters),
             {"statement": manifest["statement"]},
         )
         evaluation = measured(self.prepared, *self.measured)
