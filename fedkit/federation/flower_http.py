@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import httpx
+from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
+
+import httpx  # isort: skip
+from flwr.supercore.error import ApiErrorCode, FlowerError
 
 MOST_RESPONSE = 16 * 2**20
 """Bytes of one answer: Flower's largest parts have 5 MiB."""
@@ -22,6 +25,12 @@ def guard(client: httpx.Client) -> None:
     client.follow_redirects = False
     client.headers["accept-encoding"] = "identity"
     client.event_hooks["response"].append(_check)
+
+
+def is_over(error: httpx.HTTPStatusError) -> bool:
+    """Whether the SuperLink refused because the run has ended: no fault of the node's key, though the status is 403."""
+    found = FlowerError.from_json(error.response.text)
+    return found is not None and found.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED
 
 
 def _check(response: httpx.Response) -> None:

@@ -1,9 +1,9 @@
 """Flower's SuperLink inside our own process, and a Grid on it: everything private of flwr that a coordinator leans on.
 
-``tests/federation/test_flower_link.py`` fails when flwr moves. Three things differ from a stock SuperLink, all on our
-side of its API: a node that restarts is taken back at once and gets again what it had not answered; a reply is handed
-on when its last byte is there, without polling; a SuperNode that asks to wait gets its next message the moment that it
-is pushed.
+``tests/federation/test_flower_link.py`` fails when flwr moves. Four things differ from a stock SuperLink, all on our
+side of its API: a node that restarts is taken back at once; one that asks gets again what it has not answered whole; a
+reply is handed on when its last byte is there, without polling; a SuperNode that asks to wait gets its next message the
+moment that it is pushed.
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ class ObservedLinkState(SqlLinkState):
         self.deactivate_node(node_id)
         found = super().activate_node(node_id, heartbeat_interval)
         if found:
-            self._hand_out_again(node_id)
             self.link.wake(node_id)
         return bool(found)
+
+    def get_message_ins(self, node_id: int, limit: int | None, *, run_id: int | None = None) -> list[Message]:
+        """A node that asks works on nothing: what it was given and has not answered was lost on the way to it."""
+        self._hand_out_again(node_id)
+        return list(super().get_message_ins(node_id, limit, run_id=run_id))
 
     def _hand_out_again(self, node_id: int) -> None:
         """What was delivered and never answered whole is undelivered again."""
@@ -206,20 +210,16 @@ class Link:
             ]
 
     def drop_broken_off(self, message: Message) -> str | None:
-        """Forget what came of an earlier reply by the same node to the same request; its message id, if there is one.
-
-        Earlier by the node's clock: what a cut line held back may come in after the reply that was sent in its place.
-        """
+        """Forget what came of another reply by the same node to the same request; its message id, if there is one."""
         with self._lock:
             arriving = self._arriving.get(message.metadata.reply_to_message_id)
             if arriving is None or not arriving.missing:
                 return None
-            earlier = arriving.message.metadata
-            same = earlier.src_node_id == message.metadata.src_node_id
-            if not same or earlier.created_at >= message.metadata.created_at:
+            other = arriving.message.metadata
+            if other.src_node_id != message.metadata.src_node_id or other.message_id == message.metadata.message_id:
                 return None
             del self._arriving[message.metadata.reply_to_message_id]
-            return str(earlier.message_id)
+            return str(other.message_id)
 
     def announced_otherwise(self, message: Message, tree: ObjectTree) -> bool:
         """Whether a reply to the same request has been announced with other parts.

@@ -38,7 +38,6 @@ from flwr.proto.message_pb2 import (
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
-from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_id,
@@ -54,7 +53,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.flower_arrays import assemble
-from fedkit.federation.flower_http import guard
+from fedkit.federation.flower_http import guard, is_over
 from fedkit.federation.public_codes import COMMON
 
 WAIT_HEADER = "x-fedkit-wait"
@@ -234,12 +233,15 @@ class NodeConnection:
     def answer(self, received: Received, reply: RecordDict | str, seconds: float) -> int:
         """Send a reply, or a code in its place; returns the bytes sent, 0 if the run is over and nobody wants it.
 
-        The request counts as received only now: until then it is given again to a node that comes back.
+        The request counts as received only now: until then it is given again to the node when it asks.
+
+        Raises:
+            DeploymentError: FK756, a part was not stored; :meth:`activate`, and the request comes again.
         """
         try:
             return self._answer(received, reply, seconds)
         except httpx.HTTPStatusError as error:
-            if not _is_over(error):
+            if not is_over(error):
                 raise
             return 0
 
@@ -264,7 +266,7 @@ class NodeConnection:
                     continue
                 content = part.deflate()
                 self.pace(len(content))
-                self._client.PushObject(
+                pushed = self._client.PushObject(
                     PushObjectRequest(
                         node=self._node,
                         run_id=run_id,
@@ -273,6 +275,9 @@ class NodeConnection:
                         session_id=reply_to.session_id,
                     )
                 )
+                if not pushed.stored:
+                    # Unconfirmed, the request comes again, and the ledger's reply goes out anew.
+                    raise DeploymentError("the coordinator has not stored a part of the answer", code="FK756")
                 sent += len(content)
                 self.beat()
         self._client.ConfirmMessageReceived(
@@ -291,9 +296,3 @@ class NodeConnection:
             pass
         finally:
             self._client.close()
-
-
-def _is_over(error: httpx.HTTPStatusError) -> bool:
-    """Whether the SuperLink refused because the run has ended: no fault of the node's key, though the status is 403."""
-    found = FlowerError.from_json(error.response.text)
-    return found is not None and found.code == ApiErrorCode.FLEET_RUN_STATUS_NOT_ALLOWED

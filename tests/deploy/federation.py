@@ -54,7 +54,7 @@ class Federation:
     Attributes:
         site_program: what starts a site, in place of ``python -m fedkit client``.
         host: the address that sites reach the coordinator at.
-        inside: site to the words before its command, such as those that enter a network namespace.
+        inside: party to the words before its commands, such as those that enter a network namespace.
     """
 
     folder: Path
@@ -75,10 +75,10 @@ class Federation:
         """What a party alone has installed beside fedkit."""
         return self.folder / "lib" / name
 
-    def fedkit(self, *words, check=True, timeout=120, library=None):
-        """One command; what it printed."""
+    def fedkit(self, *words, check=True, timeout=120, library=None, at="coordinator"):
+        """One command, where a party is; what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "fedkit", *map(str, words)],
+            [*self.inside.get(at, ()), sys.executable, "-m", "fedkit", *map(str, words)],
             cwd=self.folder, env=environment(library), capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         if check and done.returncode:
@@ -110,14 +110,14 @@ class Federation:
             (self.folder / f"{site}.yaml").write_text(text)
             self.fedkit(
                 "client", "join", f"{self.host}:{self.port}", "--token-file", f"{site}.token", "--site-file",
-                f"{site}.yaml", "--folder", site,
+                f"{site}.yaml", "--folder", site, at=site,
             )  # fmt: skip
         return self
 
     def _spawn(self, name, *words):
         log = (self.folder / f"{name}.out").open("ab")
         self.processes[name] = subprocess.Popen(
-            [sys.executable, *map(str, words)],
+            [*self.inside.get(name, ()), sys.executable, *map(str, words)],
             cwd=self.folder, env=environment(self.library(name)), stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         log.close()
@@ -125,7 +125,15 @@ class Federation:
     def start_coordinator(self, *, wait_up=True):
         self._spawn("coordinator", "-m", "fedkit", "server", "start", "coordinator", "--bind", self.host)
         if wait_up:
-            wait(lambda: reaches(self.host, self.port), 60, "the coordinator does not answer")
+            wait(lambda: self.reaches("coordinator"), 60, "the coordinator does not answer")
+
+    def reaches(self, party):
+        """Whether a TCP connection to the coordinator comes about from where a party is."""
+        if party not in self.inside:
+            return reaches(self.host, self.port)
+        code = f"import socket; socket.create_connection(({self.host!r}, {self.port}), 2.0).close()"
+        words = [*self.inside[party], sys.executable, "-c", code]
+        return subprocess.run(words, stderr=subprocess.DEVNULL, timeout=60).returncode == 0
 
     def start_site(self, site, *, wait_online=True):
         self._spawn(site, *self.site_program, "start", f"{site}/site.yaml")
@@ -214,6 +222,22 @@ class Federation:
     def spent(self, site):
         """What the ledger of a site says."""
         return self.json("ledger", "show", "--ledger", self.folder / site / "ledgers" / "heart_disease.sqlite")
+
+    def results(self, run):
+        """What a run that is over has written: its result, and a line for each round."""
+        pulled = self.pull(run)
+        lines = (pulled / "metrics.jsonl").read_text().splitlines()
+        return json.loads((pulled / "result.json").read_text()), [json.loads(line) for line in lines]
+
+    def charged(self, site, run):
+        """(round, purpose) of every reservation of a run in a site's ledger."""
+        exported = self.folder / f"{site}-export.json"
+        exported.unlink(missing_ok=True)
+        ledger = self.folder / site / "ledgers" / "heart_disease.sqlite"
+        self.fedkit("ledger", "verify", "--ledger", ledger)
+        self.fedkit("ledger", "export", "--ledger", ledger, "--out", exported)
+        entries = [json.loads(entry["body"]) for entry in json.loads(exported.read_text())["entries"]]
+        return [(e["round"], e["purpose"]) for e in entries if e.get("kind") == "reserve" and e.get("run") == run]
 
     def close(self):
         for name in list(self.processes):

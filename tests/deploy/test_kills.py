@@ -1,6 +1,5 @@
 """kill -9 of coordinator and sites at random moments of a run: nothing is charged twice, nobody is lost in silence."""
 
-import json
 import random
 import time
 from statistics import median
@@ -24,17 +23,6 @@ def federation(tmp_path):
         yield found.make().start_sites()
     finally:
         found.close()
-
-
-def charged(federation, site, run):
-    """(round, purpose) of every reservation of a run in a site's ledger."""
-    exported = federation.folder / f"{site}-export.json"
-    exported.unlink(missing_ok=True)
-    ledger = federation.folder / site / "ledgers" / "heart_disease.sqlite"
-    federation.fedkit("ledger", "verify", "--ledger", ledger)
-    federation.fedkit("ledger", "export", "--ledger", ledger, "--out", exported)
-    entries = [json.loads(entry["body"]) for entry in json.loads(exported.read_text())["entries"]]
-    return [(e["round"], e["purpose"]) for e in entries if e.get("kind") == "reserve" and e.get("run") == run]
 
 
 def plan(dice, sites):
@@ -74,8 +62,7 @@ def test_a_killed_coordinator_goes_on_and_no_site_pays_twice(federation):
             federation.start_site(victim, wait_online=False)
     found = federation.finish(run)
     assert found["state"] == "finished" and found["outcome"] in ("complete", "degraded"), federation.logs()
-    pulled = federation.pull(run)
-    result, rounds = json.loads((pulled / "result.json").read_text()), metrics(pulled)
+    result, rounds = federation.results(run)
     assert [line["round"] for line in rounds] == list(range(ROUNDS + 1))
     for line in rounds[1:]:
         # Whoever is not in the sum is named.
@@ -83,18 +70,14 @@ def test_a_killed_coordinator_goes_on_and_no_site_pays_twice(federation):
         assert all(any(site in note and f"round {line['round']}" in note for note in result["notes"])
                    for site in line["failed"])  # fmt: skip
     assert (found["outcome"] == "complete") == (not any(line["failed"] for line in rounds[1:]))
-    assert replay(pulled).identical
+    assert replay(federation.folder / "pulled" / run).identical
     for site in federation.sites:
         wait(lambda site=site: federation.state(site).get("phase") == "connected", 60, f"{site} is away")
-        paid = charged(federation, site, run)
+        paid = federation.charged(site, run)
         # Each round once, whatever was killed; a round that a kill cut off between charge and reply stays one charge.
         assert len(paid) == len(set(paid)) <= ROUNDS + 1
         trained = {line["round"] for line in rounds[1:] if site in line["trained"]}
         assert trained <= {number for number, purpose in paid if purpose == "train"}
-
-
-def metrics(path):
-    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_site_that_stays_away_is_absent_by_name_and_the_round_goes_on(federation):
@@ -102,7 +85,7 @@ def test_a_site_that_stays_away_is_absent_by_name_and_the_round_goes_on(federati
     run = federation.submit("federation.num_rounds=2", min_sites=2, deadline=40)
     found = federation.finish(run)
     assert found["state"] == "finished" and found["outcome"] == "degraded", federation.logs()
-    notes = json.loads((federation.pull(run) / "result.json").read_text())["notes"]
+    notes = federation.results(run)[0]["notes"]
     assert any("degraded 2/3: va missing (25.1 % of the declared records)" in note for note in notes), notes
 
 
@@ -117,7 +100,7 @@ def test_below_its_quorum_a_run_fails_by_name_and_can_be_resumed_when_the_site_i
     found = federation.finish(run)
     assert found["state"] == "finished" and found["outcome"] == "complete", (found, federation.logs())
     for site in federation.sites:
-        paid = charged(federation, site, run)
+        paid = federation.charged(site, run)
         assert sorted(paid) == sorted(set(paid)) and len(paid) == 3
 
 
