@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import Any
 import httpx
 from flwr.app import MetricRecord, RecordDict
 
-from fedkit.errors import DeploymentError, FedkitError
+from fedkit.errors import DeploymentError, FederationError, FedkitError
 from fedkit.federation.flower_node import NodeConnection, Received, UnreadableRequest
 from fedkit.federation.job import NAME
 from fedkit.federation.public_codes import COMMON, public_code
@@ -27,7 +28,7 @@ from fedkit_client.answers import USAGE, from_frame
 from fedkit_client.executor import Done, Executor
 from fedkit_client.state import State
 from fedkit_client.stopping import Stop, Stopping
-from fedkit_client.trouble import explained
+from fedkit_client.trouble import EARLIEST, explained
 
 MOST_PARAMETERS = 250_000_000
 """Of one model: what a ledger can keep of a reply."""
@@ -145,7 +146,16 @@ class Node:
         header = {"kind": kind, "order": request.order, "job": request.job, "keyring": list(request.keyring)}
         # A view without entries cannot be cast.
         body = request.parameters.data.cast("B") if len(request.parameters) else b""
-        done = self.executor.ask(header, body, self._meanwhile)
+        # Nobody has verified what the order says: whoever shortens its life could as well have sent nothing. A clock
+        # further ahead of the coordinator's would have kept the site from connecting.
+        over = _expires(request) - EARLIEST
+
+        def meanwhile() -> None:
+            if time.time() >= over:
+                raise FederationError("the order expired while it was at work, which is given up", code="FK543")
+            self._meanwhile()
+
+        done = self.executor.ask(header, body, meanwhile)
         self._note(*shown, done, time.monotonic() - began)
         return self._content(done)
 
@@ -219,7 +229,7 @@ def _kind(said: str) -> str:
 def _shown(request: Request, kind: str) -> tuple[str, str, int]:
     """What an order that nobody has verified says of itself, as far as it is what an order may say; never raises."""
     try:
-        payload = json.loads(json.loads(request.order)["payload"])
+        payload = _payload(request)
         said, run, number = payload["kind"], payload["run"], payload["round"]
     except Exception:
         return kind, "", 0
@@ -229,3 +239,16 @@ def _shown(request: Request, kind: str) -> tuple[str, str, int]:
         run if isinstance(run, str) and NAME.fullmatch(run) else "",
         number if type(number) is int and 0 <= number < 2**31 else 0,
     )
+
+
+def _expires(request: Request) -> float:
+    """The end that such an order names, seconds since the epoch; without one, never; never raises."""
+    try:
+        said = _payload(request)["expires_at"]
+    except Exception:
+        return math.inf
+    return said if type(said) is int and 0 <= said < 2**63 else math.inf
+
+
+def _payload(request: Request) -> Any:
+    return json.loads(json.loads(request.order)["payload"])

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,6 +54,9 @@ class _Connection:
     def answer(self, received, content, seconds):
         self.answers.append(content)
 
+    def beat(self):
+        pass
+
     def close(self):
         pass
 
@@ -62,6 +66,7 @@ class _Executor:
         self.error = error
 
     def ask(self, header, body, idle):
+        idle()
         raise self.error
 
     def close(self):
@@ -95,6 +100,22 @@ def test_what_nobody_expects_is_answered_with_the_common_code(loop):
     good = _received(pack_request(_order(kind="train", run="x", round=1)))
     connection, _ = loop(good, _received(None), error=OverflowError("x"))
     assert connection.answers == ["FK500", "FK500"]
+
+
+def test_a_request_that_expires_at_work_is_given_up_and_the_next_one_is_served(loop):
+    gone, now = _order(kind="train", run="x", round=1, expires_at=int(time.time()) - 6), int(time.time())
+    kept = [_order(kind="train", run="x", round=1, expires_at=end) for end in (now, now + 60)]
+    connection, told = loop(*(_received(pack_request(each)) for each in (gone, *kept)))
+    # A site's clock may be 5 s ahead of the coordinator's.
+    assert connection.answers == ["FK543", "FK500", "FK500"] and connection.activations == 1
+    assert [event["code"] for event in told if event["event"] == "answered"] == connection.answers
+
+
+@pytest.mark.parametrize("end", ["1e999", "-1e999", "NaN", '"1"', "[]", "true", "-1", "9" * 4000, "9" * 5000, "null"])
+def test_an_order_with_any_end_is_answered_and_not_given_up(loop, end):
+    order = json.dumps({"payload": '{"kind": "train", "run": "x", "round": 1, "expires_at": ' + end + "}"})
+    connection, _ = loop(_received(pack_request(Request(order, "{}", ("{}",), np.zeros(3, np.float32)))))
+    assert connection.answers == ["FK500"] and connection.activations == 1
 
 
 def test_what_nobody_expects_while_waiting_ends_nothing(loop):
