@@ -168,6 +168,7 @@ class LocalPlan:
         batch_size: rows a step where privacy is None (a lot is drawn by the privacy plan otherwise).
         weight: aggregation weight, a declared constant in a private run; None stands for the true number of
             training rows.
+        reports_loss: whether the update says the received model's loss on the training rows; a private one never does.
     """
 
     steps: int
@@ -176,6 +177,7 @@ class LocalPlan:
     optimizer: Literal["sgd", "adam"]
     privacy: PrivacyPlan | None
     weight: float | None = None
+    reports_loss: bool = True
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ class Gatekeeper:
 
     def _runtime(self, admitted: Admitted, model: nn.Module, gates: Mapping[str, Gate]) -> SiteRuntime:
         from fedkit.data.load import load_site_dataset
+        from fedkit.strategies import NEEDS_CLIENT_STATISTICS
         from fedkit.training.plan import local_plans
 
         config, site = admitted.config, admitted.site
@@ -172,7 +173,9 @@ class Gatekeeper:
         plan, specs, tested = admitted.plan, admitted.specs, frozenset[str]()
         if plan is None:
             local = local_plans(replace(config, data=own), dataset)
-            plan, specs, tested = local.sites[site], (), frozenset(local.tested)
+            # Nothing leaves that nobody reads, though nothing protects it.
+            plan = replace(local.sites[site], reports_loss=config.strategy.name in NEEDS_CLIENT_STATISTICS)
+            specs, tested = (), frozenset(local.tested)
         sites = {each.name: each for each in dataset.sites}
         return SiteRuntime(
             model, dataset.task, config.seed, sites, {site: plan}, tested, specs, exact=admitted.exact, gates=gates

@@ -90,7 +90,7 @@ def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> C
     x = torch.tensor(site.train.x, dtype=torch.float32)
     y = targets(task, site.train)
     metrics: dict[str, float] = {}
-    if local.privacy is None:
+    if local.privacy is None and local.reports_loss:
         metrics["train_loss"] = _mean_loss(worker, task, x, y)
     worker.train()
     flat = attach(worker)

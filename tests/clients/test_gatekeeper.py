@@ -274,10 +274,14 @@ def test_a_revocation_that_was_seen_stays(bench):
 
 
 def test_an_unprotected_run_needs_the_site_s_word_and_spends_nothing(bench):
-    made = bench(data={"allow_unprotected": True})
+    made = bench(data={"allow_unprotected": True, "strategies": ["fedavg", "qfedavg"]})
     job = made.coordinator.job(config=experiment(*UNPROTECTED))
     update = wire.unpack_update(made.keeper.answer("train", _train(made, job=job)), SITE, SIZE)
     assert update.weight > 0 and made.charged() == 0
+    # Only one strategy reads the training loss.
+    assert update.metrics == {}
+    reader = made.coordinator.job(config=experiment(*UNPROTECTED, "strategy=qfedavg"), run="run-2")
+    assert "train_loss" in wire.unpack_update(made.keeper.answer("train", _train(made, job=reader)), SITE, SIZE).metrics
     rows, found = wire.unpack_metrics(
         made.keeper.answer("evaluate", made.coordinator.request(job, "evaluate", 1, model(SIZE)))
     )

@@ -83,6 +83,9 @@ def test_train_loss_is_that_of_the_received_model(logistic):
     with torch.no_grad():
         expected = LOSSES["binary"](logistic(torch.tensor(here.train.x)), torch.tensor(here.train.y))
     assert update.metrics["train_loss"] == pytest.approx(float(expected), rel=1e-5)
+    silent = dataclasses.replace(local_plan(), reports_loss=False)
+    [same], _ = train(logistic, BINARY, [here], round_plan(logistic, {"north": silent}), {})
+    assert same.metrics == {} and np.array_equal(same.delta, update.delta)
 
 
 def test_received_parameters_are_used_not_the_models_own(logistic):
