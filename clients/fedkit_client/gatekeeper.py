@@ -150,7 +150,8 @@ class Gatekeeper:
         from fedkit.training.model import declared_model
 
         config = admitted.config
-        model = declared_model(config, allowed_models(self.file.models, config.model.name))
+        # Every parameter is the message's.
+        model = declared_model(config, allowed_models(self.file.models, config.model.name), values=False)
         if (size := sum(part.numel() for part in model.parameters())) != len(request.parameters):
             raise TrainingError(
                 f"the message holds {len(request.parameters):,} parameters, the model {size:,}",

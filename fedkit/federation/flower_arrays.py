@@ -16,7 +16,12 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, Message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ObjectTree
-from flwr.supercore.inflatable.inflatable_object import get_object_body, get_object_head_values_from_object_content
+from flwr.supercore.constant import HEAD_BODY_DIVIDER
+from flwr.supercore.inflatable.inflatable_object import (
+    get_object_body,
+    get_object_head_values_from_object_content,
+    get_object_type_from_object_content,
+)
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 
 from fedkit.errors import FederationError
@@ -94,6 +99,13 @@ def _without_parts(tree: ObjectTree, get: Callable[[str], bytes]) -> Iterator[tu
             waiting += node.children
 
 
+def _body(whole: bytes) -> memoryview:
+    """A part's bytes, of which Flower would make a copy."""
+    if get_object_type_from_object_content(whole) != ArrayChunk.__qualname__:
+        raise FederationError("a part of an array is none", code="FK540")
+    return memoryview(whole)[whole.index(HEAD_BODY_DIVIDER) + len(HEAD_BODY_DIVIDER) :]
+
+
 def _array(content: bytes, get: Callable[[str], bytes], most_bytes: int, spool: Path) -> tuple[Array, int]:
     said = json.loads(get_object_body(content, Array))
     names = get_object_head_values_from_object_content(content)[1]
@@ -105,7 +117,7 @@ def _array(content: bytes, get: Callable[[str], bytes], most_bytes: int, spool: 
     with tempfile.TemporaryFile(dir=spool) as file:
         for index in order:
             whole = get(names[index])
-            part = get_object_body(whole, ArrayChunk)
+            part = _body(whole)
             if not part or len(whole) > len(part) + _CHUNK_HEAD:
                 raise FederationError("a part of an array is empty, or more head than part", code="FK540")
             size += len(part)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fedkit.config.experiment import ModelConfig
 from fedkit.errors import TrainingError
@@ -25,11 +27,15 @@ def build(
     num_outputs: int,
     seed: int,
     extra: Mapping[str, Callable[..., nn.Module]] | None = None,
+    *,
+    values: bool = True,
 ) -> nn.Module:
     """Build a model with torch's own initialisation under ``torch.manual_seed(seed)``.
 
     Args:
         extra: further models by name, which a site or a coordinator has installed; ours cannot be replaced.
+        values: whether parameters are given their first values; False leaves those of our own models as memory has
+            them, for a caller who replaces every one.
 
     Returns:
         A new module; torch's global generator is left as found.
@@ -46,7 +52,24 @@ def build(
         close = difflib.get_close_matches(config.name, known, n=1)
         hint = f"did you mean {close[0]}?" if close else "set model=" + " or model=".join(known)
         raise TrainingError(f"model {config.name} is not one of {', '.join(known)}", code="FK402", remedy=hint)
-    return initialise(lambda: known[config.name](input_shape, num_outputs, **config.arguments), seed, config.name)
+
+    def make() -> nn.Module:
+        return known[config.name](input_shape, num_outputs, **config.arguments)
+
+    if values or config.name not in MODELS:
+        # Another's model may draw more than parameters, and would draw other numbers after fewer.
+        return initialise(make, seed, config.name)
+    with _Unfilled():
+        return initialise(make, seed, config.name)
+
+
+class _Unfilled(TorchFunctionMode):
+    """What torch.nn.init would fill stays as it is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def initialise(factory: Callable[[], nn.Module], seed: int, name: str = "model") -> nn.Module:

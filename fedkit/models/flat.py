@@ -76,14 +76,17 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
 
 
-def attach(module: nn.Module) -> Tensor:
+def attach(module: nn.Module, values: Float32 | None = None) -> Tensor:
     """Make the trainable parameters views of one flat float32 tensor, so that one operation updates all.
+
+    Args:
+        values: float32 [d] of all parameters, which they are given; None leaves them what they are.
 
     Returns:
         float32 [number of trainable values]; writing to it writes the parameters.
 
     Raises:
-        TrainingError: a trainable parameter is not float32 on the CPU.
+        TrainingError: a trainable parameter is not float32 on the CPU; d is not the module's number of parameters.
     """
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     for name, p in trainable:
@@ -92,7 +95,13 @@ def attach(module: nn.Module) -> Tensor:
             raise TrainingError(message, code="FK406", remedy="build the model with torch's default dtype")
     if not trainable:
         raise TrainingError("nothing in the model is trainable", code="FK406", remedy="leave requires_grad=True")
-    flat = torch.cat([p.detach().reshape(-1) for _, p in trainable])
+    if values is not None and len(trainable) == len(list(module.parameters())):
+        _check_size(module, values)
+        flat = torch.from_numpy(np.array(values, dtype=np.float32))
+    else:
+        if values is not None:
+            unpack(module, values)
+        flat = torch.cat([p.detach().reshape(-1) for _, p in trainable])
     at = 0
     for _, p in trainable:
         p.data = flat[at : at + p.numel()].view(p.shape)

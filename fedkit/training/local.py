@@ -86,20 +86,20 @@ def _on_records(private: bool, name: str) -> Iterator[None]:
 
 def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> ClientUpdate:
     local = plan.sites[site.name]
-    unpack(worker, plan.parameters)
+    flat = attach(worker, plan.parameters)
     x = torch.tensor(site.train.x, dtype=torch.float32)
     y = targets(task, site.train)
     metrics: dict[str, float] = {}
     if local.privacy is None and local.reports_loss:
         metrics["train_loss"] = _mean_loss(worker, task, x, y)
     worker.train()
-    flat = attach(worker)
     _seed_torch(local, plan, site.name)
     if local.privacy is None:
         _plain(worker, task, x, y, flat, local, plan, site.name)
     else:
         _private(worker, task, x, y, flat, local, plan, site)
-    delta = pack(worker) - plan.parameters.astype(np.float32, copy=False)
+    delta = pack(worker)
+    delta -= plan.parameters.astype(np.float32, copy=False)
     if not np.isfinite(delta).all():
         raise TrainingError(
             f"training at {site.name} gave parameters that are not finite (learning rate {local.learning_rate:g})",

@@ -23,11 +23,14 @@ from fedkit.types import Task
 ModelFactory = Callable[[], nn.Module]
 
 
-def declared_model(config: ExperimentConfig, models: Mapping[str, Callable[..., nn.Module]] | None = None) -> nn.Module:
+def declared_model(
+    config: ExperimentConfig, models: Mapping[str, Callable[..., nn.Module]] | None = None, *, values: bool = True
+) -> nn.Module:
     """The model of a run over a declared table: shapes follow from the declaration alone.
 
     Args:
         models: further models by name, each a function as those of `fedkit.models.MODELS`.
+        values: as in `fedkit.models.build`.
 
     Raises:
         TrainingError: see the module.
@@ -39,7 +42,7 @@ def declared_model(config: ExperimentConfig, models: Mapping[str, Callable[..., 
     """
     task = task_of(config.data)
     input_shape = (len(feature_names(config.data)),)
-    module = build(config.model, input_shape, task.num_outputs, config.seed, models or {})
+    module = build(config.model, input_shape, task.num_outputs, config.seed, models or {}, values=values)
     check_output(module, input_shape, task)
     return module
 

@@ -52,3 +52,23 @@ def test_a_misspelt_name_gets_a_suggestion():
     with pytest.raises(TrainingError, match="logistik") as caught:
         build(ModelConfig("logistik"), (3,), 1, 0)
     assert "did you mean logistic?" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_without_first_values_has_the_shapes_of_one_with_them(name, monkeypatch):
+    def drawn(*_args, **_kwargs):
+        raise AssertionError("values were drawn")
+
+    whole = build(ModelConfig(name), (13,), 1, 42)
+    for method in ("uniform_", "normal_"):
+        monkeypatch.setattr(torch.Tensor, method, drawn)
+    bare = build(ModelConfig(name), (13,), 1, 42, values=False)
+    assert {n: p.shape for n, p in bare.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+
+
+def test_a_model_of_others_is_always_given_its_first_values():
+    made = build(ModelConfig("own"), (3,), 1, 42, {"own": lambda shape, outputs: torch.nn.Linear(*shape, outputs)})
+    bare = build(
+        ModelConfig("own"), (3,), 1, 42, {"own": lambda shape, outputs: torch.nn.Linear(*shape, outputs)}, values=False
+    )
+    assert torch.equal(made.weight, bare.weight)

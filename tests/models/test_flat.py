@@ -60,3 +60,27 @@ def test_attached_parameters_follow_the_flat_tensor_and_leave_frozen_ones_out():
 def test_double_precision_parameters_are_refused():
     with pytest.raises(TrainingError, match="float64"):
         flat.attach(nn.Linear(2, 1).double())
+
+
+def test_attached_parameters_are_given_their_values_whether_or_not_all_are_trainable():
+    for frozen in (False, True):
+        module = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+        module[0].bias.requires_grad_(not frozen)
+        values = np.arange(11, dtype=np.float32)
+        values.flags.writeable = False
+        attached = flat.attach(module, values)
+        assert flat.pack(module).tolist() == values.tolist()
+        attached += 1
+        assert (flat.pack(module) - values).sum() == (9 if frozen else 11)
+        assert values.tolist() == list(range(11))
+    with pytest.raises(TrainingError, match="FK401"):
+        flat.attach(nn.Linear(3, 2), np.zeros(3, np.float32))
+
+
+def test_views_of_a_packed_model_share_its_memory():
+    with torch.device("meta"):
+        module = nn.Linear(3, 2)
+    values = np.arange(8, dtype=np.float32)
+    found = flat.views(module, values)
+    assert {name: view.shape for name, view in found.items()} == {"weight": (2, 3), "bias": (2,)}
+    assert all(np.shares_memory(view, values) for view in found.values())
