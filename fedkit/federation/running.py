@@ -69,6 +69,7 @@ class Running:
     degraded: bool = field(init=False)
     phases: Mapping[str, Phase] = field(init=False)
     _round_notes: list[str] = field(default_factory=list)
+    _digest: str = ""
 
     def __post_init__(self) -> None:
         self.parameters, self.state = self.at.parameters, self.at.state
@@ -100,7 +101,7 @@ class Running:
 
     def _round(self, number: int, *, aggregated: bool) -> Finish | None:
         loop, start = self.loop, time.perf_counter()
-        self._round_notes = []
+        self._round_notes, self._digest = [], ""
         order, failed = InOrder((), lambda _: None, loop.journal, number), dict[str, str]()
         stopped = False
         if number:
@@ -132,7 +133,7 @@ class Running:
             {**failed, **silent},
             measured,
             loop.epsilon_after(number),
-            digest(self.parameters),
+            self._digest or digest(self.parameters),
             time.perf_counter() - start,
             histograms,
         )
@@ -191,7 +192,7 @@ class Running:
         # It holds the model of before.
         order.take = lambda _: None
         if loop.journal:
-            loop.journal.keep_model(number, self.parameters, self.state)
+            self._digest = loop.journal.keep_model(number, self.parameters, self.state)
         return order, failed, None
 
     def _evaluate(self, number: int) -> tuple[dict[str, Metrics], dict[str, str]]:

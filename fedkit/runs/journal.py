@@ -90,9 +90,15 @@ class Journal:
         """Nobody is waited for any longer: from here the set of replies is settled."""
         self._step({"step": "close", "round": number, "purpose": purpose, "missing": dict(missing)})
 
-    def keep_model(self, number: int, parameters: Float32, state: Mapping[str, Float32]) -> None:
-        """The round's model and the strategy's state after it, before anybody is asked to evaluate them."""
-        self._step({"step": "model", "round": number, **self._model(number, parameters, state)})
+    def keep_model(self, number: int, parameters: Float32, state: Mapping[str, Float32]) -> str:
+        """The round's model and the strategy's state after it, before anybody is asked to evaluate them.
+
+        Returns:
+            SHA-256 of the model's little-endian bytes, hex.
+        """
+        kept = self._model(number, parameters, state)
+        self._step({"step": "model", "round": number, **kept})
+        return str(kept["model"]["sha256"])
 
     def end(self, number: int, report: Mapping[str, Any], notes: Sequence[str], *, degraded: bool) -> None:
         """The round is recorded elsewhere too; its updates and the model before it are deleted."""
