@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -75,18 +75,19 @@ def missing_texts(config: DataConfig, column: str) -> frozenset[str]:
     return frozenset({"", *map(canonical, config.missing.values), *map(canonical, codes)})
 
 
-def check_columns(config: DataConfig, found: Iterable[str], source: str) -> None:
+def check_columns(config: DataConfig, found: Iterable[str], source: str, wanted: Sequence[str] | None = None) -> None:
     """Refuse a table without the declared columns, or with one of them twice.
 
     Args:
         found: the table's column names, in order.
         source: what the message calls the table.
+        wanted: the columns that are needed, where they are not the declared ones.
 
     Raises:
         DataError: FK205 (with the nearest name) or FK206.
     """
-    names = list(found)
-    absent = [name for name in declared_columns(config) if name not in names]
+    names, needed = list(found), declared_columns(config) if wanted is None else wanted
+    absent = [name for name in needed if name not in names]
     if absent:
         near = {name: difflib.get_close_matches(name, names, 1, 0.6) or _same_letters(name, names) for name in absent}
         hints = [f"{name} (did you mean {near[name][0]}?)" if near[name] else name for name in absent]
@@ -96,7 +97,7 @@ def check_columns(config: DataConfig, found: Iterable[str], source: str) -> None
             code="FK205",
             remedy="name a column of the table, or take it out of the declaration",
         )
-    twice = [name for name in declared_columns(config) if names.count(name) > 1]
+    twice = [name for name in needed if names.count(name) > 1]
     if twice:
         raise DataError(
             f"{source} has the column {', '.join(twice)} more than once", code="FK206", remedy="rename one of them"

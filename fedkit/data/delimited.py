@@ -5,13 +5,17 @@ from __future__ import annotations
 import codecs
 import csv
 import re
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from fedkit.config.experiment import DataConfig
+from fedkit.data.consent import ConsentFilter, columns_asked, columns_read
+from fedkit.data.consent_sql import Bound
 from fedkit.data.declared import check_columns, declared_columns, require_rows
-from fedkit.data.source import connect, literal_path, texts
+from fedkit.data.source import connect, literal_path, of_rows, texts
 from fedkit.data.table import Table, column_of
 from fedkit.errors import DataError
 
@@ -22,7 +26,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 _LONGEST_HEADER = 1 << 20
 
 
-def read_csv(config: DataConfig, path: Path) -> Table:
+def read_csv(config: DataConfig, path: Path, where: ConsentFilter | None = None) -> Table:
     """Read the declared columns of a CSV file with a header line.
 
     Returns:
@@ -30,34 +34,56 @@ def read_csv(config: DataConfig, path: Path) -> Table:
 
     Raises:
         DataError: FK202 empty, FK203 encoding, FK204 delimiter, FK205 and FK206 columns, FK207 malformed rows; the
-            message holds the line's number and never its content.
+            message holds the line's number and never its content. Of a register also FK208.
     """
     import duckdb
 
-    encoding = _encoding(config)
+    from fedkit.data.register import file_condition
+
+    encoding = csv_encoding(config)
     header = read_header(config, path, encoding)
-    check_columns(config, header, path.name)
-    declared = declared_columns(config)
-    # Columns are named by position: DuckDB's names know no upper and lower case.
-    types = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(header)))
-    selected = ", ".join(f"c{header.index(name)}" for name in declared)
-    query = (
-        f"SELECT {selected} FROM read_csv(?, auto_detect=false, header=true, delim=?, quote='\"', escape='\"', "  # noqa: S608
-        f"encoding=?, columns={{{types}}}, strict_mode=true, null_padding=false, ignore_errors=false)"
-    )
+    check_columns(config, header, path.name, columns_asked(config, where))
+    names, bound = columns_read(config, where), Bound()
+    selected = ", ".join(csv_column(header, name) for name in names)
+    query = f"SELECT {selected} FROM {csv_origin(config, path, encoding, header, bound)}"  # noqa: S608
+    if where is not None:
+        query += f" WHERE {file_condition(config, where, partial(csv_column, header), bound)}"
     try:
         with connect() as connection:
-            arguments = [literal_path(path), config.source.delimiter, ENCODINGS[encoding]]
-            cells = connection.execute(query, arguments).fetchnumpy()
+            cells = connection.execute(*bound.written(query, "qmark")).fetchnumpy()
     except duckdb.Error as error:
-        raise _malformed(str(error), path.name, encoding) from None
-    columns = {name: column_of(texts(cells[f"c{header.index(name)}"])) for name in declared}
+        raise malformed(str(error), path.name, encoding) from None
+    columns = {name: column_of(texts(cells[csv_column(header, name)])) for name in names}
     rows = len(next(iter(columns.values())).codes)
     require_rows(rows, path.name)
+    if where is not None:
+        return Table(columns, np.arange(rows), lambda record: f"row {record + 1}{of_rows(where)}")
     return Table(columns, np.arange(rows), lambda record: f"line {line_of(path, record, len(header))}")
 
 
-def _encoding(config: DataConfig) -> str:
+def csv_origin(config: DataConfig, path: Path, encoding: str, header: Sequence[str], bound: Bound) -> str:
+    """A CSV file as it stands behind FROM: columns are texts, and named by position, for DuckDB's names know no upper
+    and lower case.
+    """
+    types = ", ".join(f"'c{index}': 'VARCHAR'" for index in range(len(header)))
+    return (
+        f"read_csv({bound(literal_path(path))}, auto_detect=false, header=true, delim={bound(config.source.delimiter)},"
+        f" quote='\"', escape='\"', encoding={bound(ENCODINGS[encoding])}, columns={{{types}}}, strict_mode=true,"
+        " null_padding=false, ignore_errors=false)"
+    )
+
+
+def csv_column(header: Sequence[str], name: str) -> str:
+    """A column of a CSV file as a query writes it."""
+    return f"c{list(header).index(name)}"
+
+
+def csv_encoding(config: DataConfig) -> str:
+    """The declared encoding, by the name in `ENCODINGS`.
+
+    Raises:
+        DataError: FK203, FK204.
+    """
     declared = config.source.encoding.lower().replace("_", "-")
     encoding = _ALIASES.get(declared, declared)
     if encoding not in ENCODINGS:
@@ -144,7 +170,7 @@ def _not_decodable(name: str, encoding: str, where: str) -> DataError:
     )
 
 
-def _malformed(message: str, name: str, encoding: str) -> DataError:
+def malformed(message: str, name: str, encoding: str) -> DataError:
     """Our error for DuckDB's message, of which only numbers are kept: it quotes whole records."""
     line = re.search(r"CSV Error on Line: (\d+)", message)
     where = f"line {line[1]}" if line else "its place is unknown"

@@ -96,7 +96,8 @@ def load_site_dataset(
     task = task_of(config)
     require_site_names([site])
     if config.partition is not None or config.scaling == "pooled_zscore":
-        whole = load_dataset(config, private=private)
+        # Through ``read`` like every other table of a site: it leaves out whoever has not consented.
+        whole = dataset_of(config, read(config), private=private)
         found = tuple(known for known in whole.sites if known.name == site)
         if not found:
             raise no_such_site(site)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from fedkit.config.experiment import DataConfig
 from fedkit.data.builtin import verified_path
+from fedkit.data.consent import ConsentFilter, columns_asked, columns_read
+from fedkit.data.consent_sql import Bound
 from fedkit.data.declared import check_columns, declared_columns, require_rows
 from fedkit.data.table import Table, column_of
 from fedkit.errors import DataError
@@ -20,29 +22,32 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 
-def read_table(config: DataConfig) -> Table:
+def read_table(config: DataConfig, where: ConsentFilter | None = None) -> Table:
     """Read a declaration's table.
 
     Args:
         config: says where the rows are and which columns are declared.
+        where: which rows may be read; `fedkit.data.consented.read_consented` is for whoever has one.
 
     Returns:
-        The declared columns as texts, in the source's order of rows (from a database: in a sorted order).
+        The declared columns as texts, in the source's order of rows (from a database: in a sorted order); with a
+        filter also its column of ids.
 
     Raises:
         DataError: the source is missing, each site's own, empty, of another encoding or delimiter, lacks a column, ...
 
     Guarantee: the value of a column that is not declared is never taken out of the source: projection is pushed down
-    to the readers of CSV and Parquet and into the database's query.
+    to the readers of CSV and Parquet and into the database's query. So is the filter: a row that it leaves out is no
+    part of what the reader or the database answers.
     """
     from fedkit.data.delimited import read_csv
     from fedkit.data.sql import read_sql
 
     readers: dict[str, Callable[[DataConfig], Table]] = {
-        "builtin": lambda c: read_csv(c, verified_path(c.source.path or "")),
-        "csv": lambda c: read_csv(c, existing_file(c)),
-        "parquet": lambda c: read_parquet(c, existing_file(c)),
-        "sql": read_sql,
+        "builtin": lambda c: read_csv(c, verified_path(c.source.path or ""), where),
+        "csv": lambda c: read_csv(c, existing_file(c), where),
+        "parquet": lambda c: read_parquet(c, existing_file(c), where),
+        "sql": lambda c: read_sql(c, where),
     }
     kind = config.source.kind
     if kind == "site":
@@ -106,30 +111,49 @@ def texts(values: Any) -> list[str | None]:
     return cells
 
 
+def parquet_column(name: str) -> str:
+    """A column of a Parquet file as a query writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def parquet_query(config: DataConfig) -> str:
     """The query that reads the declared columns of the Parquet file given as its parameter."""
-    quoted = ['"' + name.replace('"', '""') + '"' for name in declared_columns(config)]
-    selected = ", ".join(f"CAST({name} AS VARCHAR) AS c{index}" for index, name in enumerate(quoted))
-    return f"SELECT {selected} FROM read_parquet(?)"  # noqa: S608 - names are quoted, the path is a parameter
+    return _parquet_query(declared_columns(config), "?")
 
 
-def read_parquet(config: DataConfig, path: Path) -> Table:
+def _parquet_query(names: Sequence[str], path: str) -> str:
+    selected = ", ".join(f"CAST({parquet_column(name)} AS VARCHAR) AS c{index}" for index, name in enumerate(names))
+    return f"SELECT {selected} FROM read_parquet({path})"  # noqa: S608 - names are quoted, the path is a parameter
+
+
+def read_parquet(config: DataConfig, path: Path, where: ConsentFilter | None = None) -> Table:
     """Read the declared columns of a Parquet file.
 
     Raises:
-        DataError: FK202, FK205, FK206 or FK207.
+        DataError: FK202, FK205, FK206 or FK207; of a register also FK208.
     """
     import duckdb
 
+    from fedkit.data.register import file_condition
+
+    names, bound = columns_read(config, where), Bound()
+    query = _parquet_query(names, bound(literal_path(path)))
+    if where is not None:
+        query += f" WHERE {file_condition(config, where, parquet_column, bound)}"
     try:
         with connect() as connection:
             described = connection.execute("DESCRIBE SELECT * FROM read_parquet(?)", [literal_path(path)]).fetchall()
-            check_columns(config, (str(row[0]) for row in described), path.name)
-            cells = connection.execute(parquet_query(config), [literal_path(path)]).fetchnumpy()
+            check_columns(config, (str(row[0]) for row in described), path.name, columns_asked(config, where))
+            cells = connection.execute(*bound.written(query, "qmark")).fetchnumpy()
     except duckdb.Error:
         # DuckDB's message may hold cells.
         raise DataError(f"{path.name} is not a Parquet file that can be read", code="FK207") from None
-    columns = {name: column_of(texts(cells[f"c{index}"])) for index, name in enumerate(declared_columns(config))}
+    columns = {name: column_of(texts(cells[f"c{index}"])) for index, name in enumerate(names)}
     rows = len(next(iter(columns.values())).codes)
     require_rows(rows, path.name)
-    return Table(columns, np.arange(rows), lambda record: f"row {record + 1}")
+    return Table(columns, np.arange(rows), lambda record: f"row {record + 1}{of_rows(where)}")
+
+
+def of_rows(where: ConsentFilter | None) -> str:
+    """What stands behind a row's number where others were left out."""
+    return "" if where is None else " of those with consent"

@@ -22,7 +22,7 @@ _SEPARATOR = "\x1f"
 # Texts may hold the separator too: written in two characters, of which the first is written so itself.
 _ESCAPED = str.maketrans({"\x1b": "\x1b0", _SEPARATOR: "\x1b1"})
 # What databases, NumPy and pandas write for "no value"; as an id it would make strangers one person.
-_NO_ID = frozenset({"", "nan", "none", "null", "nat", "<na>"})
+NO_ID = frozenset({"", "nan", "none", "null", "nat", "<na>"})
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def is_no_id(value: Any) -> bool:
     >>> [is_no_id(value) for value in (None, float("nan"), " NULL ", 0, "007")]
     [True, True, True, False, False]
     """
-    return name_text(value).lower() in _NO_ID
+    return name_text(value).lower() in NO_ID
 
 
 def shared_units(sites: Iterable[Iterable[Any]]) -> tuple[str, ...]:

@@ -1,0 +1,54 @@
+"""Rows with consent, and whose they are: what every reading at a deployed site goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedkit.config.experiment import DataConfig
+from fedkit.data.consent import ConsentFilter
+from fedkit.data.declared import declared_columns
+from fedkit.data.source import read_table
+from fedkit.data.table import Table, name_text
+from fedkit.data.units import is_no_id
+
+
+@dataclass(frozen=True)
+class Consented:
+    """A table that was read through a filter.
+
+    Attributes:
+        table: the declared columns and no other.
+        ids: of each row its unit's, as `fedkit.data.table.name_text` writes it; None where no column holds them.
+    """
+
+    table: Table
+    ids: tuple[str, ...] | None
+
+
+def read_consented(config: DataConfig, where: ConsentFilter | None) -> Consented:
+    """Read the declared columns of the rows that a filter lets in.
+
+    Args:
+        where: None lets all rows in.
+
+    Raises:
+        DataError: as `read_table`, of the table and of the register; FK208, a database that cannot be filtered.
+
+    Guarantee: a row that the filter leaves out is no part of what the source answers; whatever makes a filter, its
+    register or an id unreadable leaves rows out. No value of the register, nor of a column that is not declared, is
+    in the table.
+    """
+    table = read_table(config, where)
+    column = config.unit_column if where is None or where.unit is None else where.unit
+    if column is None:
+        return Consented(table, None)
+    if where is not None and where.unit is not None:
+        # The engine has left them out already; of an id that it writes in another way, these are its last words.
+        withdrawn = where.withdrawn
+        out = table.columns[column].map(lambda text: is_no_id(text) or name_text(text) in withdrawn, np.bool_)
+        table = table.take(np.flatnonzero(~out)) if out.any() else table
+    ids = tuple(table.columns[column].map(name_text, object).tolist())
+    declared = {name: table.columns[name] for name in declared_columns(config)}
+    return Consented(Table(declared, table.numbers, table.locate), ids)
