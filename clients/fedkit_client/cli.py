@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkit_client.consent_commands import lineage, rectify, withdraw
+
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
@@ -201,6 +203,10 @@ def hash_(
 
     found = package_hash(function)
     _print({"import": function, "sha256": found}, json_, f"import: {function}\nsha256: {found}\n")
+
+
+for _command in (withdraw, rectify, lineage):
+    app.command()(_command)
 
 
 def _print(value: dict[str, Any], json_: bool, text: str) -> None:

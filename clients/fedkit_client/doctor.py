@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from fedkit.errors import DataError, FedkitError
+from fedkit.errors import FedkitError
 from fedkit.governance.terms import SiteFile
+from fedkit_client.consents import purposes_of, reading_now
 from fedkit_client.folder import joined, parted
 from fedkit_client.proxy import proxy_for
 from fedkit_client.start import Opened, check_allowed, open_site
@@ -62,7 +63,7 @@ def checks_of_site(path: Path) -> list[Check]:
         found.append(_try("enrolment port", lambda: _grpc_port(opened, authority)))
         found.append(_try("enrolment", lambda: _enrolled(opened, authority)))
     found.append(_disk(folder.path))
-    found += [_data(file, name) for name in file.data]
+    found += [_data(opened, name, purpose) for name, own in file.data.items() for purpose in purposes_of(own)]
     found.append(_try("ledgers", lambda: _ledgers(opened)))
     found.append(_try("limits", lambda: _limits(file)))
     return found
@@ -178,34 +179,33 @@ def _disk(folder: Path) -> Check:
     return Check("disk", "ok", text)
 
 
-def _data(file: SiteFile, name: str) -> Check:
+def _data(opened: Opened, name: str, purpose: str | None) -> Check:
     """Reads the table as a run would; counts stay on this screen."""
     from fedkit.data.load import load_site_dataset
-    from fedkit.governance.allow import reader
 
-    data = file.data[name].declaration
+    own, title = opened.file.data[name], f"data {name}{f' for {purpose}' if purpose else ''}"
     try:
-        dataset = load_site_dataset(data, file.site, private=True, read=reader(file, data))
-    except DataError as error:
-        return _failed(f"data {name}", error)
+        read = reading_now(opened.file, opened.folder, name, purpose, time.time())
+        dataset = load_site_dataset(own.declaration, opened.file.site, private=True, read=read)
     except FedkitError as error:
-        return _failed(f"data {name}", error)
+        return _failed(title, error)
     except Exception as error:
         remedy = "read it with another program; the source must lie where site.yaml says"
-        return Check(f"data {name}", "fail", f"the table cannot be read ({type(error).__name__})", remedy)
+        return Check(title, "fail", f"the table cannot be read ({type(error).__name__})", remedy)
     (site,) = dataset.sites
     units = site.train.num_units + site.test.num_units
-    text = f"all declared columns are there; {units} units of at most {file.data[name].records} declared"
+    which = " with consent" if own.consent is not None else ""
+    text = f"all declared columns are there; {units} units{which} of at most {own.records} declared"
     if not units:
-        return Check(f"data {name}", "warn", f"{text}: the table has no usable row", "check source and site_column")
+        return Check(title, "warn", f"{text}: no row can be used", "check source, site_column and consent")
     if dataset.warnings:
         return Check(
-            f"data {name}",
+            title,
             "warn",
             f"{text}; {'; '.join(dataset.warnings)}",
             "compare the table with its declaration; the site answers all the same",
         )
-    return Check(f"data {name}", "ok", text)
+    return Check(title, "ok", text)
 
 
 def _ledgers(opened: Opened) -> str:

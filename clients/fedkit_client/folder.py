@@ -109,6 +109,22 @@ class SiteFolder:
         return self.path / "usage.jsonl"
 
     @property
+    def withdrawals(self) -> Path:  # noqa: D102
+        return self.path / "withdrawals.jsonl"
+
+    @property
+    def rectified(self) -> Path:  # noqa: D102
+        return self.path / "rectified.jsonl"
+
+    @property
+    def pseudonym_key(self) -> Path:  # noqa: D102
+        return self.path / "pseudonym.key"
+
+    @property
+    def lineage(self) -> Path:  # noqa: D102
+        return self.path / "lineage.sqlite"
+
+    @property
     def pid_file(self) -> Path:  # noqa: D102
         return self.path / "client.pid"
 
@@ -194,6 +210,7 @@ class SiteFolder:
             DeploymentError: FK706, with the command that mends it.
         """
         require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers))
+        require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage))
 
     def _broken(self, path: Path) -> DeploymentError:
         return DeploymentError(

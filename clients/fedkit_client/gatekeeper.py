@@ -25,16 +25,20 @@ from fedkit.federation.public_codes import public_code
 from fedkit.federation.request import Request
 from fedkit.federation.site import SiteRuntime
 from fedkit.governance.admission import Admitted, admit
-from fedkit.governance.allow import allowed_models, reader
+from fedkit.governance.allow import allowed_models
+from fedkit.governance.consent_rules import filter_of
 from fedkit.governance.terms import SiteFile
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.storage.private import replace as write_private
 from fedkit.types import ClientUpdate, SiteState
+from fedkit_client.consents import Reading, purpose_of, today
 from fedkit_client.folder import SiteFolder
 from fedkit_client.frames import Bytes
 from fedkit_client.limits import apply
+from fedkit_client.lineage import Use
 from fedkit_client.plans import Plans
 from fedkit_client.remembered import Rounds
+from fedkit_client.withdrawals import read_withdrawn
 from fedkit_client.zygote import Handle
 
 _LOG = logging.getLogger("fedkit.site")
@@ -128,18 +132,18 @@ class Gatekeeper:
             self._remember(job, order, answered=answered)
             if answered:
                 return _stored(gate, order, request)
-            # What is refused for its model's sake holds no budget.
-            model = self._model(admitted, request)
+            # What is refused for its model's or its purpose's sake holds no budget.
+            model, reading = self._model(admitted, request), self._reading(job, order, admitted)
             run = ledger.account(admitted.dataset).runs.get(job.run)
             if run is None or run.state in ("held", "lost"):
                 gate.admit(job.study)
-            runtime = self._runtime(admitted, model, {admitted.site: gate})
+            runtime = self._runtime(admitted, model, {admitted.site: gate}, reading)
             return _work(runtime, order, request, admitted)
 
     def _unprotected(self, job: Job, order: Order, request: Request, admitted: Admitted) -> RecordDict:
         self._remember(job, order, answered=False)
-        model = self._model(admitted, request)
-        return _work(self._runtime(admitted, model, {}), order, request, admitted)
+        model, reading = self._model(admitted, request), self._reading(job, order, admitted)
+        return _work(self._runtime(admitted, model, {}, reading), order, request, admitted)
 
     def _remember(self, job: Job, order: Order, *, answered: bool) -> None:
         rounds = Rounds(self.folder.rounds_file)
@@ -160,7 +164,20 @@ class Gatekeeper:
             )
         return model
 
-    def _runtime(self, admitted: Admitted, model: nn.Module, gates: Mapping[str, Gate]) -> SiteRuntime:
+    def _reading(self, job: Job, order: Order, admitted: Admitted) -> Reading:
+        """How the round's table is read: its own day's consents, and who has withdrawn by now."""
+        own, now, purpose = self.file.data[admitted.dataset], self.clock(), purpose_of(admitted.config)
+        withdrawn = read_withdrawn(self.folder.withdrawals, admitted.dataset)
+        where = filter_of(own, admitted.dataset, withdrawn, purpose, today(now))
+        use = Use(
+            job.run, order.round, order.kind, admitted.dataset, purpose or "", job.digest,
+            admitted.config.model.name, int(now),
+        )  # fmt: skip
+        return Reading(self.file, self.folder, where, use)
+
+    def _runtime(
+        self, admitted: Admitted, model: nn.Module, gates: Mapping[str, Gate], reading: Reading
+    ) -> SiteRuntime:
         from fedkit.data.load import load_site_dataset
         from fedkit.strategies import NEEDS_CLIENT_STATISTICS
         from fedkit.training.plan import local_plans
@@ -168,7 +185,8 @@ class Gatekeeper:
         config, site = admitted.config, admitted.site
         private = not admitted.exact
         own = replace(config.data, records={site: config.data.records[site]})
-        dataset = load_site_dataset(own, site, private=private, read=reader(self.file, own))
+        dataset = load_site_dataset(own, site, private=private, read=reading)
+        reading.leave()
         for warning in dataset.warnings:
             _LOG.info("%s: %s", admitted.dataset, warning)
         plan, specs, tested = admitted.plan, admitted.specs, frozenset[str]()

@@ -40,7 +40,11 @@ def read_consented(config: DataConfig, where: ConsentFilter | None) -> Consented
     register or an id unreadable leaves rows out. No value of the register, nor of a column that is not declared, is
     in the table.
     """
-    table = read_table(config, where)
+    return with_ids(config, read_table(config, where), where)
+
+
+def with_ids(config: DataConfig, table: Table, where: ConsentFilter | None) -> Consented:
+    """A table that was read through a filter, without whoever should not be in it, and whose rows it holds."""
     column = config.unit_column if where is None or where.unit is None else where.unit
     if column is None:
         return Consented(table, None)

@@ -67,7 +67,12 @@ _TRUST = {f"FK{number}" for number in range(540, 548)}
 _WILL = {f"FK{number}" for number in range(560, 570)}
 # What the site's own file refuses: the request against declared constants that the site has offered anyway.
 
-PUBLIC_CODES: frozenset[str] = frozenset(_CONFIG | _PLAN | _LEDGER | _MODEL | _WIRE | _TRUST | _WILL)
+_CONSENT = {
+    "FK590",  # a run without a purpose, for a data set whose rows are used by consent: the request and the site's file
+}
+# FK591 to FK593 stay: they would tell whether anybody has withdrawn.
+
+PUBLIC_CODES: frozenset[str] = frozenset(_CONFIG | _PLAN | _LEDGER | _MODEL | _WIRE | _TRUST | _WILL | _CONSENT)
 """Codes that follow from the request, declared constants or the site's own settings."""
 
 

@@ -7,6 +7,7 @@ What they import beyond their own package is not looked at.
 
     FK563  a model whose package is absent, another one, or holds no such function
     FK560  the same of a data source
+    FK591  a data source that cannot leave out those who have not consented
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedkit.config.experiment import DataConfig
+from fedkit.data.consent import ConsentFilter
+from fedkit.data.consented import Consented, read_consented, with_ids
 from fedkit.data.declared import check_columns, declared_columns, require_rows
 from fedkit.data.source import read_table
 from fedkit.data.table import Table, column_of
@@ -153,6 +157,27 @@ def reader(site_file: SiteFile, data: DataConfig) -> Callable[[DataConfig], Tabl
         return read_table
     function = allowed_function(site_file.sources[kind], f"source {kind}", code="FK560")
     return lambda config: _table(config, kind, function(declared_columns(config)))
+
+
+def consented_reader(
+    site_file: SiteFile, data: DataConfig, where: ConsentFilter | None
+) -> Callable[[DataConfig], Consented]:
+    """As `reader`, for the rows that a filter lets in.
+
+    Raises:
+        FederationError: FK560 as `reader`; FK591, an installed function cannot be filtered.
+    """
+    kind = data.source.kind
+    if kind not in site_file.sources:
+        return partial(read_consented, where=where)
+    if where is not None:
+        raise FederationError(
+            f"the installed source {kind} reads every row, and some may not be read",
+            code="FK591",
+            remedy="give the records as csv, parquet or sql, or take those rows out of what it reads",
+        )
+    read = reader(site_file, data)
+    return lambda config: with_ids(config, read(config), None)
 
 
 def _table(config: DataConfig, kind: str, given: Any) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedkit.config.experiment import DataConfig
+from fedkit.data.consent import ColumnRule, Register
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ConsentTerms:
+    """How a site knows who consents; a data set without terms may be used as a whole.
+
+    Attributes:
+        unit: the column of the ids of units, where a record is the unit and no ``unit_column`` names it.
+    """
+
+    column: ColumnRule | None = None
+    register: Register | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
 class SiteData:
     """One data set and what may be done with it.
 
@@ -57,6 +71,12 @@ class SiteData:
     models: tuple[str, ...]
     strategies: tuple[str, ...]
     allow_unprotected: bool = False
+    consent: ConsentTerms | None = None
+
+    @property
+    def ids(self) -> str | None:
+        """The column that tells whose a record is; None where none does."""
+        return self.declaration.unit_column or (self.consent.unit if self.consent is not None else None)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,214 @@
+"""``fedkit client withdraw``, ``rectify`` and ``lineage``: what a person at the hospital does for a patient."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+Data = Annotated[str, typer.Option("--data", metavar="NAME", help="The data set, as the site's file calls it.")]
+Units = Annotated[
+    list[str] | None,
+    typer.Option("--unit", metavar="ID", help="An id; others on this machine can see it while the command runs."),
+]
+File = Annotated[
+    str | None, typer.Option("--file", metavar="FILE", help="Ids, one a line; - or neither option: standard input.")
+]
+
+
+def withdraw(
+    site_yaml: SiteYaml,
+    data: Data,
+    unit: Units = None,
+    file: File = None,
+    revoke: Annotated[bool, typer.Option("--revoke", help="Take a withdrawal back: consent decides again.")] = False,
+    json_: Json = False,
+) -> None:
+    """Leave units out from the next round on, whatever the register says; what was released before stays released.
+
+    A running site heeds it without a restart. A model that was trained is not changed by it.
+
+    Example: fedkit client withdraw site/site.yaml --data icu --file -
+    """
+    import time
+
+    from fedkit_client.events import record
+    from fedkit_client.lineage import runs_with
+    from fedkit_client.pseudonyms import unit_pseudonym
+    from fedkit_client.withdrawals import note
+
+    opened, ids = _opened(site_yaml, data), _ids(unit, file)
+    # Before it counts, so that no withdrawal is without its line.
+    kind = "revoked" if revoke else "withdrawn"
+    for each in ids:
+        record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each))
+    fresh = note(opened.folder.withdrawals, data, ids, "revoked" if revoke else "withdrawn", time.time())
+    used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
+    told = {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}
+    what = "count again as the register and the table say" if revoke else "are left out"
+    _print(
+        told,
+        json_,
+        f"{len(ids)} of {data} {what} from the next round on; {len(ids) - len(fresh)} of them were so already\n"
+        f"  {used} of them were in rounds so far: `fedkit client lineage` tells which\n",
+    )
+
+
+def rectify(
+    site_yaml: SiteYaml,
+    data: Data,
+    unit: Units = None,
+    file: File = None,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; kept as it is, so name nobody in it.")
+    ] = "",
+    json_: Json = False,
+) -> None:
+    """Note that units' records were corrected in the table: rounds from now on read them as they are there.
+
+    Example: fedkit client rectify site/site.yaml --data icu --file - --reason "wrong unit of a lab value"
+    """
+    import time
+
+    from fedkit_client.events import record
+    from fedkit_client.pseudonyms import unit_pseudonym
+    from fedkit_client.rectified import note
+
+    opened, ids = _opened(site_yaml, data), _ids(unit, file)
+    marks = [unit_pseudonym(opened.folder, data, each) for each in ids]
+    for mark in marks:
+        record(opened.folder, "rectified", dataset=data, unit=mark, reason=reason)
+    note(opened.folder.rectified, data, marks, reason, time.time())
+    _print({"data": data, "rectified": len(ids)}, json_, f"{len(ids)} of {data} noted as corrected from now on\n")
+
+
+def lineage(
+    site_yaml: SiteYaml,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="NAME", help="The data set; by default all with ids.")
+    ] = None,
+    unit: Units = None,
+    file: File = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="RUN", help="How many rows and units a run has read.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Which runs and rounds have read a unit's records, or how many units each round of a run has read.
+
+    Example: fedkit client lineage site/site.yaml --data icu --file -
+    """
+    from fedkit_client.lineage import rounds_of
+    from fedkit_client.start import open_site
+
+    if run is not None:
+        if unit or file:
+            raise typer.BadParameter("--run tells counts; give it without --unit and --file")
+        rounds = rounds_of(open_site(site_yaml).folder, run)
+        _print({"run": run, "rounds": rounds}, json_, _rounds_text(run, rounds))
+        return
+    opened = _opened(site_yaml, data) if data is not None else open_site(site_yaml)
+    names = [data] if data is not None else [name for name, own in opened.file.data.items() if own.ids is not None]
+    found = [_told(opened, name, each) for each in _ids(unit, file) for name in names]
+    _print({"units": found}, json_, "".join(map(_unit_text, found)) or "no data set has a column of ids\n")
+
+
+def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
+    from fedkit_client.lineage import runs_with
+    from fedkit_client.pseudonyms import unit_pseudonym
+    from fedkit_client.rectified import times_of
+    from fedkit_client.withdrawals import read_withdrawn
+
+    return {
+        "data": name,
+        "unit": unit,
+        "withdrawn": unit in read_withdrawn(opened.folder.withdrawals, name),
+        "rectified": times_of(opened.folder.rectified, name, unit_pseudonym(opened.folder, name, unit)),
+        "runs": runs_with(opened.folder, name, unit),
+    }
+
+
+def _unit_text(told: dict[str, Any]) -> str:
+    lines = [f"{told['unit']} in {told['data']}{', withdrawn' if told['withdrawn'] else ''}"]
+    for run in told["runs"]:
+        trained = f"trained in rounds {_spans(run['train'])}" if run["train"] else "not trained on"
+        measured = f", measured in rounds {_spans(run['evaluate'])}" if run["evaluate"] else ""
+        lines.append(f"  {run['run']} ({run['model']}, {run['purpose'] or 'no purpose'}): {trained}{measured}")
+        if run["train"]:
+            lines.append(f"    every model of it from round {run['train'][0]} on was made with this unit")
+    if not told["runs"]:
+        lines.append("  in no round that this folder knows of")
+    return "\n".join(lines) + "\n"
+
+
+def _rounds_text(run: str, rounds: list[dict[str, Any]]) -> str:
+    if not rounds:
+        return f"{run}: no round that this folder knows of\n"
+    lines = [
+        f"  {each['kind']} of round {each['round']}: {each['rows']} rows"
+        + ("" if each["units"] is None else f" of {each['units']} units")
+        for each in rounds
+    ]
+    return "\n".join([f"{run}, {rounds[0]['dataset']} for {rounds[0]['purpose'] or 'no purpose'}", *lines]) + "\n"
+
+
+def _spans(numbers: list[int]) -> str:
+    """Round numbers for a person.
+
+    >>> _spans([1, 2, 3, 7])
+    '1-3, 7'
+    """
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def _opened(site_yaml: Path, data: str) -> Any:
+    from fedkit.config.wording import shown, suggestion
+    from fedkit.errors import FederationError
+    from fedkit.governance.consent_rules import require_ids
+    from fedkit_client.start import open_site
+
+    opened = open_site(site_yaml)
+    own = opened.file.data.get(data)
+    if own is None:
+        raise FederationError(
+            f"the site has no data set {shown(data)}; {suggestion(data, opened.file.data)}", code="FK560"
+        )
+    require_ids(own, data)
+    return opened
+
+
+def _ids(unit: list[str] | None, file: str | None) -> list[str]:
+    from fedkit.errors import FederationError
+    from fedkit_client.withdrawals import unit_ids
+
+    if unit and file is not None:
+        raise typer.BadParameter("give --unit or --file, not both")
+    if unit:
+        return unit_ids(unit)
+    try:
+        content = sys.stdin.buffer.read() if file in (None, "-") else Path(str(file)).read_bytes()
+        return unit_ids(content.decode("utf-8-sig").split("\n"))
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise FederationError(
+            f"the ids cannot be read: {why}", code="FK595", remedy="give one id a line, in UTF-8"
+        ) from None
+
+
+def _print(value: dict[str, Any], json_: bool, text: str) -> None:
+    from fedkit_client.logs import printable
+
+    text = "\n".join(map(printable, text.split("\n")))
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n" if json_ else text)
+    sys.stdout.flush()
