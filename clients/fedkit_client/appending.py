@@ -1,4 +1,4 @@
-"""Files of lines that only grow: one writer at a time, on disk before anybody is told, half a line counts for nothing."""
+"""Files of lines that only grow: one writer at a time, on disk before anybody is told; half a line counts not."""
 
 from __future__ import annotations
 

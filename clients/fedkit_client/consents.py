@@ -69,6 +69,8 @@ class Reading:
 
     def __call__(self, config: DataConfig) -> Table:
         """The table of `fedkit.data.load.load_site_dataset`."""
+        # What a source without a single row refuses to give was read all the same.
+        self._rows, self._ids = 0, None if self.file.data[self.use.dataset].ids is None else ()
         found = consented_reader(self.file, config, self.where)(config)
         self._note(config, found)
         return found.table
