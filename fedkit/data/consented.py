@@ -11,7 +11,7 @@ from fedkit.data.consent import ConsentFilter
 from fedkit.data.declared import declared_columns
 from fedkit.data.source import read_table
 from fedkit.data.table import Table, name_text
-from fedkit.data.units import is_no_id
+from fedkit.data.units import NO_ID
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,10 @@ def with_ids(config: DataConfig, table: Table, where: ConsentFilter | None) -> C
     column = config.unit_column if where is None or where.unit is None else where.unit
     if column is None:
         return Consented(table, None)
+    names = table.columns[column].map(name_text, object)
     if where is not None and where.unit is not None:
         # The engine has left them out already; of an id that it writes in another way, these are its last words.
-        withdrawn = where.withdrawn
-        out = table.columns[column].map(lambda text: is_no_id(text) or name_text(text) in withdrawn, np.bool_)
-        table = table.take(np.flatnonzero(~out)) if out.any() else table
-    ids = tuple(table.columns[column].map(name_text, object).tolist())
+        kept = np.array([name.lower() not in NO_ID and name not in where.withdrawn for name in names], dtype=np.bool_)
+        table, names = table.take(np.flatnonzero(kept)), names[kept]
     declared = {name: table.columns[name] for name in declared_columns(config)}
-    return Consented(Table(declared, table.numbers, table.locate), ids)
+    return Consented(Table(declared, table.numbers, table.locate), tuple(names.tolist()))

@@ -19,7 +19,7 @@ from fedkit.federation.request import pack_request
 from fedkit.federation.wire import WIRE_VERSION
 from fedkit.storage.keys import load_signing_key
 from tests.clients.conftest import FEDKIT, NO_PROXY
-from tests.clients.coordinator import DATASET, RECORDS, SITE, model, site_yaml
+from tests.clients.coordinator import DATASET, RECORDS, SITE, experiment, model, site_yaml
 
 # The coordinator of these tests ends beside clients that still speak to it: what uvicorn leaves open is its own affair.
 pytestmark = [
@@ -340,3 +340,23 @@ def test_joined_and_started_in_one_command_it_tells_in_front_whether_it_has_conn
     told = json.loads(out.splitlines()[-1])
     assert code == 0 and told["event"] == "started" and not told["connected"] and told["code"] in ("FK747", "FK756")
     assert json.loads(_client("stop", str(file), "--json")[1]) == {"stopped": told["pid"]}
+
+
+def test_a_running_site_heeds_a_withdrawal_in_its_next_round(running):
+    from fedkit_client.lineage import rounds_of
+
+    coordinator, site = running(start=False)
+    rows = "".join(f"p{n},{20 + n},{60 + n},{n % 2}\n" for n in range(RECORDS))
+    (site.folder.path / "table.csv").write_text(f"pid,age,rate,died\n{rows}")
+    values = json.loads(site.folder.site_yaml.read_text())
+    values["data"][DATASET] |= {"unit": "patient", "unit_column": "pid"}
+    site.folder.site_yaml.write_text(json.dumps(values))
+    site.start().event("connected")
+    job = coordinator.job("leaving", experiment("data.unit_column=pid"))
+    assert not coordinator.ask(coordinator.request(job, "train", 1, model(SIZE))).has_error()
+    words = [*FEDKIT, "client", "withdraw", str(site.folder.site_yaml), "--data", DATASET, "--file", "-"]
+    subprocess.run(words, input="p7\np8\n", text=True, check=True, env={**os.environ, **NO_PROXY})
+    assert not coordinator.ask(coordinator.request(job, "train", 2, model(SIZE))).has_error()
+    told = rounds_of(site.folder, "leaving")
+    assert [(each["round"], each["units"]) for each in told] == [(1, RECORDS), (2, RECORDS - 2)]
+    assert "p7" not in site.log()
