@@ -34,7 +34,7 @@ data:
     strategies:
     # unit_column: the column of patients' ids
     # site_column: the column that tells sites apart, if the table holds more than this one
-    # consent: {{column: {{name: research_consent, values: ["yes"]}}}} or a register: whose rows may be used; docs/governance.md
+    # consent: whose rows may be used, such as {{column: {{name: consent, values: ["yes"]}}}}; see docs/governance.md
     # allow_unprotected: true admits runs without privacy, which reveal what they like
 
 # What a run may take; left out, there is no limit.

@@ -274,20 +274,20 @@ def test_a_register_may_lie_elsewhere(bench, kind, tmp_path, icu):
 
 def test_a_database_hands_out_no_row_without_consent(database, monkeypatch):
     """All that the driver gives is looked at: statements, their parameters and every row."""
-    config = database.records(["a", CANARY, "c", CANARY], ["yes", "no", "no", "yes"])
-    register = database.register([("a", R, OLD, None), ("c", R, OLD, None), (CANARY, R, OLD, NEW)])
+    left = f"{CANARY}-left"
+    config = database.records(["a", CANARY, "c", CANARY, left], ["yes", "no", "no", "yes", "yes"])
+    register = database.register([("a", R, OLD, None), ("c", R, OLD, None), (CANARY, R, OLD, NEW), (left, R, OLD, "")])
     seen: list[Any] = []
     fetched = sa.engine.cursor.CursorFetchStrategy.fetchall
-    patched = {"n": 0}
 
     def note(self, result, dbapi_cursor):
         rows = fetched(self, result, dbapi_cursor)
         seen.extend(rows)
-        patched["n"] += 1
         return rows
 
-    def executed(_connection, cursor, statement, parameters, _context, _many):
-        seen.extend([statement, parameters])
+    def executed(_connection, cursor, _statement, parameters, _context, _many):
+        if parameters:
+            bound.append(parameters)
         if database.kind == "postgresql":
             # psycopg holds the whole result; nobody else has looked at it yet.
             rows = cursor.fetchall() if cursor.description else []
@@ -297,6 +297,7 @@ def test_a_database_hands_out_no_row_without_consent(database, monkeypatch):
             counted.append(len(rows))
 
     counted: list[int] = []
+    bound: list[Any] = []
     monkeypatch.setattr(sa.engine.cursor.CursorFetchStrategy, "fetchall", note)
     if database.kind == "sqlite":
         real = sqlite3.connect
@@ -311,17 +312,21 @@ def test_a_database_hands_out_no_row_without_consent(database, monkeypatch):
     sa.event.listen(sa.Engine, "after_cursor_execute", executed)
     try:
         rule = ColumnRule("status", ("yes",))
-        found = read_consented(config, ConsentFilter(R, DAY, column=rule, register=register, unit="pid"))
+        where = ConsentFilter(R, DAY, column=rule, register=register, unit="pid", withdrawn=frozenset({left}))
+        found = read_consented(config, where)
     finally:
         sa.event.remove(sa.Engine, "after_cursor_execute", executed)
     assert ages(found) == {0}
-    assert "a" in str(seen) and CANARY not in str(seen)
+    # Whom to leave out is what the database is told; nobody else's row comes back.
+    handed = str([each for each in seen if isinstance(each, tuple) and each not in bound])
+    assert "'a'" in handed and CANARY not in handed and len(bound) == 1
     assert not counted or sum(counted) == 1
 
 
 def test_duckdb_hands_out_no_row_without_consent(tmp_path, icu, monkeypatch):
     bench = Bench("csv", tmp_path, icu)
-    config = bench.records(["a", CANARY, "c"], ["yes", CANARY, "yes"])
+    left = f"{CANARY}-left"
+    config = bench.records(["a", CANARY, "c", left], ["yes", CANARY, "yes", "yes"])
     register = bench.register([("a", R, OLD, None), (CANARY, R, OLD, NEW), ("c", R, OLD, CANARY)])
     seen: list[Any] = []
 
@@ -353,6 +358,9 @@ def test_duckdb_hands_out_no_row_without_consent(tmp_path, icu, monkeypatch):
     found = read_consented(config, ConsentFilter(R, DAY, register=register, unit="pid"))
     assert ages(found) == {0} and len(seen) >= 4
     assert CANARY not in str(seen)
+    seen.clear()
+    found = read_consented(config, ConsentFilter(R, DAY, unit="pid", withdrawn=frozenset({left, CANARY})))
+    assert ages(found) == {0, 2} and seen and CANARY not in str(seen)
 
 
 def test_an_id_that_the_engine_writes_otherwise_is_left_out_by_the_last_look(tmp_path, icu):
@@ -413,3 +421,61 @@ def test_a_site_s_data_set_holds_consenting_rows_only_in_every_scaling(bench):
 
     (site,) = load_site_dataset(config, "north", private=True, read=empty).sites
     assert len(site.train) + len(site.test) == 0 and isinstance(site.train.x, np.ndarray)
+
+
+def test_an_end_that_the_engine_cannot_write_as_text_is_not_an_absent_one(tmp_path, icu):
+    bench = Bench("sqlite", tmp_path, icu)
+    config, register = bench.records(["a", "b", "c", "d"]), bench.register([])
+    with sqlite3.connect(tmp_path / "site.db") as connection:
+        connection.execute("DROP TABLE consent")
+        connection.execute(f"CREATE TABLE consent ({', '.join(REGISTER)})")
+        rows = [(pid, R, OLD, last) for pid, last in zip("abcd", (None, b"\xff", 1.5, 20200101), strict=True)]
+        connection.executemany("INSERT INTO consent VALUES (?, ?, ?, ?)", rows)
+    connection.close()
+    assert read(config, register=register, unit="pid") == {0}
+
+
+def _typed(url, tables):
+    with sa.create_engine(url, poolclass=sa.pool.NullPool).begin() as connection:
+        for statement in tables:
+            connection.exec_driver_sql(statement)
+
+
+def test_a_database_s_own_types_are_read_as_their_texts(postgresql, tmp_path, icu):
+    bench = Bench("postgresql", tmp_path, icu, postgresql)
+    config, register = bench.records(["1", "2", "3", "4"]), bench.register([])
+    changes = (
+        "ALTER TABLE icu ALTER pid TYPE numeric(6, 2) USING pid::numeric, ALTER status TYPE boolean USING pid <> '4'",
+        "ALTER TABLE consent ALTER patient TYPE integer USING 0, ALTER first TYPE date USING NULL::date,"
+        " ALTER last TYPE timestamp USING NULL::timestamp",
+        f"INSERT INTO consent VALUES (1, '{R}', '2020-01-01', NULL), (2, '{R}', '2020-01-01', '2026-03-02'),"
+        f" (3, '{R}', '2020-01-01', 'infinity'), (4, '{R}', '2020-01-01', NULL)",
+    )
+    _typed(postgresql, changes)
+    assert read(config, register=register, unit="pid") == {0, 1, 3}
+    assert read(config, register=register, unit="pid", column=ColumnRule("status", ("true",))) == {0, 1}
+    assert read(config, register=register, unit="pid", withdrawn=frozenset({"2"})) == {0, 3}
+    german = postgresql + "&options=-cdatestyle%3DGerman"
+    (tmp_path / "url").write_text(german)
+    assert read(config, register=register, unit="pid") == set()
+
+
+def test_a_collation_of_the_database_takes_no_two_ids_for_one(postgresql, tmp_path, icu):
+    bench = Bench("postgresql", tmp_path, icu, postgresql)
+    config, register = (
+        bench.records(["a", "A", "\u00e9"]),
+        bench.register([("a", R, OLD, None), ("e\u0301", R, OLD, "")]),
+    )
+    kind = 'TEXT COLLATE "loose"'
+    loose = (
+        "DROP COLLATION IF EXISTS loose",
+        "CREATE COLLATION loose (provider = icu, locale = 'und-u-ks-level1', deterministic = false)",
+        f"ALTER TABLE icu ALTER pid TYPE {kind}",
+        f"ALTER TABLE consent ALTER patient TYPE {kind}, ALTER goal TYPE {kind}, ALTER first TYPE {kind}",
+    )
+    _typed(postgresql, loose)
+    try:
+        assert read(config, register=register, unit="pid") == {0}
+        assert read(config, register=register, unit="pid", withdrawn=frozenset({"A"})) == {0}
+    finally:
+        _typed(postgresql, ("DROP TABLE icu", "DROP TABLE consent", "DROP COLLATION loose"))
