@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkit_client.pause_commands import pause, resume
+
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
@@ -164,6 +166,10 @@ def doctor(
     _print({"ok": not failed, "checks": plain}, json_, report_text(found))
     if failed:
         raise typer.Exit(1)
+
+
+for _command in (pause, resume):
+    app.command()(_command)
 
 
 @app.command("init")
