@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkit_client.inventory_command import inventory
 from fedkit_client.pause_commands import pause, resume
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
@@ -168,7 +169,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-for _command in (pause, resume):
+for _command in (pause, resume, inventory):
     app.command()(_command)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedkit.config.experiment import DataConfig
+from fedkit.governance.card import DataCard
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class SiteData:
         records: declared number of privacy units; public.
         max_epsilon: what all runs together may spend at ``delta``: the ledger's limit, and the most of one run.
         allow_unprotected: admit runs without privacy, which reveal what they like.
+        card: what the hospital says of it for people to read; decides nothing.
     """
 
     declaration: DataConfig
@@ -57,6 +59,7 @@ class SiteData:
     models: tuple[str, ...]
     strategies: tuple[str, ...]
     allow_unprotected: bool = False
+    card: DataCard = DataCard()
 
 
 @dataclass(frozen=True)
