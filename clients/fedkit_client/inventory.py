@@ -14,6 +14,7 @@ from fedkit_client.released import accounts, submitters
 from fedkit_client.start import Opened
 
 FORMAT = "fedkit-inventory-1"
+_PLACES = ("source", "path", "url", "query")
 
 
 def inventory(opened: Opened, now: float) -> dict[str, Any]:
@@ -64,9 +65,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
-        return {
-            str(key): _plain(inner) for key, inner in value.items() if key not in ("source", "path", "url", "query")
-        }
+        return {str(key): _plain(inner) for key, inner in value.items() if key not in _PLACES}
     if isinstance(value, (set, frozenset)):
         return sorted(map(_plain, value))
     if isinstance(value, (list, tuple)):

@@ -79,7 +79,7 @@ def inventory_text(card: dict[str, Any]) -> str:
         for run in data["released"]:
             rounds = ", ".join(f"{len(numbers)} {purpose}" for purpose, numbers in run["answered"].items())
             lines.append(
-                f"  {run['run']}: {rounds or 'nothing'} released to {run['submitter'] or 'a submitter not recorded'};"
+                f"  {run['run']}: {rounds or 'nothing'} released, submitted by {run['submitter'] or '(not recorded)'};"
                 f" epsilon {run['epsilon']:g}"
             )
         lines += [f"  {run['run']}: admitted and never charged, for {run['submitter']}" for run in data["uncharged"]]

@@ -59,7 +59,7 @@ class SiteData:
     models: tuple[str, ...]
     strategies: tuple[str, ...]
     allow_unprotected: bool = False
-    card: DataCard = DataCard()
+    card: DataCard = field(default_factory=DataCard)
 
 
 @dataclass(frozen=True)

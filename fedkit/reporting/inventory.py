@@ -45,9 +45,8 @@ def _rules(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     for heading in ("policy", "consent"):
         said = data[heading]
         if said is None:
-            rules.append(
-                (heading.capitalize(), "no rule" if heading == "policy" else "no filter: every row may be used")
-            )
+            unsaid = "no rule" if heading == "policy" else "no filter: every row may be used"
+            rules.append((heading.capitalize(), unsaid))
         elif isinstance(said, Mapping):
             rules += [(f"{heading.capitalize()}: {key}", _words(value)) for key, value in said.items()]
         else:

@@ -128,7 +128,7 @@ def test_the_command_writes_private_files_and_replaces_its_own(made, tmp_path, c
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o600}
     main(["inventory", str(made.folder.site_yaml)])
     text = capsys.readouterr().out
-    assert "2 train released to a submitter not recorded" in text and "sensitivity undeclared: rate" in text
+    assert "2 train released, submitted by (not recorded)" in text and "sensitivity undeclared: rate" in text
 
 
 def test_a_place_that_cannot_be_written_is_refused(made, tmp_path):
