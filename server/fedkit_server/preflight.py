@@ -14,8 +14,8 @@ from fedkit_server.submission import with_delta
 
 STATISTICS_NOTE = (
     "What depends on records (ranges that are exceeded, missing values, class balance) is in no offer. It is a charged,"
-    " noisy query that nobody sends over a deployed federation: each site runs `fedkit stats` itself and decides what to"
-    " tell. It charges a ledger of its own, not the deployed site's: the costs of both add up."
+    " noisy query that nobody sends over a deployed federation: each site runs `fedkit stats` itself and decides what"
+    " to tell. It charges a ledger of its own, not the deployed site's: the costs of both add up."
 )
 LEFT_NOTE = "What is left of a site's budget is its own to know; the ledger there may refuse a run that fits here."
 

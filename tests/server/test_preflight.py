@@ -97,9 +97,8 @@ def test_the_command_prints_one_table_and_json_and_leaves_with_1_where_it_does_n
     status, out, _ = run("heart_disease", "--sites", "north,south,north", "--json")
     assert status == 0 and list(json.loads(out)["sites"]) == ["north", "south"]
     status, out, _ = run("heart_disease")
-    assert (
-        status == 1 and "fits 2 of 4 sites" in out and "NO: revoked" in out and out.count("west is not connected") == 1
-    )
+    assert status == 1 and "fits 2 of 4 sites" in out and "NO: revoked" in out
+    assert out.count("west is not connected") == 1
     status, _, err = run("heart_disease", "--sites", " , ")
     assert status == 2 and "FK728" in err
     status, _, err = run("heart_disease", "--stats-epsilon", "0")
