@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from fedkit_client.consent_commands import lineage, rectify, withdraw
+from fedkit_client.inventory_command import inventory
+from fedkit_client.pause_commands import pause, resume
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
@@ -168,6 +170,10 @@ def doctor(
         raise typer.Exit(1)
 
 
+for _command in (pause, resume, inventory):
+    app.command()(_command)
+
+
 @app.command("init")
 def init(
     site: Annotated[str, typer.Argument(metavar="SITE", help="The hospital's name in the federation.")],
@@ -205,8 +211,8 @@ def hash_(
     _print({"import": function, "sha256": found}, json_, f"import: {function}\nsha256: {found}\n")
 
 
-for _command in (withdraw, rectify, lineage):
-    app.command()(_command)
+for _of_units in (withdraw, rectify, lineage):
+    app.command()(_of_units)
 
 
 def _print(value: dict[str, Any], json_: bool, text: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedkit.errors import DeploymentError
+from fedkit.governance.pause import PauseFile
 from fedkit.storage.private import require_private
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ class SiteFolder:
     @property
     def state_file(self) -> Path:  # noqa: D102
         return self.path / "state.json"
+
+    @property
+    def pause(self) -> PauseFile:
+        """What pauses the site."""
+        return PauseFile(self.path / "paused.json")
 
     @property
     def log(self) -> Path:  # noqa: D102

@@ -24,6 +24,7 @@ from fedkit.federation.flower_node import NodeConnection, Received, UnreadableRe
 from fedkit.federation.job import NAME
 from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.federation.request import Request, unpack_request
+from fedkit.governance.pause import PAUSED, PauseFile
 from fedkit_client.answers import USAGE, from_frame
 from fedkit_client.executor import Done, Executor
 from fedkit_client.state import State
@@ -48,6 +49,7 @@ class Node:
         say: shows a person one event; called when something changes, not for every message.
         usage: file to which each answer's CPU seconds and peak memory are appended.
         disclose: tell the coordinator the same.
+        pause: what stops all release; work goes no further while it is there.
     """
 
     connection: NodeConnection
@@ -58,6 +60,7 @@ class Node:
     usage: Path
     disclose: bool = False
     say: Callable[[dict[str, Any]], None] = lambda _: None
+    pause: PauseFile | None = None
     _pause: float = FIRST_PAUSE
     _announced: bool = False
     _beaten: float = field(default=0.0)
@@ -107,7 +110,7 @@ class Node:
                 with self.stop.at_rest():
                     received = self.connection.receive()
             except UnreadableRequest as error:
-                _LOG.warning("a message cannot be read: %s", error)
+                _LOG.warning("a message is not read: %s", error)
                 self._send(error.received, error.code, _kind(error.received.kind), "", 0, 0.0)
                 continue
             if received is not None:
@@ -132,6 +135,7 @@ class Node:
                 raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
             kind, run, number = _shown(request, kind)
+            self._refuse_paused()
             self.state.enter("working")
             content = self._asked(request, received.kind, (kind, run, number), began)
         except Exception as error:
@@ -162,6 +166,7 @@ class Node:
     def _meanwhile(self) -> None:
         """While the executor works: signs of life go on, and one that fails is the next one's matter."""
         self.stop.check()
+        self._refuse_paused()
         if time.monotonic() - self._beaten < _BEAT_EVERY:
             return
         self._beaten = time.monotonic()
@@ -169,6 +174,10 @@ class Node:
             self.connection.beat()
         except (httpx.HTTPError, ValueError) as error:
             _LOG.info("no sign of life got through (%s)", type(error).__name__)
+
+    def _refuse_paused(self) -> None:
+        if self.pause is not None:
+            self.pause.refuse()
 
     def _content(self, done: Done) -> RecordDict | str:
         if done.header is None:
@@ -191,7 +200,14 @@ class Node:
         self, received: Received, content: RecordDict | str, kind: str, run: str, number: int, seconds: float
     ) -> None:
         # How long the work took may follow from records; Flower asks for it, and 0 is an answer.
-        self.connection.answer(received, content, seconds if self.disclose else 0.0)
+        try:
+            self.connection.answer(received, content, seconds if self.disclose else 0.0)
+        except FederationError as error:
+            if error.code != PAUSED:
+                raise
+            # Not confirmed, the message comes again, and is then answered with the code.
+            _LOG.warning("an answer to %s of round %d of run %s stays here: %s", kind, number, run, error)
+            return
         code = content if isinstance(content, str) else ""
         self.state.took(kind, run, number, code)
         self._tell({"event": "answered", "kind": kind, "run": run, "round": number, "code": code})

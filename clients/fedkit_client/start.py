@@ -196,6 +196,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> Any:
     key: Any = load_pem_private_key(load_node_key(folder.node_key).private_pem, password=None)
     signing = load_signing_key(folder.signing_key)
     connection = NodeConnection(enrolment.address, authority, key, spool=folder.path)
+    connection.refusal, connection.release = folder.pause.refusal, folder.pause.release
     stop = Stop()
     if file.limits.bandwidth is not None:
         connection.pace = Pace(file.limits.bandwidth, nap=connection.beat)
@@ -213,7 +214,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> Any:
     state = State(folder.state_file, os.getpid(), __version__)
     state.enter("starting")
     stop.listen()
-    return Node(connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say)
+    return Node(connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause)
 
 
 _PARENT: list[int] = []

@@ -28,6 +28,7 @@ def status(opened: Opened) -> dict[str, Any]:
         "phase": phase,
         "since": state.get("since") if running else None,
         "problem": state.get("problem") if running else None,
+        "paused": _paused(opened),
         "coordinator": opened.enrolment.address,
         "last": state.get("last"),
         "answered": state.get("answered", 0),
@@ -40,6 +41,8 @@ def status(opened: Opened) -> dict[str, Any]:
 def status_text(found: dict[str, Any]) -> str:
     """The same for a person."""
     lines = [f"{found['site']}: {_running(found)}"]
+    if (paused := found["paused"]) is not None:
+        lines.append(f"  PAUSED since {_ago(paused['since'])}{_because(paused)}; nothing leaves until `resume`")
     if (problem := found["problem"]) is not None:
         lines.append(f"  {problem['code']}: {problem['message']}. Remedy: {problem['remedy']}.")
     if (last := found["last"]) is not None:
@@ -64,6 +67,15 @@ def _running(found: dict[str, Any]) -> str:
         return "not running; `fedkit client start SITE.yaml`"
     link = f"connected to {found['coordinator']}" if found["connected"] else f"not connected to {found['coordinator']}"
     return f"running (process {found['pid']}), {link}, {found['phase']} since {_ago(found['since'])}"
+
+
+def _paused(opened: Opened) -> dict[str, Any] | None:
+    pause = opened.folder.pause.read()
+    return None if pause is None else {"since": pause.since, "reason": pause.reason, "problem": pause.problem}
+
+
+def _because(paused: dict[str, Any]) -> str:
+    return "".join(f": {text}" for text in (paused["reason"], paused["problem"]) if text)
 
 
 def _usage(opened: Opened) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedkit.federation.events import Stopped
-from fedkit.federation.public_codes import readable_reason
+from fedkit.federation.public_codes import MAY_CHANGE, readable_reason
 
 # One request for many replies is cheap, but a Grid returns them together, all in memory.
 _TOGETHER_BYTES = 8 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
-_RETRY_SECONDS = 5.0
+_RETRY_SECONDS, _LONGEST_RETRY = 5.0, 60.0
 _MAY_PASS = frozenset({3, 4, 5, 8})
 """Flower's codes of a message or reply that was lost, a node that is away, an app that crashed."""
 
@@ -26,12 +26,13 @@ class Arrival:
     """What became of one site's request.
 
     Attributes:
-        kind: ``reply``, ``refused`` (the site's own code), ``missing`` (not before the deadline) or ``ignored`` (a
-            reply that nobody waits for: a second one, another site's, another run's).
+        kind: ``reply``, ``refused`` (the site's own code), ``deferred`` (a code that may change; the site is asked
+            again), ``missing`` (not before the deadline) or ``ignored`` (a reply that nobody waits for: a second one,
+            another site's, another run's).
         site: empty where an ignored reply is no known site's.
     """
 
-    kind: Literal["reply", "refused", "missing", "ignored"]
+    kind: Literal["reply", "refused", "deferred", "missing", "ignored"]
     site: str
     content: RecordDict | None = None
     reason: str = ""
@@ -46,6 +47,19 @@ class _Asked:
     sent: dict[str, str] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
     unsent: dict[str, str] = field(default_factory=dict)
+    deferred: dict[str, str] = field(default_factory=dict)
+    pauses: dict[str, float] = field(default_factory=dict)
+    due: dict[str, float] = field(default_factory=dict)
+
+    def defer(self, site: str, code: str) -> Arrival | None:
+        """Ask again later, and ever later: a request carries the model. A code is told once until it changes."""
+        pause = min(_LONGEST_RETRY, 2 * self.pauses[site]) if site in self.pauses else _RETRY_SECONDS
+        self.pauses[site], self.due[site] = pause, time.monotonic() + pause
+        self.unsent[site] = f"its last answer was {code}; no other"
+        if self.deferred.get(site) == code:
+            return None
+        self.deferred[site] = code
+        return Arrival("deferred", site, reason=code)
 
 
 def ask(
@@ -60,8 +74,8 @@ def ask(
 ) -> Iterator[Arrival]:
     """Send each site its request and yield what comes back until all have answered or the time is over.
 
-    A site that is not online is tried again until the deadline, and so is one whose process or node broke: its ledger
-    resends what it computed.
+    A site that is not online is tried again until the deadline, and so is one whose process or node broke, whose ledger
+    resends what it computed, and one that answers with one of `MAY_CHANGE`.
 
     Args:
         nodes: site to Flower node id, of the sites that are asked, in order.
@@ -113,7 +127,10 @@ def _send(
     ttl: float,
     asked: _Asked,
 ) -> None:
-    sites = [site for site in nodes if site in asked.unsent]
+    now = time.monotonic()
+    sites = [site for site in nodes if site in asked.unsent and asked.due.get(site, now) <= now]
+    if not sites:
+        return
     request = make()
     messages = [grid.create_message(request(site), message_type, nodes[site], "", ttl=ttl) for site in sites]
     asked.run_id = messages[0].metadata.run_id
@@ -141,6 +158,8 @@ def _read(reply: Message, nodes: Mapping[str, int], asked: _Asked) -> Arrival | 
     if reply.has_error() and reply.error.code in _MAY_PASS:
         asked.unsent[site] = "its process or connection broke; no reply"
         return None
+    if reply.has_error() and reply.error.reason in MAY_CHANGE:
+        return asked.defer(site, reply.error.reason)
     asked.unsent.pop(site, None)
     asked.answered.add(site)
     if reply.has_error():

@@ -131,6 +131,8 @@ class Courier:
             if arrival.kind == "ignored":
                 reception.note(f"round {number}: {arrival.reason}{f' of {site}' if site else ''} was ignored")
                 tell("ignored", site, arrival.reason)
+            elif arrival.kind == "deferred":
+                tell("deferred", site, arrival.reason)
             elif arrival.kind == "missing":
                 missing[site] = arrival.reason
                 tell("missing", site, arrival.reason)

@@ -9,7 +9,9 @@ from typing import Literal
 Purpose = Literal["train", "exact", "histograms"]
 """What a site is asked for: an update, a simulation's exact metrics, or the charged histograms."""
 
-EventKind = Literal["round_started", "asked", "received", "refused", "missing", "ignored", "round_finished", "finished"]
+EventKind = Literal[
+    "round_started", "asked", "received", "refused", "deferred", "missing", "ignored", "round_finished", "finished"
+]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Event:
 
     Attributes:
         site: empty where the event is the round's or the run's.
-        detail: the reason why a site was refused, is missing or was ignored; the outcome of a run.
+        detail: the reason why a site was refused, is asked again, is missing or was ignored; the outcome of a run.
     """
 
     kind: EventKind

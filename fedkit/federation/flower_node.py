@@ -9,41 +9,34 @@ from __future__ import annotations
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fedkit.federation import flower_internals  # noqa: F401  # first: it switches telemetry off
 
 import httpx  # isort: skip
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Error, Message, RecordDict
-from flwr.app.message import remove_content_from_message
+from flwr.app import Message, RecordDict
 from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
-    PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
     ObjectTree,
     PullObjectRequest,
-    PushObjectRequest,
 )
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.node_pb2 import Node
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
     get_object_id,
-    get_object_tree,
     iterate_object_tree,
-    no_object_id_recompute,
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -54,6 +47,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.flower_arrays import assemble
 from fedkit.federation.flower_http import guard, is_over
+from fedkit.federation.flower_reply import Release, send_reply
 from fedkit.federation.public_codes import COMMON
 
 WAIT_HEADER = "x-fedkit-wait"
@@ -110,6 +104,8 @@ class NodeConnection:
         most_bytes: of one request's arrays.
         spool: folder for a request that is too large for memory.
         pace: called with the number of bytes before they are sent and after they came, to keep a bandwidth.
+        refusal: the code that a request is answered with unread, or "" to read it; asked before its parts are fetched.
+        release: stands around each thing that leaves of a reply.
     """
 
     address: str
@@ -119,6 +115,8 @@ class NodeConnection:
     most_bytes: int = 2**31
     spool: Path = Path(tempfile.gettempdir())
     pace: Callable[[int], None] = lambda _: None
+    refusal: Callable[[], str] = lambda: ""
+    release: Release = lambda _: nullcontext()
     node_id: int = 0
     _client: FleetHttpClient = field(init=False)
     _beat: float = 0.0
@@ -166,7 +164,7 @@ class NodeConnection:
 
         Raises:
             UnreadableRequest: FK540, a request that is too large or whose parts are not what its name says; FK500,
-                whatever else is wrong with it.
+                whatever else is wrong with it; whatever ``refusal`` says.
             DeploymentError: FK762, it cannot be put down in the spool.
         """
         self.beat()
@@ -176,6 +174,8 @@ class NodeConnection:
         # Whatever it has in place of its content: what it holds comes in objects.
         bare = message_from_proto(ProtoMessage(metadata=reply.messages_list[0].metadata, content=ProtoRecordDict()))
         try:
+            if code := self.refusal():
+                raise FederationError("no message is read now", code=code)
             if not reply.message_object_trees:
                 raise FederationError("the request holds nothing", code="FK540")
             return self._whole(bare, reply.message_object_trees[0])
@@ -237,55 +237,17 @@ class NodeConnection:
 
         Raises:
             DeploymentError: FK756, a part was not stored; :meth:`activate`, and the request comes again.
+            FedkitError: whatever ``release`` raises.
         """
         try:
-            return self._answer(received, reply, seconds)
+            return send_reply(
+                self._client, self._node, received.message, reply, seconds,
+                pace=self.pace, beat=self.beat, release=self.release,
+            )  # fmt: skip
         except httpx.HTTPStatusError as error:
             if not is_over(error):
                 raise
             return 0
-
-    def _answer(self, received: Received, reply: RecordDict | str, seconds: float) -> int:
-        content: Any = Error(code=2, reason=reply) if isinstance(reply, str) else reply
-        message = Message(content, reply_to=received.message)
-        sent, run_id = 0, message.metadata.run_id
-        with no_object_id_recompute():
-            message.metadata.__dict__["_message_id"] = message.object_id
-            parts: Mapping[str, Any] = get_all_nested_objects(message)
-            reply_to = self._client.PushMessages(
-                PushMessagesRequest(
-                    node=self._node,
-                    messages_list=[message_to_proto(remove_content_from_message(message))],
-                    message_object_trees=[get_object_tree(message)],
-                    clientapp_runtime_list=[seconds],
-                )
-            )
-            wanted = set(reply_to.objects_to_push)
-            for object_id, part in parts.items():
-                if object_id not in wanted:
-                    continue
-                content = part.deflate()
-                self.pace(len(content))
-                pushed = self._client.PushObject(
-                    PushObjectRequest(
-                        node=self._node,
-                        run_id=run_id,
-                        object_id=object_id,
-                        object_content=content,
-                        session_id=reply_to.session_id,
-                    )
-                )
-                if not pushed.stored:
-                    # Unconfirmed, the request comes again, and the ledger's reply goes out anew.
-                    raise DeploymentError("the coordinator has not stored a part of the answer", code="FK756")
-                sent += len(content)
-                self.beat()
-        self._client.ConfirmMessageReceived(
-            ConfirmMessageReceivedRequest(
-                node=self._node, run_id=run_id, message_object_id=received.message.metadata.message_id
-            )
-        )
-        return sent
 
     def close(self) -> None:
         """Say goodbye, if anybody hears it."""

@@ -64,8 +64,12 @@ _WIRE = {
 _TRUST = {f"FK{number}" for number in range(540, 548)}
 # What is wrong with an envelope, its signer, its times or the job's config: the request, the keyring and the clock.
 
-_WILL = {f"FK{number}" for number in range(560, 570)}
-# What the site's own file refuses: the request against declared constants that the site has offered anyway.
+_WILL = {*(f"FK{number}" for number in range(560, 570)), "FK580"}
+# What the site's own file refuses: the request against declared constants that the site has offered anyway. FK580: the
+# site is paused, whoever asks for what.
+
+MAY_CHANGE = frozenset({"FK580"})
+"""Codes of a refusal that a person at the site may lift within the round: the coordinator asks again."""
 
 _CONSENT = {
     "FK590",  # a run without a purpose, for a data set whose rows are used by consent: the request and the site's file

@@ -20,6 +20,7 @@ from fedkit.data.names import require_site_names
 from fedkit.data.table import name_text
 from fedkit.errors import DataError
 from fedkit.governance.amounts import number_of_bytes
+from fedkit.governance.card import CARD_KEYS, card_of, columns_of
 from fedkit.governance.consent_terms import consent_of
 from fedkit.governance.terms import Allowed, Limits, SiteData, SiteFile
 
@@ -35,7 +36,7 @@ _REQUIRED = {
     "models": "those that a run may train, such as [logistic]",
     "strategies": "those that a run may use, such as [fedavg]",
 }
-_OPTIONAL = ("site_column", "unit_column", "allow_unprotected", "consent")
+_OPTIONAL = ("site_column", "unit_column", "allow_unprotected", "consent", *CARD_KEYS)
 _IMPORT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # YAML 1.1 takes 1e-5 for text; a person does not.
@@ -185,6 +186,7 @@ def _data(
         strategies=found.names(given("strategies", ["fedavg"]), f"{key}.strategies", STRATEGY_ARGUMENTS),
         allow_unprotected=found.flag(raw.get("allow_unprotected", False), f"{key}.allow_unprotected"),
         consent=consent_of(found, f"{key}.consent", raw, sources, lambda at, said: _source(found, at, said, {})),
+        card=card_of(found, raw, key, columns_of(declaration)),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 from fedkit.config.experiment import DataConfig
 from fedkit.data.consent import ColumnRule, Register
+from fedkit.governance.card import DataCard
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class SiteData:
         records: declared number of privacy units; public.
         max_epsilon: what all runs together may spend at ``delta``: the ledger's limit, and the most of one run.
         allow_unprotected: admit runs without privacy, which reveal what they like.
+        card: what the hospital says of it for people to read; decides nothing.
     """
 
     declaration: DataConfig
@@ -72,6 +74,7 @@ class SiteData:
     strategies: tuple[str, ...]
     allow_unprotected: bool = False
     consent: ConsentTerms | None = None
+    card: DataCard = field(default_factory=DataCard)
 
     @property
     def ids(self) -> str | None:

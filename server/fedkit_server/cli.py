@@ -8,6 +8,7 @@ import typer
 
 from fedkit_server.folder_commands import halt, hash_, init, rotate, start
 from fedkit_server.options import SETTINGS
+from fedkit_server.preflight_command import preflight
 from fedkit_server.retrain_command import retrain_without
 from fedkit_server.run_command import run
 from fedkit_server.site_commands import invite, revoke, sites
@@ -22,7 +23,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     **SETTINGS,
 )
-for _command in (init, start, halt, rotate, invite, sites, revoke, run, status, watch, stop, resume, pull):
+for _command in (init, start, halt, rotate, invite, sites, revoke, preflight, run, status, watch, stop, resume, pull):
     app.command()(_command)
 app.command("hash")(hash_)
 app.command("retrain-without")(retrain_without)

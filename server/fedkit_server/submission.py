@@ -19,7 +19,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.envelope import Signed
 from fedkit.federation.job import LONGEST_LIFE, job_config, make_job
-from fedkit.governance.declaration import declaration_digest
+from fedkit_server.fit import checks, presence
 from fedkit_server.profile import Profile
 
 _WEEK = 7 * 86_400.0
@@ -94,11 +94,12 @@ def with_sites(
     if problems := list(_absences(by_name, names, min_sites)):
         raise _refused(problems, "FK728", "`fedkit server sites` lists them; leave out those that cannot take part")
     offered = {name: by_name[name]["offer"]["datasets"].get(config.data.name) for name in names}
-    config = _with_delta(config, list(offered.values()))
+    config = with_delta(config, list(offered.values()))
     problems = [
-        f"{name} {problem}"
+        f"{name} {check.problem}"
         for name, data in offered.items()
-        for problem in _differences(config, data, by_name[name]["offer"]["datasets"])
+        for check in checks(config, data, by_name[name]["offer"]["datasets"])
+        if check.problem
     ]
     if problems:
         raise _refused(problems, "FK729", "change the run, leave the site out, or ask it to change its site.yaml")
@@ -106,13 +107,13 @@ def with_sites(
     data = replace(config.data, records=records, partition=None)
     federation = replace(config.federation, min_sites=min_sites, timeout=float(deadline))
     config = replace(config, data=data, federation=federation)
-    if problems := list(_dear(config, offered)):
+    if problems := list(dear(config, offered)):
         raise _refused(problems, "FK729", "raise privacy.noise_multiplier, or lower federation.num_rounds")
     return config
 
 
-def _dear(config: ExperimentConfig, offered: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
-    """What noise costs where the run names no epsilon."""
+def dear(config: ExperimentConfig, offered: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
+    """What noise costs above a site's bound, where the run names no epsilon."""
     if config.privacy.mode == "none" or config.privacy.epsilon is not None:
         return
     from fedkit.training.plan import declared_plans
@@ -154,48 +155,17 @@ def _absences(sites: Mapping[str, Mapping[str, Any]], names: Sequence[str], min_
     if not 1 <= min_sites <= len(names):
         yield f"--min-sites is {min_sites}; {len(names)} sites are named"
     for name in names:
-        site = sites.get(name)
-        if site is None:
-            yield f"{name!r} is not enrolled; known are {', '.join(sorted(sites)) or 'none'}"
-        elif site["state"] == "revoked":
-            yield f"{name} was revoked"
-        elif site["state"] != "online":
-            yield f"{name} is not connected; there: `fedkit client start`"
-        elif not site["offer"]:
-            yield f"{name} has offered nothing yet; there: `fedkit client start`"
+        if problem := presence(sites.get(name), name, sites).problem:
+            yield problem
 
 
-def _with_delta(config: ExperimentConfig, offered: Sequence[Mapping[str, Any] | None]) -> ExperimentConfig:
+def with_delta(config: ExperimentConfig, offered: Sequence[Mapping[str, Any] | None]) -> ExperimentConfig:
+    """The config with the least delta that the sites admit, where it names none."""
     deltas = [float(data["delta"]) for data in offered if data]
     if config.privacy.mode == "none" or config.privacy.delta is not None or not deltas:
         return config
     # Each site names the most that it admits.
     return replace(config, privacy=replace(config.privacy, delta=min(deltas)))
-
-
-def _differences(config: ExperimentConfig, data: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[str]:
-    """What the site's own file would refuse, by what it has said of it; the site decides all the same."""
-    if data is None:
-        yield f"does not offer the data set {config.data.name}; it offers {', '.join(known) or 'none'}"
-        return
-    if data["declaration"] != declaration_digest(job_config(config).data):
-        yield f"declares another table under the name {config.data.name}: columns, ranges, target or split differ"
-    for what, name in (("model", config.model.name), ("strategy", config.strategy.name)):
-        admitted = data["models" if what == "model" else "strategies"]
-        if name not in admitted:
-            yield f"does not admit the {what} {name}; it admits {', '.join(admitted) or 'none'}"
-    unit = "patient" if config.data.unit_column else "record"
-    if data["unit"] != unit:
-        yield f"protects a {data['unit']}, and the run a {unit}"
-    privacy = config.privacy
-    if privacy.mode == "none":
-        if not data["unprotected"]:
-            yield "does not train without privacy"
-        return
-    if privacy.delta is not None and privacy.delta > data["delta"]:
-        yield f"admits delta up to {data['delta']:g}, and the run has {privacy.delta:g}"
-    if privacy.epsilon is not None and privacy.epsilon > data["max_epsilon"]:
-        yield f"admits epsilon up to {data['max_epsilon']:g}, and the run has {privacy.epsilon:g}"
 
 
 def _refused(problems: Sequence[str], code: str, remedy: str) -> FedkitError:

@@ -52,7 +52,7 @@ class View:
             if event["kind"] == "asked":
                 seconds = max(0.0, now - float(event.get("at") or now))
             state = _WORDS.get(event["kind"], event["kind"])
-            if event.get("detail") and event["kind"] in ("missing", "refused", "ignored"):
+            if event.get("detail") and event["kind"] in ("missing", "refused", "deferred", "ignored"):
                 state += f": {event['detail']}"
             yield (
                 site, str(event.get("round", "")), str(event.get("purpose") or ""), state,
@@ -61,7 +61,7 @@ class View:
             )  # fmt: skip
 
 
-_WORDS = {"asked": "asked", "received": "answered", "refused": "refused", "missing": "missing", "ignored": "ignored"}
+_WORDS = {"received": "answered", "deferred": "asked again later"}
 
 
 def follow(remote: Remote, run: str, *, json_: bool) -> str:

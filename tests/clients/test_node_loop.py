@@ -148,7 +148,7 @@ def test_what_an_order_says_is_shown_without_an_error(value, text):
 
 class _Fleet(NodeConnection):
     def __init__(self, tmp_path, *trees):
-        self.node_id, self.spool, self.most_bytes = 1, tmp_path, 2**20
+        self.node_id, self.spool, self.most_bytes, self.refusal = 1, tmp_path, 2**20, lambda: ""
         message = ProtoMessage(metadata=Metadata(run_id=1, message_id="m", message_type="train"))
         reply = PullMessagesResponse(messages_list=[message], message_object_trees=trees)
         self._client = SimpleNamespace(PullMessages=lambda _: reply)
@@ -200,6 +200,14 @@ def test_status_shows_no_control_characters():
     last = {"kind": FORGED, "run": FORGED, "round": 1, "code": FORGED, "at": 0}
     problem = {"code": "FK756", "message": FORGED, "remedy": FORGED}
     usage = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
-    found = {"site": "north", "running": False, "problem": problem, "last": last, "budgets": {}, "usage": usage}
+    found = {
+        "site": "north",
+        "running": False,
+        "paused": None,
+        "problem": problem,
+        "last": last,
+        "budgets": {},
+        "usage": usage,
+    }
     text = status_text(found)
     assert text.count("\n") == 4 and text.replace("\n", "").isprintable()

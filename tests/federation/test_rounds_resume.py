@@ -134,6 +134,43 @@ def test_a_broken_connection_is_asked_again_and_a_refusal_is_not(monkeypatch):
     assert len(questions) == 2 and len(set(questions)) == 1
 
 
+def test_a_paused_site_is_asked_again_and_once_it_goes_on_it_counts(monkeypatch):
+    monkeypatch.setattr(asking, "_RETRY_SECONDS", 0.0)
+    told, answers = [], []
+
+    def paused(site, message):
+        if message.metadata.message_type != "train":
+            return honest(site, message)
+        answers.append(site)
+        return Error(2, "FK580") if len(answers) <= 3 else honest(site, message)
+
+    grid = ScriptedGrid(_sites(va=paused))
+    finish, record = _run(grid, num_rounds=1, timeout=30.0, on_progress=told.append)
+    assert finish.outcome == "complete" and record.rounds[1][1] == tuple(NAMES)
+    assert len(answers) == 4
+    # Said once, however often it was asked.
+    assert [(event.site, event.detail) for event in told if event.kind == "deferred"] == [("va", "FK580")]
+
+
+def test_a_site_that_stays_paused_is_missing_at_the_deadline_and_not_refused(monkeypatch):
+    monkeypatch.setattr(asking, "_RETRY_SECONDS", 0.0)
+    grid = ScriptedGrid(_sites(va=lambda site, message: Error(2, "FK580")))
+    finish, record = _run(grid, num_rounds=1, timeout=0.05)
+    assert finish.outcome == "degraded"
+    assert record.reports[1].failed["va"] == "its last answer was FK580; no other within 0.05 s"
+
+
+def test_a_code_that_may_change_is_asked_for_ever_less_often(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(asking.time, "monotonic", lambda: now[0])
+    asked = asking._Asked()
+    pauses = []
+    for _ in range(6):
+        asked.defer("va", "FK580")
+        pauses.append(asked.due["va"] - now[0])
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+
+
 def _twice(grid):
     def answer(site, message):
         good = honest(site, message)

@@ -47,7 +47,7 @@ def summary(
         "spent": account.spent / whole,
         "held": account.held(now) / whole,
         "left": account.left(now) / whole,
-        "epsilon_spent": _up(rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)),
+        "epsilon_spent": rounded_up(rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)),
         "epsilon_pld": pld_epsilon(ledger, dataset, compute=pld, computing=computing),
         "epsilon_pld_note": PLD_NOTE,
         "studies": {},
@@ -90,7 +90,7 @@ def pld_epsilon(
         return stored
     with computing(f"computing the PLD figure of {dataset} ({len(counted)} kinds of events)"):
         try:
-            found = _up(accounting.epsilon_of([_priced(charge) for charge in counted], account.budget.delta))
+            found = rounded_up(accounting.epsilon_of([_priced(charge) for charge in counted], account.budget.delta))
         except PrivacyError:
             # Whatever is wrong with a figure that decides nothing, spent and left are told.
             return None
@@ -122,6 +122,6 @@ def _run(account: Account, name: str, run: Run, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _up(epsilon: float) -> float:
+def rounded_up(epsilon: float) -> float:
     """Four decimals, rounded up."""
     return math.ceil(epsilon * 1e4 - 1e-9) / 1e4

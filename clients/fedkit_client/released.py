@@ -1,0 +1,89 @@
+"""What a site has released to whom, under which guarantee: from its ledgers, and from its log where there is one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fedkit.errors import PrivacyError
+from fedkit.privacy.ledger.book import Run
+from fedkit_client.folder import SiteFolder
+
+MOST_LINE = 64 * 1024
+"""Bytes of a log's line that may be one of ours."""
+
+
+def accounts(folder: SiteFolder, dataset: str) -> dict[str, Any]:
+    """A data set's budget and the runs that were charged to it; reads the ledger only.
+
+    A ledger that cannot be read is told by its code alone: its text names paths.
+    """
+    from fedkit.privacy.ledger.figures import summary
+    from fedkit.privacy.ledger.ledger import Ledger
+
+    path = folder.ledger(dataset)
+    if not path.exists():
+        return {"problem": "no ledger yet: it is made at the first start", "runs": []}
+    try:
+        with Ledger(path, read_only=True) as ledger:
+            told = summary(ledger, dataset, pld=False)
+            account = ledger.account(dataset)
+            runs = [_run(name, run, account) for name, run in account.runs.items()]
+    except PrivacyError as error:
+        return {"problem": f"the ledger cannot be used ({error.code}): `fedkit client status` says why", "runs": []}
+    keys = ("unit", "adjacency", "delta", "limit", "epsilon_spent", "spent", "held", "left")
+    return {"problem": "", **{key: told[key] for key in keys}, "runs": runs}
+
+
+def _run(name: str, run: Run, account: Any) -> dict[str, Any]:
+    from fedkit.privacy import rdp_filter
+    from fedkit.privacy.ledger.book import charges
+    from fedkit.privacy.ledger.figures import rounded_up
+
+    budget = account.budget
+    answered: dict[str, list[int]] = {}
+    for (purpose, number), reservation in sorted(run.reserved.items()):
+        if reservation.commit is not None and not reservation.failed:
+            answered.setdefault(purpose, []).append(number)
+    cost = account.cost(charges(run.spent))
+    return {
+        "run": name,
+        "study": run.study,
+        "state": run.state,
+        "answered": answered,
+        "charged": len(run.reserved),
+        "epsilon": rounded_up(rdp_filter.epsilon_of(cost, budget.order, budget.delta)) if cost else 0.0,
+        "delta": budget.delta,
+        "unit": budget.unit,
+        "adjacency": budget.adjacency,
+    }
+
+
+def submitters(log: Path) -> dict[tuple[str, str], str]:
+    """(data set, run) to whoever submitted it, as the site's log says; nothing where there is no log.
+
+    Lines that cannot be read are passed over: whether the log is whole is its own check.
+    """
+    found: dict[tuple[str, str], str] = {}
+    try:
+        with log.open("rb") as file:
+            for line in file:
+                values = _line(line)
+                said = [values.get(key) for key in ("dataset", "run", "submitter")]
+                if values.get("kind") == "admitted" and all(isinstance(each, str) for each in said):
+                    dataset, run, submitter = map(str, said)
+                    found[dataset, run] = submitter
+    except OSError:
+        return found
+    return found
+
+
+def _line(line: bytes) -> dict[str, Any]:
+    if len(line) > MOST_LINE:
+        return {}
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
