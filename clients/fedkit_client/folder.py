@@ -109,6 +109,10 @@ class SiteFolder:
         return self.path / "usage.jsonl"
 
     @property
+    def audit(self) -> Path:  # noqa: D102
+        return self.path / "audit.jsonl"
+
+    @property
     def pid_file(self) -> Path:  # noqa: D102
         return self.path / "client.pid"
 
@@ -193,7 +197,7 @@ class SiteFolder:
         Raises:
             DeploymentError: FK706, with the command that mends it.
         """
-        require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers))
+        require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers, self.audit))
 
     def _broken(self, path: Path) -> DeploymentError:
         return DeploymentError(

@@ -25,6 +25,7 @@ from fedkit.federation.job import NAME
 from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.federation.request import Request, unpack_request
 from fedkit_client.answers import USAGE, from_frame
+from fedkit_client.audit import Trail
 from fedkit_client.executor import Done, Executor
 from fedkit_client.state import State
 from fedkit_client.stopping import Stop, Stopping
@@ -48,6 +49,7 @@ class Node:
         say: shows a person one event; called when something changes, not for every message.
         usage: file to which each answer's CPU seconds and peak memory are appended.
         disclose: tell the coordinator the same.
+        trail: the site's audit log, which tells of every answer before it is sent.
     """
 
     connection: NodeConnection
@@ -58,6 +60,7 @@ class Node:
     usage: Path
     disclose: bool = False
     say: Callable[[dict[str, Any]], None] = lambda _: None
+    trail: Trail = field(kw_only=True)
     _pause: float = FIRST_PAUSE
     _announced: bool = False
     _beaten: float = field(default=0.0)
@@ -90,6 +93,7 @@ class Node:
             self.connection.close()
             self.executor.close()
             self.state.enter("stopped")
+            self.trail.stopped()
             self._tell({"event": "stopped"})
 
     def _connected(self) -> None:
@@ -114,7 +118,7 @@ class Node:
                 self._serve(received)
 
     def _retry(self, problem: FedkitError) -> None:
-        slowly = problem.code in ("FK755", "FK745", "FK736", "FK762")
+        slowly = problem.code in ("FK755", "FK745", "FK736", "FK762", "FK770", "FK771")
         if self.state.enter("retrying", problem):
             _LOG.warning("%s", problem)
             self._tell({"event": "retrying", "code": problem.code, "message": str(problem)})
@@ -127,11 +131,13 @@ class Node:
         began = time.monotonic()
         kind, run, number = _kind(received.kind), "", 0
         content: RecordDict | str
+        self.trail.begin()
         try:
             if received.kind not in KINDS:
                 raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
             kind, run, number = _shown(request, kind)
+            self.trail.peer_head = request.head
             self.state.enter("working")
             content = self._asked(request, received.kind, (kind, run, number), began)
         except Exception as error:
@@ -157,6 +163,7 @@ class Node:
 
         done = self.executor.ask(header, body, meanwhile)
         self._note(*shown, done, time.monotonic() - began)
+        self.trail.child(done.header)
         return self._content(done)
 
     def _meanwhile(self) -> None:
@@ -190,6 +197,8 @@ class Node:
     def _send(
         self, received: Received, content: RecordDict | str, kind: str, run: str, number: int, seconds: float
     ) -> None:
+        # On disk before anything leaves; where it cannot be written nothing does, and the request comes again.
+        content = self.trail.sealed(content, kind, run, number)
         # How long the work took may follow from records; Flower asks for it, and 0 is an answer.
         self.connection.answer(received, content, seconds if self.disclose else 0.0)
         code = content if isinstance(content, str) else ""

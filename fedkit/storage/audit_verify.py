@@ -88,7 +88,7 @@ def verify(
     for head in heads:
         wanted.setdefault(head.seq, set()).add(head.digest)
     kinds, kept = Counter[str](), list[Line]()
-    for number, raw in enumerate(_raw_lines(path), start=1):
+    for number, raw in enumerate(raw_lines(path), start=1):
         line = walk.step(number, raw)
         kinds[line.kind] += 1
         if line.kind in keep:
@@ -196,7 +196,7 @@ def readable_lines(path: Path, kinds: Collection[str] = ()) -> Iterator[Line]:
         OSError: the file cannot be read.
     """
     needles = [f'"kind":"{kind}"'.encode() for kind in kinds]
-    for raw in _raw_lines(path):
+    for raw in raw_lines(path):
         if needles and not any(needle in raw for needle in needles):
             continue
         try:
@@ -205,7 +205,12 @@ def readable_lines(path: Path, kinds: Collection[str] = ()) -> Iterator[Line]:
             continue
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """The bytes of each line with its newline, of one longer than any in parts; as long as the log is now.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         left = _settled_size(file.fileno())
         while left > 0 and (raw := file.readline(min(left, MOST_AT_ONCE + 2))):
