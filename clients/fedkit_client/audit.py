@@ -14,6 +14,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, RecordDict
 
+from fedkit.errors import FedkitError
 from fedkit.federation.content import content_digest
 from fedkit.federation.heads import CONTRADICTED, KEPT, Heard, coordinator_keys, seal_head
 from fedkit.federation.keyring import COORDINATOR
@@ -136,13 +137,21 @@ class Trail:
             digest, size = content_digest(content)
             events.append(Event("released", shown | {"digest": digest, "size": size} | guarantee))
         moment = None if kind == "end" else (run, number)
-        kept = self._heard.hear(COORDINATOR, head, self._coordinator() if head else (), moment)
-        if any(event.kind == CONTRADICTED for event in kept):
-            _LOG.warning("the coordinator's log contradicts what it told before; see `fedkit client log show`")
-        new = self.log.append(*events, *kept)
+        new = self.log.append(*events, *self._kept(head, moment))
         if not isinstance(content, str):
             content[HEAD] = ConfigRecord({HEAD: seal_head(self.site, new, self.key)})
         return content
+
+    def _kept(self, head: str, moment: object) -> list[Event]:
+        try:
+            kept = self._heard.hear(COORDINATOR, head, self._coordinator() if head else (), moment)
+        except (OSError, FedkitError) as error:
+            # The site's own keyring: it says nothing about the coordinator's log.
+            _LOG.warning("the coordinator's head cannot be verified: %s", error)
+            return []
+        if any(event.kind == CONTRADICTED for event in kept):
+            _LOG.warning("the coordinator's log contradicts what it told before; see `fedkit client log show`")
+        return kept
 
     def _coordinator(self) -> Sequence[bytes]:
         """The keys that the coordinator has had; read anew where the keyring has grown."""

@@ -5,19 +5,22 @@ The words are the site's own and few, so that nothing of a record can be among t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedkit.errors import DeploymentError, FedkitError
-from fedkit.federation.gate import Gate
-from fedkit.federation.job import Job
-from fedkit.federation.order import Order
-from fedkit.governance.admission import Admitted
-from fedkit.privacy import rdp_filter
 from fedkit.storage.audit_line import Event, Scalar
-from fedkit.types import PrivacyPlan
+
+if TYPE_CHECKING:
+    # The node's process reads findings and must not load what answers messages.
+    from fedkit.federation.gate import Gate
+    from fedkit.federation.job import Job
+    from fedkit.federation.order import Order
+    from fedkit.governance.admission import Admitted
+    from fedkit.types import PrivacyPlan
 
 KINDS = ("admitted", "reserved", "ended")
 
@@ -60,17 +63,15 @@ class Findings:
                     self._reserved(gate, order, again=again)
 
     def _reserved(self, gate: Gate, order: Order, *, again: bool) -> None:
+        from fedkit.privacy import rdp_filter
+
         account = gate.ledger.account(gate.dataset)
         budget = account.budget
         # Shares of a round do not add up in epsilon: told is what the budget vouches for with it, over all runs.
         spent = rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)
-        said: dict[str, Scalar] = {
-            "run": gate.run,
-            "purpose": order.kind,
-            "round": order.round,
-            "dataset": gate.dataset,
-        }
-        said |= {"epsilon": round(spent, 6), "delta": budget.delta, "again": again}
+        said: dict[str, Scalar] = {"run": gate.run, "purpose": order.kind, "round": order.round}
+        said |= {"dataset": gate.dataset, "epsilon": math.ceil(spent * 1e6) / 1e6, "delta": budget.delta}
+        said["again"] = again
         self.events.append(Event("reserved", said))
 
     def header(self) -> dict[str, Any]:
