@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkit_client.log_commands import log_app
+
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
@@ -21,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(log_app, name="log")
 
 
 def main(arguments: Sequence[str]) -> None:

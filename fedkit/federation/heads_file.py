@@ -17,6 +17,7 @@ from fedkit.federation import strict_json
 from fedkit.federation.envelope import read, seal, unseal
 from fedkit.federation.heads import CONTRADICTED, KEPT, Told, told_by
 from fedkit.storage.audit_line import Line
+from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.chain import Head
 from fedkit.storage.keys import SigningKey
 
@@ -73,6 +74,21 @@ def write_heads(party: str, heads: Sequence[Told], key: SigningKey, now: float) 
         for each in heads[-MOST_HEADS:]
     ]
     return seal("heads", {"party": party, "issued_at": int(now), "heads": plain}, key).text + "\n"
+
+
+def export_heads(log: Path, party: str, key: SigningKey, now: float) -> tuple[str, int]:
+    """The file's text for a party's log, and how many heads are in it.
+
+    Raises:
+        DeploymentError: FK770, the log cannot be read.
+    """
+    try:
+        heads = decisive(readable_lines(log, KEPT))
+    except OSError as error:
+        raise DeploymentError(
+            f"the audit log {log} cannot be read: {error.strerror}", code="FK770", remedy="name the folder of a party"
+        ) from None
+    return write_heads(party, heads, key, now), min(len(heads), MOST_HEADS)
 
 
 def read_heads(path: Path, keys: Keys) -> HeadsFile:

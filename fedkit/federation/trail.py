@@ -107,8 +107,17 @@ def shown(
         follow: go on with what is appended, until somebody interrupts.
 
     Raises:
-        OSError: there is no log, or it cannot be read.
+        DeploymentError: FK770, there is no log, or it cannot be read.
     """
+    try:
+        yield from _lines(path, since, kinds, follow=follow)
+    except OSError as error:
+        raise DeploymentError(
+            f"the audit log {path} cannot be read: {error.strerror}", code="FK770", remedy="name the folder of a party"
+        ) from None
+
+
+def _lines(path: Path, since: float, kinds: Collection[str], *, follow: bool) -> Iterator[dict[str, Any]]:
     seen = 0
     while True:
         for number, raw in enumerate(raw_lines(path), start=1):
