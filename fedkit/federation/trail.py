@@ -120,14 +120,16 @@ def shown(
 def _lines(path: Path, since: float, kinds: Collection[str], *, follow: bool) -> Iterator[dict[str, Any]]:
     seen = 0
     while True:
+        size = 0
         for number, raw in enumerate(raw_lines(path), start=1):
+            size += len(raw)
             if number > seen and (not follow or raw.endswith(b"\n")):
                 seen = number
                 if (told := _shown(number, raw, since, kinds)) is not None:
                     yield told
         if not follow:
             return
-        size = path.stat().st_size
+        # Of what was read, not of what is there by now: else a line that came meanwhile would be waited behind.
         while path.stat().st_size == size:
             time.sleep(_POLL)
 

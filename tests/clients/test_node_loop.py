@@ -205,6 +205,15 @@ def test_status_shows_no_control_characters():
     last = {"kind": FORGED, "run": FORGED, "round": 1, "code": FORGED, "at": 0}
     problem = {"code": "FK756", "message": FORGED, "remedy": FORGED}
     usage = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
-    found = {"site": "north", "running": False, "problem": problem, "last": last, "budgets": {}, "usage": usage}
+    log = {"contradicted": 1, "recovered": 0}
+    found = {
+        "site": "north",
+        "running": False,
+        "problem": problem,
+        "last": last,
+        "budgets": {},
+        "usage": usage,
+        "log": log,
+    }
     text = status_text(found)
-    assert text.count("\n") == 4 and text.replace("\n", "").isprintable()
+    assert text.count("\n") == 5 and "ALERT" in text and text.replace("\n", "").isprintable()
