@@ -70,7 +70,7 @@ class Findings:
         # Shares of a round do not add up in epsilon: told is what the budget vouches for with it, over all runs.
         spent = rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)
         said: dict[str, Scalar] = {"run": gate.run, "purpose": order.kind, "round": order.round}
-        said |= {"dataset": gate.dataset, "epsilon": math.ceil(spent * 1e6) / 1e6, "delta": budget.delta}
+        said |= {"dataset": gate.dataset, "epsilon_spent": math.ceil(spent * 1e6) / 1e6, "delta": budget.delta}
         said["again"] = again
         self.events.append(Event("reserved", said))
 

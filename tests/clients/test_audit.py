@@ -177,8 +177,8 @@ def test_what_a_child_tells_is_what_the_ledger_holds(bench):
         reserved = events[1][1]
         assert (reserved["purpose"], reserved["round"], reserved["again"]) == ("train", number, False)
         (limit,) = (data.max_epsilon for data in made.keeper.file.data.values())
-        assert guarantee["guarantee"] == "dp" and 0 < reserved["epsilon"] <= limit
-        spent.append(reserved["epsilon"])
+        assert guarantee["guarantee"] == "dp" and 0 < reserved["epsilon_spent"] <= limit
+        spent.append(reserved["epsilon_spent"])
     assert spent[0] < spent[1]
     charged = made.charged()
     # Given again from the ledger: nothing is charged, and nothing tells of a charge.

@@ -57,7 +57,7 @@ def test_both_logs_of_a_run_with_a_kill_and_what_the_other_side_proves(federatio
             assert there["guarantee"] == "dp" and there["delta"] == 1e-5 and there["unit"] == "record"
     charged = {(line["purpose"], line["round"]) for line in site if line["kind"] == "reserved"}
     assert charged >= {("train", number) for number in range(1, rounds + 1)}
-    spent = [line["epsilon"] for line in site if line["kind"] == "reserved"]
+    spent = [line["epsilon_spent"] for line in site if line["kind"] == "reserved"]
     assert spent == sorted(spent) and 0 < spent[0] < spent[-1] <= federation.max_epsilon
     told = [line["kind"] for line in coordinator]
     assert (
