@@ -12,6 +12,7 @@ import typer
 
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.inventory_command import inventory
+from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
@@ -25,6 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(log_app, name="log")
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -37,7 +37,7 @@ def withdraw(
     """
     import time
 
-    from fedkit_client.events import record
+    from fedkit_client.audit import record
     from fedkit_client.lineage import runs_with
     from fedkit_client.pseudonyms import unit_pseudonym
     from fedkit_client.withdrawals import note
@@ -75,14 +75,14 @@ def rectify(
     """
     import time
 
-    from fedkit_client.events import record
+    from fedkit_client.audit import record
     from fedkit_client.pseudonyms import unit_pseudonym
     from fedkit_client.rectified import note
 
     opened, ids = _opened(site_yaml, data), _ids(unit, file)
     marks = [unit_pseudonym(opened.folder, data, each) for each in ids]
     for mark in marks:
-        record(opened.folder, "rectified", dataset=data, unit=mark, reason=reason)
+        record(opened.folder, "rectified", dataset=data, unit=mark)
     note(opened.folder.rectified, data, marks, reason, time.time())
     _print({"data": data, "rectified": len(ids)}, json_, f"{len(ids)} of {data} noted as corrected from now on\n")
 

@@ -126,6 +126,10 @@ class SiteFolder:
         return self.path / "lineage.sqlite"
 
     @property
+    def audit(self) -> Path:  # noqa: D102
+        return self.path / "audit.jsonl"
+
+    @property
     def pid_file(self) -> Path:  # noqa: D102
         return self.path / "client.pid"
 
@@ -215,7 +219,7 @@ class SiteFolder:
         Raises:
             DeploymentError: FK706, with the command that mends it.
         """
-        require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers))
+        require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers, self.audit))
         require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage))
 
     def _broken(self, path: Path) -> DeploymentError:

@@ -32,6 +32,7 @@ from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.storage.private import replace as write_private
 from fedkit.types import ClientUpdate, SiteState
 from fedkit_client.consents import Reading, purpose_of, today
+from fedkit_client.findings import Findings
 from fedkit_client.folder import SiteFolder
 from fedkit_client.frames import Bytes
 from fedkit_client.limits import apply
@@ -56,6 +57,7 @@ class Gatekeeper:
     file: SiteFile
     folder: SiteFolder
     clock: Callable[[], float] = field(default=time.time)
+    findings: Findings = field(default_factory=Findings, compare=False)
 
     def answer(self, kind: str, request: Request) -> RecordDict | str:
         """The reply to a message, or the code that stands in its place; the reason stays in the site's log.
@@ -98,6 +100,7 @@ class Gatekeeper:
         if order.kind == "end":
             return self._end(job, order)
         admitted = admit(job.config, self.file, Plans(self.folder.plans_file))
+        self.findings.admitted(job, admitted)
         if admitted.plan is None:
             return self._unprotected(job, order, request, admitted)
         return self._charged(job, order, request, admitted)
@@ -121,6 +124,7 @@ class Gatekeeper:
                 if job.run in ledger.account(dataset).runs:
                     ledger.end(dataset, job.run)
                     ledger.prune(dataset, job.run)
+        self.findings.ended(job.run)
         return RecordDict({"config": ConfigRecord({"wire": wire.WIRE_VERSION, "ended": True})})
 
     def _charged(self, job: Job, order: Order, request: Request, admitted: Admitted) -> RecordDict:
@@ -130,6 +134,7 @@ class Gatekeeper:
             gate = Gate(ledger, admitted.dataset, job.run, admitted.plan.privacy, hold)
             answered = _answered(gate, order, request)
             self._remember(job, order, answered=answered)
+            self.findings.vouched(admitted.plan.privacy)
             if answered:
                 return _stored(gate, order, request)
             # What is refused for its model's or its purpose's sake holds no budget.
@@ -138,7 +143,8 @@ class Gatekeeper:
             if run is None or run.state in ("held", "lost"):
                 gate.admit(job.study)
             runtime = self._runtime(admitted, model, {admitted.site: gate}, reading)
-            return _work(runtime, order, request, admitted)
+            with self.findings.charging(gate, order):
+                return _work(runtime, order, request, admitted)
 
     def _unprotected(self, job: Job, order: Order, request: Request, admitted: Admitted) -> RecordDict:
         self._remember(job, order, answered=False)
@@ -244,6 +250,7 @@ def handle(keeper: Gatekeeper) -> Handle:
             return keeper.probe(), b""
         request = Request(header["order"], header["job"], tuple(header["keyring"]), np.frombuffer(body, dtype="<f4"))
         reply = keeper.answer(header["kind"], request)
-        return ({"code": reply}, b"") if isinstance(reply, str) else to_frame(reply)
+        told, body = ({"code": reply}, b"") if isinstance(reply, str) else to_frame(reply)
+        return told | keeper.findings.header(), body
 
     return run

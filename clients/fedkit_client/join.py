@@ -176,6 +176,20 @@ def _enrol(made: SiteFolder, authority: bytes, host: str, port: int, invitation:
     )
 
 
+def _log_joining(made: SiteFolder, enrolment: Enrolment) -> None:
+    from fedkit_client.audit import record
+
+    record(
+        made,
+        "joined",
+        site=enrolment.site,
+        federation=enrolment.federation,
+        coordinator=enrolment.coordinator,
+        root=enrolment.root,
+        node=enrolment.node_id,
+    )
+
+
 def _write(made: SiteFolder, authority: bytes, enrolment: Enrolment, site_yaml: bytes) -> None:
     from fedkit.storage.private import write_new
 
@@ -183,6 +197,7 @@ def _write(made: SiteFolder, authority: bytes, enrolment: Enrolment, site_yaml: 
     write_new(made.enrolment_file, enrolment.as_json())
     write_new(made.site_yaml, site_yaml)
     made.ledgers.mkdir(mode=0o700)
+    _log_joining(made, enrolment)
     handle = os.open(made.path, os.O_RDONLY)
     try:
         os.fsync(handle)

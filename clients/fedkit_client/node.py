@@ -26,6 +26,7 @@ from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.federation.request import Request, unpack_request
 from fedkit.governance.pause import PAUSED, PauseFile
 from fedkit_client.answers import USAGE, from_frame
+from fedkit_client.audit import Trail
 from fedkit_client.executor import Done, Executor
 from fedkit_client.state import State
 from fedkit_client.stopping import Stop, Stopping
@@ -50,6 +51,7 @@ class Node:
         usage: file to which each answer's CPU seconds and peak memory are appended.
         disclose: tell the coordinator the same.
         pause: what stops all release; work goes no further while it is there.
+        trail: the site's audit log, which tells of every answer before it is sent.
     """
 
     connection: NodeConnection
@@ -61,6 +63,7 @@ class Node:
     disclose: bool = False
     say: Callable[[dict[str, Any]], None] = lambda _: None
     pause: PauseFile | None = None
+    trail: Trail = field(kw_only=True)
     _pause: float = FIRST_PAUSE
     _announced: bool = False
     _beaten: float = field(default=0.0)
@@ -93,6 +96,7 @@ class Node:
             self.connection.close()
             self.executor.close()
             self.state.enter("stopped")
+            self.trail.stopped()
             self._tell({"event": "stopped"})
 
     def _connected(self) -> None:
@@ -117,7 +121,7 @@ class Node:
                 self._serve(received)
 
     def _retry(self, problem: FedkitError) -> None:
-        slowly = problem.code in ("FK755", "FK745", "FK736", "FK762")
+        slowly = problem.code in ("FK755", "FK745", "FK736", "FK762", "FK770", "FK771")
         if self.state.enter("retrying", problem):
             _LOG.warning("%s", problem)
             self._tell({"event": "retrying", "code": problem.code, "message": str(problem)})
@@ -130,12 +134,14 @@ class Node:
         began = time.monotonic()
         kind, run, number = _kind(received.kind), "", 0
         content: RecordDict | str
+        self.trail.begin()
         try:
             if received.kind not in KINDS:
                 raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
             kind, run, number = _shown(request, kind)
             self._refuse_paused()
+            self.trail.peer_head = request.head
             self.state.enter("working")
             content = self._asked(request, received.kind, (kind, run, number), began)
         except Exception as error:
@@ -161,6 +167,7 @@ class Node:
 
         done = self.executor.ask(header, body, meanwhile)
         self._note(*shown, done, time.monotonic() - began)
+        self.trail.child(done.header)
         return self._content(done)
 
     def _meanwhile(self) -> None:
@@ -199,6 +206,12 @@ class Node:
     def _send(
         self, received: Received, content: RecordDict | str, kind: str, run: str, number: int, seconds: float
     ) -> None:
+        try:
+            self._refuse_paused()
+        except FedkitError as error:
+            content = error.code
+        # On disk before anything leaves; where it cannot be written nothing does, and the request comes again.
+        content = self.trail.sealed(content, kind, run, number)
         # How long the work took may follow from records; Flower asks for it, and 0 is an answer.
         try:
             self.connection.answer(received, content, seconds if self.disclose else 0.0)
@@ -206,6 +219,7 @@ class Node:
             if error.code != PAUSED:
                 raise
             # Not confirmed, the message comes again, and is then answered with the code.
+            self.trail.withheld(kind, run, number)
             _LOG.warning("an answer to %s of round %d of run %s stays here: %s", kind, number, run, error)
             return
         code = content if isinstance(content, str) else ""

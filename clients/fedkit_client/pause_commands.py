@@ -41,6 +41,8 @@ def pause(
         raise typer.BadParameter(f"--reason is one line of at most {MOST_REASON} characters; it has {len(reason)}")
     file = _folder(site_yaml).pause
     made = file.put(reason, time.time())
+    # A log that cannot be written must keep nobody from pausing.
+    logged = _logged(site_yaml, "paused")
     quiet = file.settled(_SECONDS)
     since = _stamp(made.since)
     text = f"paused since {since}; every message is answered with FK580 until `fedkit client resume {site_yaml}`\n"
@@ -49,7 +51,10 @@ def pause(
             "  the site did not let go of what it was sending; that one part may still arrive:"
             f" `fedkit client stop {site_yaml}`\n"
         )
-    _print({"paused": True, "since": made.since, "reason": made.reason, "quiet": quiet}, text, json_=json_)
+    if logged:
+        text += f"  the audit log does not tell of it: {logged}\n"
+    told = {"paused": True, "since": made.since, "reason": made.reason, "quiet": quiet, "logged": not logged}
+    _print(told, text, json_=json_)
     if not quiet:
         raise typer.Exit(1)
 
@@ -59,13 +64,30 @@ def resume(site_yaml: SiteYaml, json_: Json = False) -> None:
 
     Example: fedkit client resume site/site.yaml
     """
-    known = _folder(site_yaml).pause.take_away()
+    folder = _folder(site_yaml)
+    if folder.pause.there():
+        from fedkit_client.audit import record
+
+        record(folder, "resumed")
+    known = folder.pause.take_away()
     if known is None:
         text = "the site was not paused\n"
     else:
         text = f"the site goes on; it was paused since {_stamp(known.since)}\n"
     since = None if known is None else known.since
     _print({"paused": False, "was_paused": known is not None, "since": since}, text, json_=json_)
+
+
+def _logged(site_yaml: Path, kind: str) -> str:
+    """Why the audit log does not tell of it; nothing where it does."""
+    from fedkit.errors import FedkitError
+    from fedkit_client.audit import record
+
+    try:
+        record(_folder(site_yaml), kind)
+    except (FedkitError, OSError) as error:
+        return str(error)
+    return ""
 
 
 def _folder(site_yaml: Path) -> SiteFolder:

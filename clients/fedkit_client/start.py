@@ -30,11 +30,16 @@ Say = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Opened:
-    """A site whose file and folder are fit for use."""
+    """A site whose file and folder are fit for use.
+
+    Attributes:
+        path: of the site's file.
+    """
 
     file: SiteFile
     folder: SiteFolder
     enrolment: Enrolment
+    path: Path
 
 
 def open_site(path: Path) -> Opened:
@@ -56,7 +61,7 @@ def open_site(path: Path) -> Opened:
             remedy=f"write site: {enrolment.site}, or name the file of that folder",
         )
     folder.require_closed()
-    return Opened(file, folder, enrolment)
+    return Opened(file, folder, enrolment, path)
 
 
 def check_allowed(file: SiteFile) -> None:
@@ -186,6 +191,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> Any:
     from fedkit import __version__
     from fedkit.federation.flower_node import NodeConnection
     from fedkit.storage.keys import load_node_key, load_signing_key
+    from fedkit_client.audit import Trail
     from fedkit_client.node import Node
     from fedkit_client.pace import Pace
     from fedkit_client.state import State
@@ -213,8 +219,12 @@ def _node(opened: Opened, executor: Any, say: Say) -> Any:
 
     state = State(folder.state_file, os.getpid(), __version__)
     state.enter("starting")
+    trail = Trail(folder, file.site, signing)
+    trail.started(__version__, opened.path)
     stop.listen()
-    return Node(connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause)
+    return Node(
+        connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause, trail=trail
+    )
 
 
 _PARENT: list[int] = []

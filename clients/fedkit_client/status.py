@@ -6,6 +6,9 @@ import json
 import time
 from typing import Any
 
+from fedkit.federation.heads import CONTRADICTED
+from fedkit.storage.audit import RECOVERED
+from fedkit.storage.audit_verify import alerts
 from fedkit_client import lock
 from fedkit_client.ledgers import budgets
 from fedkit_client.logs import printable
@@ -35,6 +38,7 @@ def status(opened: Opened) -> dict[str, Any]:
         "refused": state.get("refused", 0),
         "budgets": budgets(opened.file, folder),
         "usage": _usage(opened),
+        "log": alerts(folder.audit, (CONTRADICTED, RECOVERED)),
     }
 
 
@@ -57,6 +61,8 @@ def status_text(found: dict[str, Any]) -> str:
             f" {told['unit']}; of the budget {told['spent']:.1%} spent, {told['held']:.1%} held,"
             f" {told['left']:.1%} left"
         )
+    if found["log"][CONTRADICTED]:
+        lines.append("  ALERT: the coordinator's audit log contradicts what it told before; `log verify`, `log show`")
     used = found["usage"]
     lines.append(f"  used here: {used['answers']} answers, {used['cpu_seconds']:.0f} CPU seconds in all")
     return "\n".join(map(printable, lines)) + "\n"

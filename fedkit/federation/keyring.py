@@ -173,7 +173,7 @@ def extend(known: Keyring, received: Sequence[str]) -> Keyring:
 def _first(signed: Signed, federation: str) -> Keyring:
     # Self-signed: the key is in the statement, and its fingerprint was compared with the pinned one.
     unproven = strict_json.fields(strict_json.read(signed.payload, "the statement"), _FIELDS, "the statement")
-    member = _member(_values(signed, _public(unproven["key"]), federation, 0, GENESIS))
+    member = _member(_values(signed, public_key(unproven["key"]), federation, 0, GENESIS))
     if unproven["action"] != "root" or unproven["role"] != "admin":
         raise _broken("a keyring begins with the statement root, of an admin")
     return Keyring(federation, member.key, b"", {member.key: member}, frozenset({member.key}), (signed.text,))
@@ -218,7 +218,7 @@ def _with_coordinator(keyring: Keyring, signed: Signed, values: Mapping[str, Any
         keyring.signer(signed.key, "admin")
     if values["name"] != COORDINATOR or values["role"] != COORDINATOR:
         raise _broken(f"the coordinator is called {COORDINATOR} and has that role")
-    public = _public(values["key"])
+    public = public_key(values["key"])
     _refuse_seen(keyring, fingerprint(public))
     return replace(
         keyring,
@@ -262,10 +262,15 @@ def _member(values: Mapping[str, Any]) -> Member:
         raise _broken(f"a user's name has 1 to {_LONGEST_NAME} letters, digits, _ and -, and is not {COORDINATOR}")
     if role not in ROLES:
         raise _broken(f"a user is {', '.join(ROLES[:-1])} or {ROLES[-1]}")
-    return Member(name, role, _public(values["key"]))
+    return Member(name, role, public_key(values["key"]))
 
 
-def _public(text: str) -> bytes:
+def public_key(text: str) -> bytes:
+    """The raw key that a statement names.
+
+    Raises:
+        FederationError: FK540, it is none.
+    """
     try:
         found = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

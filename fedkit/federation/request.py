@@ -13,6 +13,8 @@ from fedkit.federation import strict_json, wire
 from fedkit.federation.packed import pack_array, unpack_array
 from fedkit.types import Float32
 
+_OPTIONAL = {"head"}
+
 
 @dataclass(frozen=True)
 class Request:
@@ -22,12 +24,14 @@ class Request:
         order, job: texts of signed envelopes.
         keyring: the same, in order.
         parameters: float32 [d], the model; empty for an ``end``.
+        head: text of the signed head of the coordinator's audit log; empty where it tells none.
     """
 
     order: str
     job: str
     keyring: tuple[str, ...]
     parameters: Float32
+    head: str = ""
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -43,6 +47,7 @@ def pack_request(request: Request) -> RecordDict:
             "order": request.order,
             "job": request.job,
             "keyring": json.dumps(list(request.keyring)),
+            **({"head": request.head} if request.head else {}),
         }
     )
     return RecordDict({"arrays": pack_array(request.parameters), "config": config})
@@ -57,7 +62,7 @@ def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
     """
     config = content.get("config")
     entries = dict(config) if isinstance(config, ConfigRecord) else {}
-    if set(content) != {"arrays", "config"} or set(entries) != {"wire", "order", "job", "keyring"}:
+    if set(content) != {"arrays", "config"} or set(entries) - _OPTIONAL != {"wire", "order", "job", "keyring"}:
         raise FederationError("the message has other entries than wire, order, job, keyring", code="FK540")
     version = entries["wire"]
     if type(version) is not int or version not in (wire.WIRE_VERSION, wire.WIRE_VERSION - 1):
@@ -67,7 +72,8 @@ def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
             remedy="update the older side",
         )
     order, job, keyring = (entries[key] for key in ("order", "job", "keyring"))
-    if not (isinstance(order, str) and isinstance(job, str) and isinstance(keyring, str)):
+    head = entries.get("head", "")
+    if not (isinstance(order, str) and isinstance(job, str) and isinstance(keyring, str) and isinstance(head, str)):
         raise FederationError("an entry of the message is no text", code="FK540")
     statements = strict_json.read(keyring, "the keyring")
     if not isinstance(statements, list) or not all(isinstance(each, str) for each in statements):
@@ -77,4 +83,4 @@ def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
         raise FederationError(
             f"the message holds {len(parameters):,} parameters, at most {most_parameters:,} are taken", code="FK545"
         )
-    return Request(order, job, tuple(statements), np.asarray(parameters))
+    return Request(order, job, tuple(statements), np.asarray(parameters), head)

@@ -157,7 +157,7 @@ async def _events(
 
 
 async def _archive(state: State, access: Access, request: Request) -> Response:
-    await _user(access, request, "viewer")
+    member = await _user(access, request, "viewer")
     run = _known_run(state, request)
     folder = state.folder.runs / run
     if not folder.is_dir():
@@ -167,6 +167,7 @@ async def _archive(state: State, access: Access, request: Request) -> Response:
     os.close(handle)
     try:
         await to_thread.run_sync(pack, folder, Path(name))
+        await to_thread.run_sync(partial(state.trail.record, "pulled", run=run, user=member.name))
     except BaseException:
         with anyio.CancelScope(shield=True):
             Path(name).unlink(missing_ok=True)

@@ -103,6 +103,7 @@ class Enrolment:
             raise _taken("is enrolled already")
         if not state.store.use_invitation(invited.secret, now):
             raise DeploymentError("the invitation was used before; it works once", code="FK714", remedy=_ANOTHER)
+        state.trail.record("enrolled", site=invited.site, key=fingerprint(site_key))
         # The old key goes out before the new one comes in.
         before = state.store.site(invited.site)
         if before is not None and before.revoked_at is None:

@@ -23,6 +23,7 @@ from fedkit.simulation.local import epsilon_by_site, evaluation_rounds, one_thre
 from fedkit.simulation.prepare import Prepared, strategy_for
 from fedkit.storage.keys import SigningKey
 from fedkit.types import ClientUpdate, Float32, RoundReport
+from fedkit_server.audit import Trail
 from fedkit_server.record import open_record
 from fedkit_server.requests import Requests
 from fedkit_server.usage import Meter
@@ -36,6 +37,7 @@ def execute(
     *,
     key: SigningKey,
     keyring: Callable[[], Keyring],
+    trail: Trail,
     stop: Callable[[], bool],
     tell: Callable[[Event], None],
     goodbye: float,
@@ -47,6 +49,7 @@ def execute(
         path: the run's folder; made if it is not there.
         nodes: site to Flower node id, in the job's order.
         key: the coordinator's.
+        trail: the coordinator's audit log, whose head every message tells.
         stop: polled; True ends the run for good. What it raises leaves the journal open.
         goodbye: seconds to wait for sites to free what remains of their holds.
         models: those that the coordinator has installed beside fedkit's own.
@@ -62,7 +65,7 @@ def execute(
     # A site has nothing to say that is larger: float32 updates, float64 histograms.
     size = sum(part.numel() for part in record.prepared.model.parameters())
     grid.most_bytes = 8 * (size + sum(spec.size for spec in record.prepared.local.specs)) + 2**20
-    requests = Requests(job, keyring, key)
+    requests = Requests(job, keyring, key, trail.head)
     with one_thread(), closing(open_journal(path / "journal")) as journal:
         if (point := journal.load()) is not None and point.outcome == "failed":
             journal.reopen()
@@ -70,6 +73,8 @@ def execute(
         meter = Meter(path, grid, nodes)
 
         def on_round(report: RoundReport, parameters: Float32, updates: Sequence[ClientUpdate]) -> None:
+            # Whoever fetches the run, and every site in the next round, gets this model.
+            trail.record("released", run=job.run, round=report.round, digest=report.digest)
             record.on_round(report, parameters, updates)
             meter.save()
 

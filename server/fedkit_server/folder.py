@@ -18,6 +18,7 @@ from fedkit.storage.private import make_folder, replace, require_private, write_
 from fedkit_server import pki
 
 FORMAT = 1
+AUDIT = "audit.jsonl"
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,10 @@ class ServerFolder:
     @property
     def allow_file(self) -> Path:  # noqa: D102
         return self.path / "allow.yaml"
+
+    @property
+    def audit(self) -> Path:  # noqa: D102
+        return self.path / AUDIT
 
     @property
     def pid_file(self) -> Path:  # noqa: D102
@@ -187,7 +192,7 @@ def open_folder(path: Path) -> ServerFolder:
     folder = ServerFolder(path)
     folder.settings()
     files = (folder.ca_key, folder.certificate_key, folder.coordinator_key, folder.database, folder.keyring_file)
-    require_private([path, *files, folder.settings_file])
+    require_private([path, *files, folder.settings_file, folder.audit])
     return folder
 
 

@@ -13,9 +13,12 @@ from fedkit.errors import DeploymentError
 from fedkit.federation import enrolment as wire
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import read
+from fedkit.federation.heads import CONTRADICTED
 from fedkit.federation.invite import invitation_line
 from fedkit.federation.job import open_job
 from fedkit.federation.keyring import Member
+from fedkit.storage.audit import RECOVERED
+from fedkit.storage.audit_verify import alerts
 from fedkit.storage.keys import fingerprint
 from fedkit_server import pki
 from fedkit_server.access import Access
@@ -72,6 +75,7 @@ def status(call: Call) -> dict[str, Any]:
         "you": {"name": call.user.name, "role": call.user.role},
         "sites": {"enrolled": len(sites), "online": sum(site.node_id in online for site in sites)},
         "runs": [_summary(call, row) for row in state.store.runs()[:10]],
+        "log": alerts(state.folder.audit, (CONTRADICTED, RECOVERED)),
         "certificate_expires_at": ends.isoformat(),
         "time": time.time(),
     }
@@ -141,12 +145,16 @@ def submit(call: Call) -> dict[str, Any]:
 def stop(call: Call) -> dict[str, Any]:
     """End a run."""
     call.runs.stop(call.run().run)
+    # After it: a full disk must not keep a run going.
+    call.state.trail.record("run_stopped", run=call.path["run"], user=call.user.name)
     return call.runs.status(call.path["run"])
 
 
 def resume(call: Call) -> dict[str, Any]:
     """Go on with a run."""
-    call.runs.resume(call.run().run)
+    run = call.run().run
+    call.state.trail.record("run_resumed", run=run, user=call.user.name)
+    call.runs.resume(run)
     return call.runs.status(call.path["run"])
 
 
@@ -154,6 +162,7 @@ def invites(call: Call) -> dict[str, Any]:
     """Make an invitation. The answer is the only place where its secret is ever seen."""
     values = call.fields({"site": str, "hours": strict_json.NUMBER})
     require_site_names([values["site"]])
+    call.state.trail.record("invited", site=values["site"], user=call.user.name)
     made = invite(call.state, values["site"], float(values["hours"]))
     return {"site": made.site, "expires_at": made.expires_at, "invitation": invitation_line(made)}
 

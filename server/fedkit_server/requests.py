@@ -28,11 +28,13 @@ class Requests:
     Attributes:
         keyring: the newest one, asked for each time: a revocation counts from the next message on.
         key: the coordinator's.
+        head: the newest signed head of its audit log, asked for each time.
     """
 
     job: Job
     keyring: Callable[[], Keyring]
     key: SigningKey
+    head: Callable[[], str]
     _newest: tuple[Any, Callable[[], RecordDict | None]] = field(default=(None, lambda: None))
 
     def __call__(self, site: str, purpose: Purpose, number: int, parameters: Float32, mu: float) -> RecordDict:
@@ -60,4 +62,4 @@ class Requests:
             proximal_mu=mu,
         )
         ring = self.keyring()
-        return pack_request(Request(order.text, self.job.signed.text, ring.statements, parameters))
+        return pack_request(Request(order.text, self.job.signed.text, ring.statements, parameters, self.head()))

@@ -7,6 +7,9 @@ from dataclasses import replace
 
 from fedkit.federation.keyring import open_keyring
 from fedkit.federation.statements import replace_coordinator
+from fedkit.storage.audit import ROTATED, Log
+from fedkit.storage.audit_line import Event
+from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.keys import create_signing_key, fingerprint, load_signing_key
 from fedkit_server import pki
 from fedkit_server.folder import ServerFolder, write_certificate, write_settings
@@ -48,7 +51,18 @@ def finish(folder: ServerFolder) -> None:
     settings = folder.settings()
     lines = folder.read(folder.keyring_file).decode("utf-8", errors="replace").splitlines()
     keyring = open_keyring(lines, federation=settings.federation, root=settings.root)
-    if fingerprint(keyring.coordinator) == load_signing_key(waiting).fingerprint:
+    new = load_signing_key(waiting).fingerprint
+    if fingerprint(keyring.coordinator) == new:
+        _hand_on(folder, new)
         waiting.replace(folder.coordinator_key)
     else:
         waiting.unlink()
+
+
+def _hand_on(folder: ServerFolder, new: str) -> None:
+    """The last line that the old key signs in the audit log names the new one; once, whatever a crash repeats."""
+    before = (
+        [line.fields.get("key") for line in readable_lines(folder.audit, (ROTATED,))] if folder.audit.exists() else []
+    )
+    if new not in before:
+        Log(folder.audit, folder.key()).append(Event(ROTATED, {"key": new}))

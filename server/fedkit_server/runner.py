@@ -17,9 +17,12 @@ from fedkit.federation.keyring import Keyring
 from fedkit.governance.terms import Allowed
 from fedkit.storage.keys import SigningKey
 from fedkit_server.admitting import MOST_OPENINGS, check_sites, check_size, died_opening
+from fedkit_server.audit import Trail
+from fedkit_server.folder import AUDIT
 from fedkit_server.log_of_run import RunLog
 from fedkit_server.progress import progress_of
 from fedkit_server.store import RunRow, Store
+from fedkit_server.turn import take_turn
 
 _LOG = logging.getLogger("fedkit.server")
 _PAUSE = 5.0
@@ -42,6 +45,7 @@ class Runner:
         keyring: the newest one.
         models: those that this coordinator has installed beside fedkit's own.
         goodbye: seconds for which the sites are waited for at a run's end.
+        trail: the coordinator's audit log; by default that of the folder.
     """
 
     def __init__(
@@ -54,9 +58,11 @@ class Runner:
         *,
         models: Mapping[str, Allowed] | None = None,
         goodbye: float = 5.0,
+        trail: Trail | None = None,
     ) -> None:
         self._folder, self._link, self._store = folder / "runs", link, store
         self._key, self._keyring, self._models, self._goodbye = key, keyring, models or {}, goodbye
+        self._trail = trail or Trail(folder / AUDIT, key, store.site_key)
         self._logs: dict[str, RunLog] = {}
         self._progress: dict[str, dict[str, Any]] = {}
         self._stopping = {row.run for row in store.runs() if row.stopping}
@@ -79,6 +85,7 @@ class Runner:
         job = self._open(job_text)
         check_sites(job, self._store)
         check_size(job, self._models)
+        self._trail.record("submitted", run=job.run, job=job.digest, user=job.submitter, sites=len(job.sites))
         if not self._store.add_run(job.run, job.signed.text, job.name, job.submitter, time.time()):
             raise DeploymentError(
                 f"a run {job.run} was submitted before", code="FK730", remedy="submit the experiment again as a new run"
@@ -199,19 +206,22 @@ class Runner:
                 self._pause()
 
     def _turn(self, row: RunRow) -> tuple[str, str | None]:
+        code = ""
         try:
             self._store.begin_run(row.run)
+            self._trail.record("run_started", run=row.run)
             state, outcome = self._run(row)
         except _ShuttingDown:
             return "queued", None
         except FedkitError as error:
             _LOG.error("run %s: %s", row.run, error)
-            state, outcome = "failed", str(error)
+            state, outcome, code = "failed", str(error), error.code
             self._tell_failed(row.run, outcome)
         except (Exception, SystemExit) as error:
             _LOG.exception("run %s", row.run)
-            state, outcome = "failed", f"{type(error).__name__}: see the coordinator's log"
+            state, outcome, code = "failed", f"{type(error).__name__}: see the coordinator's log", "FK739"
             self._tell_failed(row.run, outcome)
+        self._trail.told("run_ended", run=row.run, outcome="failed" if state == "failed" else outcome, code=code)
         return state, outcome
 
     def _settle(self, row: RunRow, state: str, outcome: str | None) -> None:
@@ -254,46 +264,26 @@ class Runner:
             _LOG.exception("run %s: nobody can be told that it failed", run)
 
     def _run(self, row: RunRow) -> tuple[str, str]:
-        # Imported here: an idle coordinator has no torch in memory.
-        from fedkit_server.execution import execute
-        from fedkit_server.usage import MeteredGrid
-
         job = self._open(row.job)
-        nodes = {site.name: site.node_id for site in self._store.sites() if site.revoked_at is None}
         self._progress_of(row)
-        log, progress, opened = self._log(row.run), self._progress[row.run], list[bool]()
 
         def stop() -> bool:
             if self._closing:
                 raise _ShuttingDown
             return row.run in self._stopping
 
-        def tell(event: Event) -> None:
-            progress["round"] = event.round
-            progress["bytes"] = before + sum(grid.bytes_by_node.values())
-            log.add(event)
-            if event.kind == "asked" and not opened:
-                opened.append(True)
-                self._store.run_opened(row.run)
-
-        flower_run = self._link.begin_run()
-        grid = MeteredGrid(self._link, flower_run, spool=self._folder / row.run)
-        before = progress["bytes"]
-        try:
-            finish = execute(
-                job,
-                self._folder / row.run,
-                grid,
-                # A site that was revoked since keeps its place, and is missing.
-                {site: nodes.get(site, index + 2) for index, site in enumerate(job.sites)},
-                key=self._key,
-                keyring=self._keyring,
-                stop=stop,
-                tell=tell,
-                goodbye=self._goodbye,
-                models=self._models,
-            )
-        finally:
-            progress["bytes"] = before + sum(grid.bytes_by_node.values())
-            self._link.end_run(flower_run)
+        finish = take_turn(
+            job,
+            self._folder / row.run,
+            self._link,
+            self._store,
+            key=self._key,
+            keyring=self._keyring,
+            trail=self._trail,
+            progress=self._progress[row.run],
+            stop=stop,
+            tell=self._log(row.run).add,
+            goodbye=self._goodbye,
+            models=self._models,
+        )
         return ("failed" if finish == "failed" else "finished"), finish

@@ -72,8 +72,10 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
             state = State(folder, settings, store, link, models=models)
             # An altered keyring or a key that is not its own ends the start here.
             state.keyring  # noqa: B018
+            state.trail.record("started", version=__version__)
             state.reconcile()
             runs = _runner(state)
+        stack.callback(state.trail.told, "stopped")
         stack.callback(runs.close)
         grpc_server = serve(
             Enrolment(state),
@@ -109,7 +111,13 @@ def _runner(state: State) -> Runs:
     from fedkit_server.runner import Runner
 
     return Runner(
-        state.folder.path, state.link, state.store, state.folder.key(), lambda: state.keyring, models=state.models
+        state.folder.path,
+        state.link,
+        state.store,
+        state.folder.key(),
+        lambda: state.keyring,
+        models=state.models,
+        trail=state.trail,
     )
 
 

@@ -15,6 +15,7 @@ from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.flower_link import Link
 from fedkit.federation.keyring import Keyring, Member, extend
 from fedkit.governance.terms import Allowed
+from fedkit_server.audit import Trail, user_changes
 from fedkit_server.folder import ServerFolder, Settings
 from fedkit_server.store import SiteRow, Store
 
@@ -38,7 +39,16 @@ class State:
     models: Mapping[str, Allowed] = field(default_factory=dict)
     failed_logins: int = 0
     _keyring: Keyring | None = None
+    _trail: Trail | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def trail(self) -> Trail:
+        """The audit log."""
+        with self._lock:
+            if self._trail is None:
+                self._trail = Trail(self.folder.audit, self.folder.key(), self.store.site_key)
+            return self._trail
 
     @property
     def keyring(self) -> Keyring:
@@ -58,6 +68,7 @@ class State:
             FederationError: it is refused.
             DeploymentError: FK723, it would replace the coordinator's key, whose private half lies here.
         """
+        trail = self.trail
         with self._lock:
             known = self._known()
             grown = extend(known, (*known.statements, statement))
@@ -67,6 +78,8 @@ class State:
                     code="FK723",
                     remedy="run `fedkit server rotate DIR --coordinator-key` on the coordinator's host",
                 )
+            for event in user_changes(known, grown):
+                trail.record(event.kind, **event.fields)
             self.folder.write_keyring(grown)
             self._keyring = grown
         left = {member.name for member in grown.members.values()}
@@ -88,6 +101,8 @@ class State:
         self.store.revoke_site(site.name, now)
         self.store.void_invitations(now, site.name)
         unregister(self.link, site.node_id)
+        # After it: a full disk must not keep a site in.
+        self.trail.record("revoked", site=site.name)
 
     def reconcile(self) -> None:
         """Make Flower's list of nodes follow ours, whatever a kill between two writes, or a lost file, has left."""

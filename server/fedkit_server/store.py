@@ -181,6 +181,11 @@ class Store:
         """One site."""
         return next((site for site in self.sites() if site.name == name), None)
 
+    def site_key(self, name: str) -> bytes | None:
+        """The raw key with which a site signs; None for one that has never joined."""
+        site = self.site(name)
+        return None if site is None else site.site_key
+
     def set_node_id(self, name: str, node_id: int) -> None:
         """Flower knows a site's key by another number now."""
         with self._write() as db:

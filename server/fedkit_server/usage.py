@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,28 @@ from fedkit.storage.atomic import write_text
 USAGE = "usage.json"
 _RECORD, _CPU, _PEAK = "usage", "cpu-seconds", "peak-bytes"
 _MOST = 1e18
+Arrived = Callable[[list[Message]], None]
 
 
 class MeteredGrid(LinkGrid):
-    """A run's Grid, which takes what sites disclose out of their replies and adds it up."""
+    """A run's Grid, which takes what sites disclose out of their replies and adds it up.
 
-    def __init__(self, link: Link, run_id: int, *, spool: Path | None = None) -> None:
+    Args:
+        arrived: is given replies as they came, before anything is made of them; what it raises lets none through.
+    """
+
+    def __init__(
+        self, link: Link, run_id: int, *, spool: Path | None = None, arrived: Arrived = lambda _: None
+    ) -> None:
         super().__init__(link, run_id, spool=spool)
+        self._arrived = arrived
         self.disclosed: dict[int, dict[str, float]] = {}
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have come in whole."""
         found = list(super().pull_messages(message_ids))
+        if found:
+            self._arrived(found)
         for message in found:
             if message.has_content() and _RECORD in message.content:
                 self._add(message.metadata.src_node_id, message.content.pop(_RECORD))

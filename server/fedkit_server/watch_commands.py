@@ -30,6 +30,11 @@ def _federation(found: dict[str, Any]) -> str:
         f"{found['name']}: {found['sites']['online']} of {found['sites']['enrolled']} sites online;"
         f" you are {found['you']['name']}, {found['you']['role']}",
         f"fedkit {found['version']}, TLS certificate until {found['certificate_expires_at'][:10]}",
+        *(
+            ["ALERT: a site's audit log contradicts what it told before; on the coordinator's host: `log verify`"]
+            if found.get("log", {}).get("contradicted")
+            else []
+        ),
         *(_run(run) for run in found["runs"]),
     ]
     return "\n".join(lines if found["runs"] else [*lines, "no run yet: `fedkit server run NAME --sites A,B`"])

@@ -213,7 +213,7 @@ def test_a_withdrawal_is_on_no_argument_list_and_in_no_log(consenting):
     made = consenting()
     status, told = command(made, "withdraw", stdin="patient-4711\n")
     assert status == 0 and told["used_before"] == 0
-    log = made.folder.log.read_text()
+    log = made.folder.audit.read_text()
     assert "patient-4711" not in log and "patient-4711" not in json.dumps(told)
     assert unit_pseudonym(made.folder, DATASET, "patient-4711") in log
 

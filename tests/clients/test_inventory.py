@@ -67,6 +67,7 @@ def test_a_submitter_comes_from_the_log_and_a_run_without_a_charge_is_shown(made
     junk = [b"\xff\xfe\n", b"{\n", b"[" * 50_000 + b"\n", b"\n"]
     log = made.folder.path / "audit.jsonl"
     log.write_bytes(b"".join(junk) + "".join(json.dumps(line) + "\n" for line in lines).encode())
+    log.chmod(0o600)
     data = _card(made)["datasets"][DATASET]
     assert data["released"][0]["submitter"] == "ana"
     assert data["uncharged"] == [{"run": "run-b", "submitter": EVIL}]

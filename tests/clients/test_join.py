@@ -52,7 +52,15 @@ def test_a_joined_folder_is_whole_closed_and_pins_the_invitation(coordinator, tm
     assert done.folder.keyring().statements == coordinator.keyring.statements
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in done.folder.path.iterdir()}
     assert modes.pop("ledgers") == 0o700 == stat.S_IMODE(done.folder.path.stat().st_mode)
-    assert set(modes) == {"ca.crt", "enrolment.json", "keyring.jsonl", "node.key", "signing.key", "site.yaml"}
+    assert set(modes) == {
+        "audit.jsonl",
+        "ca.crt",
+        "enrolment.json",
+        "keyring.jsonl",
+        "node.key",
+        "signing.key",
+        "site.yaml",
+    }
     assert set(modes.values()) == {0o600}
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
 

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fedkit_client import logs
+from fedkit_client.audit import Trail
+from fedkit_client.folder import SiteFolder
 from fedkit_client.node import Node, _shown
 from fedkit_client.state import State
 from fedkit_client.status import status_text
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 from fedkit.errors import DeploymentError
 from fedkit.federation.flower_node import NodeConnection, Received, UnreadableRequest
 from fedkit.federation.request import Request, pack_request
+from fedkit.storage.keys import new_signing_key
 
 FORGED = "x was answered\n2026-11-25 00:00:00,000 1 INFO fedkit.node: FORGED\x1b[31m"
 
@@ -81,9 +84,11 @@ def loop(tmp_path):
         told = []
         connection = _Connection(stop, messages)
         state = State(tmp_path / "state.json", 1, "0")
+        trail = Trail(SiteFolder(tmp_path), "north", new_signing_key())
         Node(
-            connection, _Executor(error or KeyError("x")), state, stop, lambda: None, tmp_path / "u", say=told.append
-        ).run()
+            connection, _Executor(error or KeyError("x")), state, stop, lambda: None, tmp_path / "u", say=told.append,
+            trail=trail,
+        ).run()  # fmt: skip
         return connection, told
 
     return run
@@ -200,6 +205,7 @@ def test_status_shows_no_control_characters():
     last = {"kind": FORGED, "run": FORGED, "round": 1, "code": FORGED, "at": 0}
     problem = {"code": "FK756", "message": FORGED, "remedy": FORGED}
     usage = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
+    log = {"contradicted": 1, "recovered": 0}
     found = {
         "site": "north",
         "running": False,
@@ -208,6 +214,7 @@ def test_status_shows_no_control_characters():
         "last": last,
         "budgets": {},
         "usage": usage,
+        "log": log,
     }
     text = status_text(found)
-    assert text.count("\n") == 4 and text.replace("\n", "").isprintable()
+    assert text.count("\n") == 5 and "ALERT" in text and text.replace("\n", "").isprintable()

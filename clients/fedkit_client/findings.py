@@ -1,0 +1,100 @@
+"""What the child that reads records tells of its work: the node's process, which holds the key, logs it.
+
+The words are the site's own and few, so that nothing of a record can be among them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from fedkit.errors import DeploymentError, FedkitError
+from fedkit.storage.audit_line import Event, Scalar
+
+if TYPE_CHECKING:
+    # The node's process reads findings and must not load what answers messages.
+    from fedkit.federation.gate import Gate
+    from fedkit.federation.job import Job
+    from fedkit.federation.order import Order
+    from fedkit.governance.admission import Admitted
+    from fedkit.types import PrivacyPlan
+
+KINDS = ("admitted", "reserved", "ended")
+
+
+@dataclass
+class Findings:
+    """Events of one message, and the guarantee of what is about to leave."""
+
+    events: list[Event] = field(default_factory=list)
+    guarantee: dict[str, Scalar] = field(default_factory=lambda: {"guarantee": "none"})
+
+    def admitted(self, job: Job, admitted: Admitted) -> None:
+        """The site's own file lets the run in."""
+        said = {"run": job.run, "job": job.digest, "dataset": admitted.dataset, "submitter": job.submitter}
+        self.events.append(Event("admitted", said))
+
+    def ended(self, run: str) -> None:
+        """What remained of a run's hold is free."""
+        self.events.append(Event("ended", {"run": run}))
+
+    def vouched(self, plan: PrivacyPlan) -> None:
+        """The reply is noisy: what is said here holds for the whole run."""
+        self.guarantee = {
+            "guarantee": "dp",
+            "epsilon": plan.epsilon,
+            "delta": plan.delta,
+            "unit": plan.unit,
+            "adjacency": plan.adjacency,
+        }
+
+    @contextmanager
+    def charging(self, gate: Gate, order: Order) -> Iterator[None]:
+        """Around the work on one round: tells what the ledger was charged, whether the work succeeds or fails."""
+        again = _reserved(gate, order)
+        try:
+            yield
+        finally:
+            with suppress(FedkitError):
+                if _reserved(gate, order):
+                    self._reserved(gate, order, again=again)
+
+    def _reserved(self, gate: Gate, order: Order, *, again: bool) -> None:
+        from fedkit.privacy import rdp_filter
+
+        account = gate.ledger.account(gate.dataset)
+        budget = account.budget
+        # Shares of a round do not add up in epsilon: told is what the budget vouches for with it, over all runs.
+        spent = rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)
+        said: dict[str, Scalar] = {"run": gate.run, "purpose": order.kind, "round": order.round}
+        said |= {"dataset": gate.dataset, "epsilon_spent": math.ceil(spent * 1e6) / 1e6, "delta": budget.delta}
+        said["again"] = again
+        self.events.append(Event("reserved", said))
+
+    def header(self) -> dict[str, Any]:
+        """As it goes over the frame's header."""
+        return {"events": [[event.kind, dict(event.fields)] for event in self.events], "guarantee": self.guarantee}
+
+
+def read_findings(header: Mapping[str, Any]) -> tuple[list[Event], dict[str, Scalar]]:
+    """What a child has told.
+
+    Raises:
+        DeploymentError: FK769, what no child says.
+    """
+    events = header.get("events", [])
+    if not isinstance(events, list) or any(len(each) != 2 or each[0] not in KINDS for each in events):
+        raise DeploymentError(
+            "the executor's child told of what it has nothing to say about",
+            code="FK769",
+            remedy="start the site again; if it happens again, report it",
+        )
+    return [Event(kind, dict(fields)) for kind, fields in events], dict(header.get("guarantee", {}))
+
+
+def _reserved(gate: Gate, order: Order) -> bool:
+    run = gate.ledger.account(gate.dataset).runs.get(gate.run)
+    return run is not None and (order.kind, order.round) in run.reserved

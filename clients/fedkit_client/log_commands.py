@@ -1,0 +1,131 @@
+"""``fedkit client log show | verify | export``: the site's audit log."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fedkit_client.folder import SiteFolder
+
+SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+
+log_app = typer.Typer(
+    help="The site's audit log: look at it, verify it, keep the coordinator's head elsewhere.\n\n"
+    "Example: fedkit client log --help",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@log_app.command()
+def show(
+    site_yaml: SiteYaml,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="A span such as 90min or 7d, or a date.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="KIND", help="Only events of this kind; repeatable.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what is appended, until Ctrl-C.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Print the log as it is, without verifying it.
+
+    Example: fedkit client log show site/site.yaml --since 7d --kind released
+    """
+    from fedkit.federation.trail import shown, shown_text, since_when
+
+    log = _folder(site_yaml).audit
+    begin = 0.0 if since is None else since_when(since, time.time())
+    for told in shown(log, since=begin, kinds=kind or (), follow=follow):
+        sys.stdout.write((json.dumps(told) if json_ else shown_text(told)) + "\n")
+        sys.stdout.flush()
+
+
+@log_app.command()
+def verify(
+    site_yaml: SiteYaml,
+    peer: Annotated[
+        Path | None,
+        typer.Option("--peer", metavar="FILE", help="What the coordinator's `log export` wrote: finds a cut too."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--every-signature", help="Look at all signatures, ten times as slow.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Verify the whole log: exit status 0 if it is good, 1 if it is broken, with the first bad line and why.
+
+    Example: fedkit client log verify site/site.yaml --peer coordinator.heads
+    """
+    from fedkit.federation.trail import examine, examined_text
+    from fedkit.storage.keys import load_signing_key
+
+    folder = _folder(site_yaml)
+    keys = [load_signing_key(folder.signing_key).public]
+    found = examine(folder.audit, folder.enrolment().site, keys, _others(folder), peer=peer, every=every)
+    _print(found, json_, examined_text(found))
+    if not found["good"]:
+        raise typer.Exit(1)
+
+
+@log_app.command()
+def export(
+    site_yaml: SiteYaml,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A new file.")],
+    json_: Json = False,
+) -> None:
+    """Write the coordinator's newest heads, as this site keeps them, to a signed file: it verifies its log with it.
+
+    Example: fedkit client log export site/site.yaml --out north.heads
+    """
+    from fedkit.federation.heads_file import export_heads
+    from fedkit.storage.keys import load_signing_key
+    from fedkit.storage.private import write_new
+
+    folder = _folder(site_yaml)
+    key = load_signing_key(folder.signing_key)
+    text, count = export_heads(folder.audit, folder.enrolment().site, key, time.time())
+    write_new(out, text.encode())
+    _print({"file": str(out), "heads": count}, json_, f"{out}: {count} heads of the coordinator's log")
+
+
+def _folder(site_yaml: Path) -> SiteFolder:
+    from fedkit.errors import ConfigError
+    from fedkit_client.folder import SiteFolder
+    from fedkit_client.start import open_site
+
+    try:
+        return open_site(site_yaml).folder
+    except ConfigError:
+        # A file that was broken since must not keep anybody from looking.
+        folder = SiteFolder(site_yaml.absolute().parent)
+        folder.enrolment()
+        return folder
+
+
+def _others(folder: SiteFolder) -> Any:
+    from fedkit.federation.heads import coordinator_keys
+    from fedkit.federation.keyring import COORDINATOR
+
+    known = coordinator_keys(folder.keyring())
+
+    def keys(party: str) -> Sequence[bytes]:
+        return known if party == COORDINATOR else ()
+
+    return keys
+
+
+def _print(value: dict[str, Any], json_: bool, text: str) -> None:
+    sys.stdout.write(json.dumps(value, allow_nan=False) + "\n" if json_ else f"{text}\n")
+    sys.stdout.flush()
