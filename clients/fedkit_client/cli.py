@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fedkit_client.consent_commands import lineage, rectify, withdraw
+from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
@@ -172,7 +173,10 @@ def doctor(
         raise typer.Exit(1)
 
 
-for _command in (pause, resume, inventory):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage,
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 
 
@@ -211,10 +215,6 @@ def hash_(
 
     found = package_hash(function)
     _print({"import": function, "sha256": found}, json_, f"import: {function}\nsha256: {found}\n")
-
-
-for _of_units in (withdraw, rectify, lineage):
-    app.command()(_of_units)
 
 
 def _print(value: dict[str, Any], json_: bool, text: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,7 @@ from fedkit_client.withdrawals import read_withdrawn
 
 def purpose_of(config: ExperimentConfig) -> str | None:
     """What a run says that it is for."""
-    purpose: str | None = getattr(config, "purpose", None)
-    return purpose
+    return config.purpose
 
 
 def today(now: float) -> datetime.date:
@@ -37,8 +35,7 @@ def purposes_of(own: SiteData) -> tuple[str | None, ...]:
     """The purposes for which a data set can be read here; None alone where nobody is asked for one."""
     if own.consent is None:
         return (None,)
-    policy: Any = getattr(own, "policy", None)
-    return tuple(policy.purposes) if policy is not None and policy.purposes else ("no purpose that the file names",)
+    return own.policy.purposes
 
 
 def reading_now(

@@ -106,6 +106,14 @@ class SiteFolder:
         return self.path / "plans.json"
 
     @property
+    def asked_file(self) -> Path:  # noqa: D102
+        return self.path / "asked.json"
+
+    @property
+    def approvals_file(self) -> Path:  # noqa: D102
+        return self.path / "approvals.jsonl"
+
+    @property
     def usage(self) -> Path:  # noqa: D102
         return self.path / "usage.jsonl"
 

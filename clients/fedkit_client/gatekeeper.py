@@ -24,20 +24,21 @@ from fedkit.federation.order import Order, check_parameters, open_order
 from fedkit.federation.public_codes import public_code
 from fedkit.federation.request import Request
 from fedkit.federation.site import SiteRuntime
-from fedkit.governance.admission import Admitted, admit
+from fedkit.governance.admission import Admitted
 from fedkit.governance.allow import allowed_models
+from fedkit.governance.clauses import WAITING
 from fedkit.governance.consent_rules import filter_of
 from fedkit.governance.terms import SiteFile
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.storage.private import replace as write_private
 from fedkit.types import ClientUpdate, SiteState
+from fedkit_client.admitting import let_in
 from fedkit_client.consents import Reading, purpose_of, today
 from fedkit_client.findings import Findings
 from fedkit_client.folder import SiteFolder
 from fedkit_client.frames import Bytes
 from fedkit_client.limits import apply
 from fedkit_client.lineage import Use
-from fedkit_client.plans import Plans
 from fedkit_client.remembered import Rounds
 from fedkit_client.withdrawals import read_withdrawn
 from fedkit_client.zygote import Handle
@@ -70,7 +71,11 @@ class Gatekeeper:
             return self._answer(kind, request)
         except Exception as error:
             code = public_code(error)
-            _LOG.exception("a %s message was answered with %s", kind[:20], code)
+            if code in WAITING:
+                # It comes again until the round's deadline, and its reason is no fault.
+                _LOG.info("a %s message waits: %s", kind[:20], error)
+            else:
+                _LOG.exception("a %s message was answered with %s", kind[:20], code)
             return code
 
     def probe(self) -> dict[str, Any]:
@@ -99,7 +104,7 @@ class Gatekeeper:
         check_parameters(order, request.parameters)
         if order.kind == "end":
             return self._end(job, order)
-        admitted = admit(job.config, self.file, Plans(self.folder.plans_file))
+        admitted = let_in(job, request.enrolments, keyring, self.file, self.folder, now)
         self.findings.admitted(job, admitted)
         if admitted.plan is None:
             return self._unprotected(job, order, request, admitted)
@@ -248,7 +253,8 @@ def handle(keeper: Gatekeeper) -> Handle:
 
         if header.get("probe"):
             return keeper.probe(), b""
-        request = Request(header["order"], header["job"], tuple(header["keyring"]), np.frombuffer(body, dtype="<f4"))
+        parameters, enrolments = np.frombuffer(body, dtype="<f4"), tuple(header.get("enrolments", ()))
+        request = Request(header["order"], header["job"], tuple(header["keyring"]), parameters, enrolments=enrolments)
         reply = keeper.answer(header["kind"], request)
         told, body = ({"code": reply}, b"") if isinstance(reply, str) else to_frame(reply)
         return told | keeper.findings.header(), body

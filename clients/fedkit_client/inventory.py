@@ -38,8 +38,6 @@ def inventory(opened: Opened, now: float) -> dict[str, Any]:
 
 def _dataset(data: SiteData) -> dict[str, Any]:
     declared, card = data.declaration, data.card
-    # Other parts of the file may say more than this version knows of.
-    policy, consent = getattr(data, "policy", None), getattr(data, "consent", None)
     return {
         "description": card.description or declared.description,
         **{key: getattr(card, key) for key in CARD_TEXTS if key != "description"},
@@ -55,8 +53,8 @@ def _dataset(data: SiteData) -> dict[str, Any]:
         "models": list(data.models),
         "strategies": list(data.strategies),
         "allow_unprotected": data.allow_unprotected,
-        "policy": _plain(policy),
-        "consent": _plain(consent),
+        "policy": _plain(data.policy),
+        "consent": _plain(data.consent),
     }
 
 

@@ -154,6 +154,7 @@ class Node:
 
     def _asked(self, request: Request, kind: str, shown: tuple[str, str, int], began: float) -> RecordDict | str:
         header = {"kind": kind, "order": request.order, "job": request.job, "keyring": list(request.keyring)}
+        header["enrolments"] = list(request.enrolments)
         # A view without entries cannot be cast.
         body = request.parameters.data.cast("B") if len(request.parameters) else b""
         # Nobody has verified what the order says: whoever shortens its life could as well have sent nothing. A clock

@@ -32,6 +32,21 @@ data:
     # Lists of names, such as [logistic] and [fedavg].
     models:
     strategies:
+    # Who may run what, for which purpose, and what may leave; docs/governance.md has every clause.
+    policy:
+      # What a run must say that it is for, such as [heart-disease-research].
+      purposes:
+      # Names of studies, or [none] for runs that belong to no study.
+      studies:
+      # any, for every operator of the federation, or a list of users.
+      submitters:
+      # Some of [updates, private_metrics, exact_metrics].
+      release:
+      # automatic, or manual: a person here approves each run.
+      approval:
+      # The most rounds of one run.
+      max_rounds:
+      # Optional: max_epsilon_per_run, min_records, min_other_sites, hours.
     # unit_column: the column of patients' ids
     # site_column: the column that tells sites apart, if the table holds more than this one
     # consent: whose rows may be used, such as {{column: {{name: consent, values: ["yes"]}}}}; see docs/governance.md

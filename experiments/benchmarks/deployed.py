@@ -26,6 +26,13 @@ data:
     models: [logistic, mlp]
     strategies: [fedavg]
     allow_unprotected: true
+    policy:
+      purposes: [heart-disease-research]
+      studies: [none]
+      submitters: any
+      release: [updates, private_metrics, exact_metrics]
+      approval: automatic
+      max_rounds: 1000
 """
 
 

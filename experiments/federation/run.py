@@ -40,6 +40,13 @@ data:
     delta: 1.0e-5
     models: [logistic]
     strategies: [fedavg]
+    policy:
+      purposes: [heart-disease-research]
+      studies: [none]
+      submitters: any
+      release: [updates, private_metrics]
+      approval: automatic
+      max_rounds: 100
 """
 
 

@@ -20,6 +20,7 @@ _LEAST = {"epsilon": 1e-4, "noise_multiplier": 0.1, "delta": 1e-11, "max_grad_no
 _MOST = {"epsilon": 100.0, "noise_multiplier": 1e4, "max_grad_norm": 1e9}
 _LEAST_RATE = 1e-6
 _MOST_BINS = 100
+_LONGEST_PURPOSE = 100
 _MOST_COUNTS = {"num_rounds": 100_000, "local_steps": 1_000_000, "local_epochs": 100_000.0}
 
 
@@ -40,6 +41,15 @@ def check(config: ExperimentConfig, *, python: bool = False) -> list[str]:
     ]
 
 
+def is_purpose(text: str) -> bool:
+    """Whether a purpose can be called so; ``none`` would read as if there were one.
+
+    >>> is_purpose("heart-disease-research"), is_purpose("none"), is_purpose("any purpose")
+    (True, False, False)
+    """
+    return bool(NAME.fullmatch(text)) and len(text) <= _LONGEST_PURPOSE and text.lower() not in ("none", "null")
+
+
 def one_of(key: str, value: str, known: Iterable[str]) -> list[str]:
     """Return the problem of a value that is not among the known ones."""
     known = list(known)
@@ -49,6 +59,11 @@ def one_of(key: str, value: str, known: Iterable[str]) -> list[str]:
 def _run(config: ExperimentConfig) -> Iterator[str]:
     if not NAME.fullmatch(config.name):
         yield f"name is {config.name!r}; use letters, digits, _ and - only, since the run directory carries it"
+    if config.purpose is not None and not is_purpose(config.purpose):
+        yield (
+            f"purpose is {config.purpose!r}; use 1 to {_LONGEST_PURPOSE} letters, digits, _ and -, such as "
+            "purpose=heart-disease-research, or purpose=null"
+        )
     if not config.runs_dir.strip():
         yield "runs_dir is empty; set runs_dir=runs"
     if config.ledgers_dir is not None:
@@ -212,6 +227,8 @@ def _federation(config: ExperimentConfig) -> Iterator[str]:
         yield f"federation.num_rounds is {federation.num_rounds}; it must be at most {_MOST_COUNTS['num_rounds']}"
     if not 0 < federation.fraction_train <= 1:
         yield f"federation.fraction_train is {federation.fraction_train}; it must be above 0 and at most 1"
+    if federation.policies is not None and not federation.policies.strip():
+        yield "federation.policies is empty; set federation.policies=DIR, or federation.policies=null"
     if federation.timeout <= 0:
         yield f"federation.timeout is {federation.timeout}; it must be above 0 seconds"
     if config.data.partition and federation.min_sites > config.data.partition.sites >= 2:

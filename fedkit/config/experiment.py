@@ -167,6 +167,8 @@ class FederationConfig:
     evaluate_every: int = 1
     timeout: float = 600.0
     """Seconds that a round may take before absent sites are left out."""
+    policies: str | None = None
+    """Folder with site files, SITE.yaml, that a simulation is held against before its first round; null: none is."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ class ExperimentConfig:
     privacy: PrivacyConfig
     training: TrainingConfig
     federation: FederationConfig
+    purpose: str | None = None
+    """What the run is for; a site admits purposes that its own file names, and never a run without one."""
     runs_dir: str = "runs"
     ledgers_dir: str | None = None
     """Folder with one ledger a site, SITE.sqlite, that a run with secure noise spends from; null: none is kept."""

@@ -142,6 +142,7 @@ class FederationSchema:
     min_sites: int = 1
     evaluate_every: int = 1
     timeout: float = 600.0
+    policies: str | None = None
 
 
 @dataclass
@@ -156,6 +157,7 @@ class ExperimentSchema:
     privacy: PrivacySchema = field(default_factory=PrivacySchema)
     training: TrainingSchema = field(default_factory=TrainingSchema)
     federation: FederationSchema = field(default_factory=FederationSchema)
+    purpose: str | None = None
     runs_dir: str = "runs"
     ledgers_dir: str | None = None
 

@@ -78,13 +78,13 @@ def from_yaml(text: str, *, models: Collection[str] = ()) -> ExperimentConfig:
 
 
 def digest(config: ExperimentConfig) -> str:
-    """Return the SHA-256 of the canonical JSON of all that can change a result: not ``runs_dir``, not ``ledgers_dir``.
+    """Return the SHA-256 of the canonical JSON of all that can change a result: neither purpose nor folders.
 
     Returns:
         64 hexadecimal digits.
     """
     values = to_dict(config)
-    del values["runs_dir"], values["ledgers_dir"]
+    del values["runs_dir"], values["ledgers_dir"], values["purpose"], values["federation"]["policies"]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

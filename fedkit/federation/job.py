@@ -82,7 +82,8 @@ class Job:
 def job_config(config: ExperimentConfig) -> ExperimentConfig:
     """The config as a job carries it: without folders, and without what is each site's (source, column, partition)."""
     data = replace(config.data, source=SOURCE, site_column=None, partition=None)
-    return replace(config, data=data, runs_dir=str(_DEFAULTS["runs_dir"]), ledgers_dir=None)
+    federation = replace(config.federation, policies=None)
+    return replace(config, data=data, federation=federation, runs_dir=str(_DEFAULTS["runs_dir"]), ledgers_dir=None)
 
 
 def make_job(
@@ -192,6 +193,9 @@ def _raw_problems(config: Mapping[str, Any]) -> Iterator[str]:
         yield "data.source is not {kind: site}; each site reads its own table"
     if isinstance(data, dict) and data.get("site_column") is not None:
         yield "data.site_column is set; each site's own file names its column"
+    federation = config.get("federation")
+    if isinstance(federation, dict) and federation.get("policies") is not None:
+        yield "federation.policies is set; folders are each site's own"
     for key, value in _DEFAULTS.items():
         if config.get(key, value) != value:
             yield f"{key} is set; folders are each site's own"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fedkit.errors import FederationError, FedkitError
+from fedkit.governance.clauses import WAITING
 
 COMMON = "FK500"
 """The one answer of a site whose reason is not for others."""
@@ -64,12 +65,12 @@ _WIRE = {
 _TRUST = {f"FK{number}" for number in range(540, 548)}
 # What is wrong with an envelope, its signer, its times or the job's config: the request, the keyring and the clock.
 
-_WILL = {*(f"FK{number}" for number in range(560, 570)), "FK580"}
-# What the site's own file refuses: the request against declared constants that the site has offered anyway. FK580: the
+_WILL = {*(f"FK{number}" for number in range(560, 579)), "FK580"}
+# What the site's own file refuses: the request, the clock and a person's word against declared constants. FK580: the
 # site is paused, whoever asks for what.
 
-MAY_CHANGE = frozenset({"FK580"})
-"""Codes of a refusal that a person at the site may lift within the round: the coordinator asks again."""
+MAY_CHANGE = frozenset({*WAITING, "FK580"})
+"""Codes of a refusal that the hour or a person at the site may lift within the round: the coordinator asks again."""
 
 _CONSENT = {
     "FK590",  # a run without a purpose, for a data set whose rows are used by consent: the request and the site's file

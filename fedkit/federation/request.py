@@ -13,7 +13,7 @@ from fedkit.federation import strict_json, wire
 from fedkit.federation.packed import pack_array, unpack_array
 from fedkit.types import Float32
 
-_OPTIONAL = {"head"}
+_OPTIONAL = {"head", "enrolments"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Request:
         keyring: the same, in order.
         parameters: float32 [d], the model; empty for an ``end``.
         head: text of the signed head of the coordinator's audit log; empty where it tells none.
+        enrolments: the coordinator's statements about the job's sites; without them no other site counts.
     """
 
     order: str
@@ -32,6 +33,7 @@ class Request:
     keyring: tuple[str, ...]
     parameters: Float32
     head: str = ""
+    enrolments: tuple[str, ...] = ()
 
 
 def pack_request(request: Request) -> RecordDict:
@@ -48,6 +50,7 @@ def pack_request(request: Request) -> RecordDict:
             "job": request.job,
             "keyring": json.dumps(list(request.keyring)),
             **({"head": request.head} if request.head else {}),
+            "enrolments": json.dumps(list(request.enrolments)),
         }
     )
     return RecordDict({"arrays": pack_array(request.parameters), "config": config})
@@ -71,16 +74,23 @@ def unpack_request(content: RecordDict, *, most_parameters: int) -> Request:
             code="FK547",
             remedy="update the older side",
         )
-    order, job, keyring = (entries[key] for key in ("order", "job", "keyring"))
-    head = entries.get("head", "")
-    if not (isinstance(order, str) and isinstance(job, str) and isinstance(keyring, str) and isinstance(head, str)):
+    order, job, head = entries["order"], entries["job"], entries.get("head", "")
+    if not (isinstance(order, str) and isinstance(job, str) and isinstance(head, str)):
         raise FederationError("an entry of the message is no text", code="FK540")
-    statements = strict_json.read(keyring, "the keyring")
-    if not isinstance(statements, list) or not all(isinstance(each, str) for each in statements):
-        raise FederationError("the keyring is no list of texts", code="FK540")
+    statements = _texts(entries["keyring"], "keyring")
+    enrolments = _texts(entries.get("enrolments", "[]"), "list of enrolments")
     parameters = unpack_array(content)
     if len(parameters) > most_parameters:
         raise FederationError(
             f"the message holds {len(parameters):,} parameters, at most {most_parameters:,} are taken", code="FK545"
         )
-    return Request(order, job, tuple(statements), np.asarray(parameters), head)
+    return Request(order, job, statements, np.asarray(parameters), head, enrolments)
+
+
+def _texts(entry: object, what: str) -> tuple[str, ...]:
+    if not isinstance(entry, str):
+        raise FederationError("an entry of the message is no text", code="FK540")
+    found = strict_json.read(entry, f"the {what}")
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
+        raise FederationError(f"the {what} is no list of texts", code="FK540")
+    return tuple(found)

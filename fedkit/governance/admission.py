@@ -1,27 +1,24 @@
 """Whether a site lets a run in: its own file is the only one that can say yes, and what it does not name is refused.
 
+What is compared stands in `fedkit.governance.clauses`, whose codes these are.
+
 ::
 
-    FK542  a run that is not for this site       FK564  the strategy
-    FK560  the data set                          FK565  the unit
-    FK561  the declaration                       FK566  delta
-    FK562  the declared records                  FK567  epsilon
-    FK563  the model                             FK568  a run without privacy
-                                                 FK569  noise that is not real
+    FK542  a run that is not for this site
+    FK560 to FK578  what the site's file refuses; FK562 also a site too small to train
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedkit.config.experiment import DataConfig, ExperimentConfig
-from fedkit.config.wording import shown, suggestion
 from fedkit.data.table import name_text
-from fedkit.errors import FederationError, TrainingError
-from fedkit.governance.declaration import declaration_digest
-from fedkit.governance.terms import SiteData, SiteFile
+from fedkit.errors import FederationError, FedkitError, TrainingError
+from fedkit.governance.clauses import Circumstances, Clause, clauses, unknown_dataset
+from fedkit.governance.terms import SiteFile
 from fedkit.training.histograms import HistogramSpec
 from fedkit.training.plan import LocalPlans, declared_plans
 from fedkit.types import LocalPlan
@@ -60,29 +57,72 @@ class Admitted:
 
 
 @dataclass(frozen=True)
-class _Refusal:
-    code: str
-    why: str
-    remedy: str
+class Weighed:
+    """A run held against a site's file.
+
+    Attributes:
+        site: whose file it is.
+        clauses: every one that could be compared.
+        admitted: the run, if all of them hold.
+    """
+
+    site: str
+    clauses: tuple[Clause, ...]
+    admitted: Admitted | None
+
+    def refusal(self) -> FederationError:
+        """Every clause that does not hold, under the first one's code: one that waits only where no other refuses."""
+        refused = [clause for clause in self.clauses if not clause.holds]
+        if len(refused) == 1:
+            only = refused[0]
+            return FederationError(only.why(self.site), code=only.code, remedy=only.remedy)
+        lines = "".join(f"\n  - {one.code}: {one.why(self.site)}. Remedy: {one.remedy}." for one in refused)
+        return FederationError(f"{len(refused)} reasons{lines}", code=refused[0].code)
 
 
 def admit(
     config: ExperimentConfig,
     site_file: SiteFile,
+    asked: Circumstances,
     plans: Callable[[ExperimentConfig, Sequence[str]], LocalPlans] = declared_plans,
 ) -> Admitted:
-    """Hold a job's config against the site's file.
+    """Hold a job against the site's file.
 
     Args:
         config: of a job that was opened (`fedkit.federation.job.open_job`): signed, current and parsed by the schema.
+        asked: what else the job says, and when.
         plans: `declared_plans`, or what remembers its results: a calibration takes seconds.
 
     Raises:
         FederationError: see the module; every refusal at once, under the first one's code.
         PrivacyError: a plan that cannot be made (FK3xx).
 
-    Guarantee: what is admitted reads the site's own source and nothing else, and its plan costs at most the site's
-    epsilon at the site's delta, unless the site allows runs without privacy. No row is read.
+    Guarantee: what is admitted reads the site's own source and nothing else, every clause of the site's file holds
+    for it, and its plan costs at most the site's epsilon at the site's delta, unless the site allows runs without
+    privacy. No row is read.
+    """
+    weighed = weigh(config, site_file, asked, plans)
+    if weighed.admitted is None:
+        raise weighed.refusal()
+    return weighed.admitted
+
+
+def weigh(
+    config: ExperimentConfig,
+    site_file: SiteFile,
+    asked: Circumstances,
+    plans: Callable[[ExperimentConfig, Sequence[str]], LocalPlans] = declared_plans,
+    *,
+    whole: bool = False,
+) -> Weighed:
+    """Every clause for a run, admitted or not; see `admit`.
+
+    Args:
+        whole: compute what the run costs even where another clause refuses it.
+
+    Raises:
+        FederationError: FK542, the run is not for this site; FK562, the site is too small for any plan.
+        PrivacyError: a plan that cannot be made (FK3xx).
     """
     name, site = config.data.name, site_file.site
     records = {name_text(other): count for other, count in config.data.records.items()}
@@ -90,81 +130,32 @@ def admit(
         raise FederationError(f"the run is not for {site}", code="FK542", remedy="name the site in data.records")
     own = site_file.data.get(name)
     if own is None:
-        raise FederationError(
-            f"{site} has no data set {shown(name)}; {suggestion(name, site_file.data)}",
-            code="FK560",
-            remedy="submit a run of a data set that the site offers",
-        )
-    refusals = [*_against(config, own, records[site], site), *_privacy(config, own)]
-    if refusals:
-        raise _together(refusals)
+        return Weighed(site, (unknown_dataset(name, list(site_file.data)),), None)
+    private = config.privacy.mode != "none"
+    found = clauses(config, site, records[site], own, asked, None)
+    refused = any(clause.verdict == "refused" for clause in found)
+    if refused and not (whole and private):
+        return Weighed(site, found, None)
     resolved = replace(config, data=_own_data(config.data, own.declaration))
+    plan: LocalPlan | None = None
+    specs: tuple[HistogramSpec, ...] = ()
+    if private:
+        try:
+            made = plans(resolved, [site])
+        except FedkitError as error:
+            if refused:
+                return Weighed(site, found, None)
+            if not isinstance(error, TrainingError):
+                raise
+            # The declared count decides here, not the rows.
+            raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
+        plan, specs = made.sites[site], made.specs
+        cost = plan.privacy.epsilon if plan.privacy else float("inf")
+        found = clauses(config, site, records[site], own, asked, cost)
+    if not all(clause.holds for clause in found):
+        return Weighed(site, found, None)
     budget = Budget(name, own.unit, own.max_epsilon, own.delta)
-    if config.privacy.mode == "none":
-        return Admitted(resolved, site, name, None, (), budget, exact=True)
-    try:
-        made = plans(resolved, [site])
-    except TrainingError as error:
-        # The declared count decides here, not the rows.
-        raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
-    plan = made.sites[site]
-    if plan.privacy is None or plan.privacy.epsilon > own.max_epsilon:
-        spent = plan.privacy.epsilon if plan.privacy else float("inf")
-        raise FederationError(
-            f"epsilon {spent:.6g} of the run is above the {own.max_epsilon:g} that {site} allows for {name}",
-            code="FK567",
-            remedy="lower privacy.epsilon, federation.num_rounds or the sample rate",
-        )
-    return Admitted(resolved, site, name, plan, made.specs, budget, exact=False)
-
-
-def _against(config: ExperimentConfig, own: SiteData, records: int, site: str) -> Iterator[_Refusal]:
-    if declaration_digest(config.data) != declaration_digest(own.declaration):
-        yield _Refusal(
-            "FK561",
-            f"the run declares {config.data.name} in another way than {site}",
-            "compare `fedkit config show` with the site's declaration; ranges, levels, split and seed must be equal",
-        )
-    if records != own.records:
-        yield _Refusal(
-            "FK562",
-            f"the run declares {records} units of {site}, whose file declares {own.records}",
-            f"set data.records.{site}={own.records}",
-        )
-    for code, what, given, known in (
-        ("FK563", "model", config.model.name, own.models),
-        ("FK564", "strategy", config.strategy.name, own.strategies),
-    ):
-        if given not in known:
-            yield _Refusal(code, f"{site} admits no {what} {shown(given)}", f"set {what}={' or '.join(known)}")
-    unit = "record" if config.data.unit_column is None else "patient"
-    if unit != own.unit:
-        yield _Refusal(
-            "FK565", f"the run protects a {unit}, and {site} protects a {own.unit}", "set or unset data.unit_column"
-        )
-
-
-def _privacy(config: ExperimentConfig, own: SiteData) -> Iterator[_Refusal]:
-    privacy = config.privacy
-    if privacy.mode == "none":
-        if not own.allow_unprotected:
-            yield _Refusal(
-                "FK568", "privacy.mode is none, and the site lets nothing out unprotected", "set privacy=record_dp"
-            )
-        return
-    if privacy.noise != "secure":
-        yield _Refusal("FK569", f"privacy.noise is {privacy.noise}, which is not real", "set privacy.noise=secure")
-    if privacy.delta is None or privacy.delta > own.delta:
-        shown_delta = "not set" if privacy.delta is None else f"{privacy.delta:g}"
-        yield _Refusal(
-            "FK566", f"privacy.delta is {shown_delta}, and the site allows {own.delta:g}", f"set {own.delta:g} at most"
-        )
-    if privacy.epsilon is not None and privacy.epsilon > own.max_epsilon:
-        yield _Refusal(
-            "FK567",
-            f"privacy.epsilon is {privacy.epsilon:g}, and the site allows {own.max_epsilon:g}",
-            f"set privacy.epsilon={own.max_epsilon:g} at most",
-        )
+    return Weighed(site, found, Admitted(resolved, site, name, plan, specs, budget, exact=not private))
 
 
 def _own_data(asked: DataConfig, own: DataConfig) -> DataConfig:
@@ -178,11 +169,3 @@ def _own_data(asked: DataConfig, own: DataConfig) -> DataConfig:
         unit_column=own.unit_column,
         missing=replace(asked.missing, codes=codes),
     )
-
-
-def _together(refusals: list[_Refusal]) -> FederationError:
-    if len(refusals) == 1:
-        only = refusals[0]
-        return FederationError(only.why, code=only.code, remedy=only.remedy)
-    lines = "".join(f"\n  - {one.code}: {one.why}. Remedy: {one.remedy}." for one in refusals)
-    return FederationError(f"{len(refusals)} reasons{lines}", code=refusals[0].code)

@@ -11,7 +11,7 @@ from fedkit.data.consent import ColumnRule, Register
 from fedkit.governance.terms import ConsentTerms
 
 if TYPE_CHECKING:
-    from fedkit.governance.site_checks import _Reader
+    from fedkit.governance.reading import Reader
 
 _KEYS = ("column", "register", "unit")
 _REGISTER = {
@@ -25,7 +25,7 @@ _FILES = ("csv", "parquet", "sql")
 
 
 def consent_of(
-    found: _Reader,
+    found: Reader,
     key: str,
     raw: Mapping[str, Any],
     sources: Mapping[str, Any],
@@ -58,7 +58,7 @@ def consent_of(
     return ConsentTerms(_column(found, f"{key}.column", given.get("column")), register, unit)
 
 
-def _column(found: _Reader, key: str, value: Any) -> ColumnRule | None:
+def _column(found: Reader, key: str, value: Any) -> ColumnRule | None:
     if value is None:
         return None
     raw = found.mapping(value, key, ("name", "values"))
@@ -71,7 +71,7 @@ def _column(found: _Reader, key: str, value: Any) -> ColumnRule | None:
     return ColumnRule(str(name), tuple(map(str, texts)))
 
 
-def _register(found: _Reader, key: str, value: Any, source_of: Callable[[str, Any], SourceConfig]) -> Register:
+def _register(found: Reader, key: str, value: Any, source_of: Callable[[str, Any], SourceConfig]) -> Register:
     raw = found.mapping(value, key, tuple(_REGISTER))
     columns = []
     for part, example in _REGISTER.items():

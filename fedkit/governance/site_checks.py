@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +21,8 @@ from fedkit.errors import DataError
 from fedkit.governance.amounts import number_of_bytes
 from fedkit.governance.card import CARD_KEYS, card_of, columns_of
 from fedkit.governance.consent_terms import consent_of
+from fedkit.governance.policy_checks import POLICY_EXAMPLE, policy_of
+from fedkit.governance.reading import Reader
 from fedkit.governance.terms import Allowed, Limits, SiteData, SiteFile
 
 SOURCE_KINDS = ("builtin", "csv", "parquet", "sql")
@@ -35,69 +36,13 @@ _REQUIRED = {
     "delta": "well below 1 / records, such as 1.0e-5",
     "models": "those that a run may train, such as [logistic]",
     "strategies": "those that a run may use, such as [fedavg]",
+    "policy": f"who may run what, such as {POLICY_EXAMPLE}",
 }
 _OPTIONAL = ("site_column", "unit_column", "allow_unprotected", "consent", *CARD_KEYS)
 _IMPORT = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-# YAML 1.1 takes 1e-5 for text; a person does not.
-_EXPONENT = re.compile(r"[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
-_MOST_EPSILON = 100.0
+MOST_EPSILON = 100.0
 _MOST_RECORDS = 10**12
-
-
-@dataclass
-class _Reader:
-    """What was found so far in one mapping after another."""
-
-    base: Path
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, key: str, text: str) -> None:
-        self.problems.append(f"{key} {text}")
-
-    def mapping(self, value: Any, key: str, known: Any = None) -> dict[str, Any]:
-        if value is None:
-            return {}
-        if not isinstance(value, dict):
-            self.add(key, f"is {shown(value)}; keys and values are needed")
-            return {}
-        for name in value:
-            if not isinstance(name, str):
-                self.add(f"{key}.{name}", f"is no text; write the name in quotes: '{name}'")
-            elif known is not None and name not in known:
-                self.add(f"{key}.{name}" if key else name, f"is unknown; {suggestion(name, known)}")
-        return {name: inner for name, inner in value.items() if isinstance(name, str)}
-
-    def number(self, value: Any, key: str, least: float, most: float, example: str) -> float:
-        if isinstance(value, str) and _EXPONENT.fullmatch(value):
-            value = float(value)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            self.add(key, f"is {shown(value)}; a number is needed, such as {example}")
-        elif not (math.isfinite(value) and least <= value <= most):
-            self.add(key, f"is {value}; it must be between {least:g} and {most:g}, such as {example}")
-        else:
-            return float(value)
-        return least
-
-    def flag(self, value: Any, key: str) -> bool:
-        if not isinstance(value, bool):
-            self.add(key, f"is {shown(value)}; true or false is needed")
-        return value is True
-
-    def column(self, value: Any, key: str) -> str | None:
-        if value is not None and not (isinstance(value, str) and value.strip()):
-            self.add(key, f"is {shown(value)}; the name of a column is needed, or null")
-            return None
-        return value
-
-    def names(self, value: Any, key: str, known: Any) -> tuple[str, ...]:
-        if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
-            self.add(key, f"is {shown(value)}; a list of names is needed, such as [{min(known, key=len)}]")
-            return ()
-        for name in value:
-            if name not in known:
-                self.add(key, f"names {shown(name)}, which is unknown; {suggestion(name, known)}")
-        return tuple(dict.fromkeys(value))
 
 
 def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None, list[str]]:
@@ -106,7 +51,7 @@ def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None
     Args:
         base: the folder that relative paths are relative to.
     """
-    found = _Reader(base)
+    found = Reader(base)
     top = found.mapping(dict(values), "", _KEYS)
     site = top.get("site")
     if not isinstance(site, str):
@@ -141,13 +86,13 @@ def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None
 
 def allow_table_of(values: Mapping[str, Any], base: Path) -> tuple[dict[str, Allowed], list[str]]:
     """A coordinator's installed models and the problems of their table; it is fit for use only if there are none."""
-    found = _Reader(base)
+    found = Reader(base)
     top = found.mapping(dict(values), "", ("models",))
     return _allowed(found, top.get("models"), "models", MODEL_ARGUMENTS), found.problems
 
 
 def _data(
-    found: _Reader, site: str, name: str, value: Any, models: Mapping[str, Any], sources: Mapping[str, Any]
+    found: Reader, site: str, name: str, value: Any, models: Mapping[str, Any], sources: Mapping[str, Any]
 ) -> SiteData:
     key = f"data.{name}"
     if not NAME.fullmatch(name):
@@ -176,14 +121,16 @@ def _data(
         then = "set unit_column to the column of their ids" if unit == "record" else "leave unit_column out"
         found.add(f"{key}.unit", f"is {raw['unit']} but unit_column is {unit_column or 'not set'}; {then}")
     declaration = _declaration(found, site, name, raw, records, sources)
+    max_epsilon = found.number(given("max_epsilon", 1.0), f"{key}.max_epsilon", 1e-4, MOST_EPSILON, "3.0")
     return SiteData(
         declaration=declaration,
         records=records,
         unit=unit,
-        max_epsilon=found.number(given("max_epsilon", 1.0), f"{key}.max_epsilon", 1e-4, _MOST_EPSILON, "3.0"),
+        max_epsilon=max_epsilon,
         delta=delta,
         models=found.names(given("models", ["mlp"]), f"{key}.models", {*MODEL_ARGUMENTS, *models}),
         strategies=found.names(given("strategies", ["fedavg"]), f"{key}.strategies", STRATEGY_ARGUMENTS),
+        policy=policy_of(found, raw.get("policy"), f"{key}.policy", max_epsilon, absent="policy" not in raw),
         allow_unprotected=found.flag(raw.get("allow_unprotected", False), f"{key}.allow_unprotected"),
         consent=consent_of(found, f"{key}.consent", raw, sources, lambda at, said: _source(found, at, said, {})),
         card=card_of(found, raw, key, columns_of(declaration)),
@@ -191,7 +138,7 @@ def _data(
 
 
 def _declaration(
-    found: _Reader, site: str, name: str, raw: Mapping[str, Any], records: int, sources: Mapping[str, Any]
+    found: Reader, site: str, name: str, raw: Mapping[str, Any], records: int, sources: Mapping[str, Any]
 ) -> DataConfig:
     key = f"data.{name}"
     said = raw.get("declaration")
@@ -220,7 +167,7 @@ def _declaration(
     return replace(data, source=source, site_column=site_column)
 
 
-def _own_declaration(found: _Reader, key: str, name: str, said: Any) -> DataConfig:
+def _own_declaration(found: Reader, key: str, name: str, said: Any) -> DataConfig:
     problems = Findings()
     values = {**said} if isinstance(said, dict) else {}
     if said is not None and not isinstance(said, dict):
@@ -232,7 +179,7 @@ def _own_declaration(found: _Reader, key: str, name: str, said: Any) -> DataConf
     return shared
 
 
-def _source(found: _Reader, key: str, value: Any, sources: Mapping[str, Any]) -> SourceConfig:
+def _source(found: Reader, key: str, value: Any, sources: Mapping[str, Any]) -> SourceConfig:
     names = [part.name for part in fields(SourceConfig)]
     raw = found.mapping(value, key, names)
     kind = raw.get("kind")
@@ -260,7 +207,7 @@ def _source(found: _Reader, key: str, value: Any, sources: Mapping[str, Any]) ->
     return source
 
 
-def _limits(found: _Reader, value: Any) -> Limits:
+def _limits(found: Reader, value: Any) -> Limits:
     raw = found.mapping(value, "limits", ("cpus", "memory", "disk", "bandwidth"))
     sizes: dict[str, int | None] = {}
     for name, example in (("memory", "2GiB"), ("disk", "5GiB"), ("bandwidth", "10MiB/s")):
@@ -273,7 +220,7 @@ def _limits(found: _Reader, value: Any) -> Limits:
     return Limits(None if cpus is None else found.number(cpus, "limits.cpus", 0.01, 4096, "2"), **sizes)
 
 
-def _allowed(found: _Reader, value: Any, key: str, ours: Any) -> dict[str, Allowed]:
+def _allowed(found: Reader, value: Any, key: str, ours: Any) -> dict[str, Allowed]:
     allowed = {}
     for name, entry in found.mapping(value, key).items():
         if not NAME.fullmatch(name) or name in ours or name == "python":

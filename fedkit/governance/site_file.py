@@ -33,7 +33,7 @@ def read_site_file(path: Path | str) -> SiteFile:
     Guarantee: no row is read, no code of the allow tables is run, and nothing of the environment is put in.
     """
     path = Path(path).absolute()
-    found, problems = site_file_of(_loaded(path, "make one with `fedkit client init`", "site: NAME"), path.parent)
+    found, problems = site_file_of(load_mapping(path, "make one with `fedkit client init`", "site: NAME"), path.parent)
     if problems or found is None:
         raise ConfigError([f"{path.name}: {problem}" for problem in dict.fromkeys(problems)], code=CODE)
     return found
@@ -48,13 +48,24 @@ def read_allow_file(path: Path | str) -> dict[str, Allowed]:
     Guarantee: no code of the table is run.
     """
     path = Path(path).absolute()
-    found, problems = allow_table_of(_loaded(path, "name the one that the coordinator has", "models:"), path.parent)
+    found, problems = allow_table_of(
+        load_mapping(path, "name the one that the coordinator has", "models:"), path.parent
+    )
     if problems:
         raise ConfigError([f"{path.name}: {problem}" for problem in dict.fromkeys(problems)], code=CODE)
     return found
 
 
-def _loaded(path: Path, make: str, begin: str) -> Mapping[str, Any]:
+def load_mapping(path: Path, make: str, begin: str) -> Mapping[str, Any]:
+    """The keys and values of a YAML file, as strictly as a site's file is read.
+
+    Args:
+        make: how one is made where there is none.
+        begin: how such a file begins.
+
+    Raises:
+        ConfigError: FK120.
+    """
     if not path.is_file():
         raise ConfigError([f"there is no file {path}; {make}"], code=CODE)
     if problem := shape_problem(path):

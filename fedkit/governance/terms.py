@@ -54,6 +54,63 @@ class ConsentTerms:
 
 
 @dataclass(frozen=True)
+class Hours:
+    """When messages are taken, by the site's clock on the wall.
+
+    Attributes:
+        days: 0 is Monday; the day on which a window begins.
+        begin, end: minutes since midnight; where ``end`` is not later, the window ends on the next day.
+        timezone: an IANA name.
+    """
+
+    days: tuple[int, ...]
+    begin: int
+    end: int
+    timezone: str
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """A user whose jobs are taken; ``key`` is the fingerprint of a signing key, None for any of that name."""
+
+    name: str
+    key: str | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who may run what on a data set, for which purpose, and what may leave.
+
+    Attributes:
+        studies: ``none`` stands for runs that belong to no study.
+        submitters: None for every operator and admin of the keyring.
+        release: those of `RELEASES` that may leave.
+        approval: ``manual``: only runs that a person at the site has approved.
+        max_epsilon_per_run: at most ``SiteData.max_epsilon``, which stands in for None.
+        min_records: least declared units of the data set.
+        min_other_sites: least other sites of a run with a signed enrolment.
+        hours: None for always.
+    """
+
+    purposes: tuple[str, ...]
+    studies: tuple[str, ...]
+    submitters: tuple[Submitter, ...] | None
+    release: tuple[str, ...]
+    approval: Literal["automatic", "manual"]
+    max_rounds: int
+    max_epsilon_per_run: float | None = None
+    min_records: int = 1
+    min_other_sites: int = 0
+    hours: Hours | None = None
+
+
+RELEASES = ("updates", "private_metrics", "exact_metrics")
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+NO_STUDY = "none"
+"""The study of a run that belongs to none."""
+
+
+@dataclass(frozen=True)
 class SiteData:
     """One data set and what may be done with it.
 
@@ -72,6 +129,7 @@ class SiteData:
     delta: float
     models: tuple[str, ...]
     strategies: tuple[str, ...]
+    policy: Policy
     allow_unprotected: bool = False
     consent: ConsentTerms | None = None
     card: DataCard = field(default_factory=DataCard)

@@ -28,6 +28,7 @@ from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
 from fedkit.simulation.local import predict_all, run_local
 from fedkit.simulation.measured import measured
 from fedkit.simulation.prepare import Prepared, holding_notes, prepare, strategy_for
+from fedkit.simulation.rehearsal import check_rehearsed, rehearse
 from fedkit.simulation.result import build_result
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
@@ -113,8 +114,11 @@ def simulate(
     if not isinstance(config, ExperimentConfig):
         config = compose(config, overrides, config_dir)
     refuse_uncharged(config, baselines=baselines)
+    given = {"model": model, "data": data, "strategy": strategy}
+    rehearsed = rehearse(config, [name for name, value in given.items() if value is not None])
     prove_writable(Path(config.runs_dir))
     prepared = prepare(config, model=model, data=data, task=task, strategy=strategy)
+    check_rehearsed(config, rehearsed, [site.name for site in prepared.dataset.sites])
     if strategy is None:
         strategy_for(prepared)
     with gates(prepared) as opened:

@@ -38,6 +38,7 @@ def execute(
     key: SigningKey,
     keyring: Callable[[], Keyring],
     trail: Trail,
+    site_keys: Callable[[], Mapping[str, bytes]],
     stop: Callable[[], bool],
     tell: Callable[[Event], None],
     goodbye: float,
@@ -50,6 +51,7 @@ def execute(
         nodes: site to Flower node id, in the job's order.
         key: the coordinator's.
         trail: the coordinator's audit log, whose head every message tells.
+        site_keys: public keys of the sites that are enrolled when it is asked.
         stop: polled; True ends the run for good. What it raises leaves the journal open.
         goodbye: seconds to wait for sites to free what remains of their holds.
         models: those that the coordinator has installed beside fedkit's own.
@@ -65,7 +67,7 @@ def execute(
     # A site has nothing to say that is larger: float32 updates, float64 histograms.
     size = sum(part.numel() for part in record.prepared.model.parameters())
     grid.most_bytes = 8 * (size + sum(spec.size for spec in record.prepared.local.specs)) + 2**20
-    requests = Requests(job, keyring, key, trail.head)
+    requests = Requests(job, keyring, key, trail.head, site_keys)
     with one_thread(), closing(open_journal(path / "journal")) as journal:
         if (point := journal.load()) is not None and point.outcome == "failed":
             journal.reopen()

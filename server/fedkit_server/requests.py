@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import RecordDict
 
+from fedkit.federation.enrolled import make_enrolments
 from fedkit.federation.events import Purpose
 from fedkit.federation.job import Job
 from fedkit.federation.keyring import Keyring
@@ -29,12 +30,14 @@ class Requests:
         keyring: the newest one, asked for each time: a revocation counts from the next message on.
         key: the coordinator's.
         head: the newest signed head of its audit log, asked for each time.
+        site_keys: the public keys of the sites that are enrolled now, likewise.
     """
 
     job: Job
     keyring: Callable[[], Keyring]
     key: SigningKey
     head: Callable[[], str]
+    site_keys: Callable[[], Mapping[str, bytes]]
     _newest: tuple[Any, Callable[[], RecordDict | None]] = field(default=(None, lambda: None))
 
     def __call__(self, site: str, purpose: Purpose, number: int, parameters: Float32, mu: float) -> RecordDict:
@@ -51,15 +54,9 @@ class Requests:
 
     def make(self, kind: Kind, number: int, parameters: Float32, mu: float = 0.0) -> RecordDict:
         """A message with a fresh order, which lives for the round's deadline and a little more."""
-        order = make_order(
-            self.job,
-            kind,
-            number,
-            parameters,
-            self.key,
-            time.time(),
-            lifetime=self.job.deadline + _MARGIN,
-            proximal_mu=mu,
-        )
-        ring = self.keyring()
-        return pack_request(Request(order.text, self.job.signed.text, ring.statements, parameters, self.head()))
+        job, now = self.job, time.time()
+        lifetime = job.deadline + _MARGIN
+        order = make_order(job, kind, number, parameters, self.key, now, lifetime=lifetime, proximal_mu=mu)
+        enrolments = make_enrolments(job.federation, job.sites, self.site_keys(), self.key, now)
+        ring = self.keyring().statements
+        return pack_request(Request(order.text, job.signed.text, ring, parameters, self.head(), enrolments))

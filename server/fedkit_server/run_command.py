@@ -27,8 +27,8 @@ def run(
         float, typer.Option("--deadline", metavar="SECONDS", help="How long a round waits for absent sites.")
     ] = 600.0,
     study: Annotated[
-        str | None, typer.Option("--study", metavar="NAME", help="For the sites' ledgers; by default the run's name.")
-    ] = None,
+        str, typer.Option("--study", metavar="NAME", help="The study that the run belongs to; none: to no study.")
+    ] = "none",
     config_dir: Annotated[
         Path | None,
         typer.Option("--config-dir", metavar="DIR", help="A folder with groups and experiments of your own."),
@@ -45,12 +45,13 @@ def run(
 
     Example: fedkit server run heart_disease privacy.epsilon=1 --sites north,south --min-sites 2
     """
-    from fedkit_server.submission import composed, require_model, sign, with_sites
+    from fedkit_server.submission import composed, require_model, require_purpose, sign, with_sites
 
     remote = connect(profile)
     key = remote.profile.key()
     name, overrides = name_and_overrides(words or [])
     config = composed(name, overrides, config_dir)
+    require_purpose(config)
     require_model(config, remote.get("/status").get("models", ()))
     names = [word.strip() for word in sites.split(",") if word.strip()]
     quorum = len(names) if min_sites is None else min_sites
@@ -58,9 +59,7 @@ def run(
     known = remote.keyring()
     # Better said here than by every site.
     known.signer(key.fingerprint, "operator")
-    made, signed = sign(
-        config, remote.profile, study=study or config.name, min_sites=quorum, deadline=deadline, now=time.time()
-    )
+    made, signed = sign(config, remote.profile, study=study, min_sites=quorum, deadline=deadline, now=time.time())
     answer = remote.post("/runs", {"job": signed.text})
     run_id = str(answer["run"])
     text = f"{run_id}: submitted"

@@ -186,6 +186,10 @@ class Store:
         site = self.site(name)
         return None if site is None else site.site_key
 
+    def site_keys(self) -> dict[str, bytes]:
+        """The raw public keys of the sites that are enrolled now."""
+        return {site.name: site.site_key for site in self.sites() if site.revoked_at is None}
+
     def set_node_id(self, name: str, node_id: int) -> None:
         """Flower knows a site's key by another number now."""
         with self._write() as db:

@@ -47,6 +47,20 @@ def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None
     return replace(config, privacy=replace(config.privacy, noise="secure"))
 
 
+def require_purpose(config: ExperimentConfig) -> None:
+    """Refuse a run that does not say what it is for: no site's file can name that.
+
+    Raises:
+        DeploymentError: FK729.
+    """
+    if config.purpose is None:
+        raise DeploymentError(
+            "the run has no purpose, and each site admits only purposes that its file names",
+            code="FK729",
+            remedy="set purpose=NAME, such as purpose=heart-disease-research",
+        )
+
+
 def own_models(config_dir: Path | None) -> tuple[str, ...]:
     """Names of the models in the user's own folder, ``DIR/model/NAME.yaml``: installed where the run goes, not here.
 

@@ -76,6 +76,7 @@ def take_turn(
             key=key,
             keyring=keyring,
             trail=trail,
+            site_keys=store.site_keys,
             stop=stop,
             tell=told,
             goodbye=goodbye,

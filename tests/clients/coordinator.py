@@ -215,8 +215,12 @@ class Coordinator:
         return message.error.reason
 
 
+POLICY = {
+    "purposes": ["testing"], "studies": ["heart", "none"], "submitters": "any",
+    "release": ["updates", "private_metrics", "exact_metrics"], "approval": "automatic", "max_rounds": 100,
+}  # fmt: skip
 SETTINGS = (
-    "model=logistic", "privacy.noise=secure", "privacy.epsilon=null", "privacy.noise_multiplier=1.2",
+    "purpose=testing", "model=logistic", "privacy.noise=secure", "privacy.epsilon=null", "privacy.noise_multiplier=1.2",
     "privacy.evaluation.share=null", "privacy.evaluation.noise_multiplier=5", "privacy.evaluation.every=1",
     "training.local_steps=2", "federation.num_rounds=5",
 )  # fmt: skip
@@ -259,7 +263,8 @@ def site_yaml(folder: Path, **changes: Any) -> str:
     data = {
         "declaration": DECLARATION, "source": {"kind": "csv", "path": str(table)}, "records": RECORDS,
         "unit": "record", "max_epsilon": 50.0, "delta": 1e-5, "models": ["logistic", "mlp"],
-        "strategies": ["fedavg", "fedprox"], **changes.pop("data", {}),
+        "strategies": ["fedavg", "fedprox"],
+        "policy": {**POLICY, **changes.pop("policy", {})}, **changes.pop("data", {}),
     }  # fmt: skip
     return json.dumps({"site": SITE, "data": {DATASET: data}, **changes})
 

@@ -69,7 +69,22 @@ def test_the_template_leaves_every_decision_blank(coordinator, tmp_path):
     done = join(_address(coordinator), coordinator.invite(), tmp_path / "site")
     with pytest.raises(ConfigError) as caught:
         open_site(done.folder.site_yaml)
-    for key in ("declaration", "source", "records", "unit", "max_epsilon", "delta", "models", "strategies"):
+    for key in (
+        "declaration",
+        "source",
+        "records",
+        "unit",
+        "max_epsilon",
+        "delta",
+        "models",
+        "strategies",
+        "policy.purposes",
+        "policy.studies",
+        "policy.submitters",
+        "policy.release",
+        "policy.approval",
+        "policy.max_rounds",
+    ):
         assert f".{key} " in str(caught.value)
 
 

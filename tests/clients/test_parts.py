@@ -212,7 +212,7 @@ def test_the_example_of_a_site_file_is_one():
     assert file.data["heart_disease"].max_epsilon == 3.0 and file.limits.memory == 4 << 30
 
 
-COMMANDS = ("join", "start", "stop", "status", "doctor", "init", "hash")
+COMMANDS = ("join", "start", "stop", "status", "doctor", "init", "hash", "explain", "requests", "approve", "deny")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -118,6 +118,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"name": "../up"}, "name is '../up'; use letters"),
     ({"data.name": ""}, "data.name is ''; use letters"),
     ({"runs_dir": " "}, "runs_dir is empty"),
+    ({"purpose": ""}, "purpose is ''"), ({"purpose": "none"}, "purpose is 'none'"),
+    ({"purpose": "two words"}, "such as purpose=heart-disease-research, or purpose=null"),
+    ({"purpose": "a" * 101}, "use 1 to 100 letters"), ({"purpose": "../x"}, "purpose is '../x'"),
+    ({"federation.policies": " "}, "federation.policies is empty"),
     # source
     ({"data.source.kind": "cvs"}, "data.source.kind is 'cvs'; did you mean 'csv'?"),
     ({"data.source.kind": "arrays"}, ""),

@@ -27,6 +27,13 @@ data:
     models: [logistic, mlp]
     strategies: [fedavg, fedprox, fedadam]
     allow_unprotected: {unprotected}
+    policy:
+      purposes: [heart-disease-research]
+      studies: [none]
+      submitters: any
+      release: [updates, private_metrics, exact_metrics]
+      approval: automatic
+      max_rounds: 1000
 """
 
 

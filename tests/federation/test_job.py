@@ -54,7 +54,7 @@ def with_config(**changes):
     [
         (), ("privacy=none", "privacy.noise=seeded"), ("model=mlp", "model.hidden=[8, 4]"), ("strategy=fedyogi",),
         ("privacy.evaluation.share=0.2",), ("data.unit_column=id", "data.max_rows_per_unit=3"), ("runs_dir=elsewhere",),
-        ("ledgers_dir=ledgers",),
+        ("ledgers_dir=ledgers",), ("purpose=heart-disease-research",), ("federation.policies=policies",),
     ],
 )  # fmt: skip
 def test_a_job_round_trips_its_config_exactly(overrides):
@@ -145,7 +145,13 @@ def test_a_source_of_its_own_is_refused(source):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("data__site_column", "site"), ("runs_dir", "/tmp/x"), ("ledgers_dir", "/tmp/x"), ("privacy__noise", "seeded")],
+    [
+        ("data__site_column", "site"),
+        ("runs_dir", "/tmp/x"),
+        ("ledgers_dir", "/tmp/x"),
+        ("federation__policies", "/tmp/x"),
+        ("privacy__noise", "seeded"),
+    ],
 )
 def test_folders_columns_of_sites_and_seeded_noise_are_refused(key, value):
     assert refused(with_config(**{key: value})).code == "FK546"

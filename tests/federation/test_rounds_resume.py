@@ -134,7 +134,8 @@ def test_a_broken_connection_is_asked_again_and_a_refusal_is_not(monkeypatch):
     assert len(questions) == 2 and len(set(questions)) == 1
 
 
-def test_a_paused_site_is_asked_again_and_once_it_goes_on_it_counts(monkeypatch):
+@pytest.mark.parametrize("code", ["FK576", "FK577", "FK580"])
+def test_a_site_whose_answer_may_change_is_asked_again_and_then_counts(monkeypatch, code):
     monkeypatch.setattr(asking, "_RETRY_SECONDS", 0.0)
     told, answers = [], []
 
@@ -142,14 +143,14 @@ def test_a_paused_site_is_asked_again_and_once_it_goes_on_it_counts(monkeypatch)
         if message.metadata.message_type != "train":
             return honest(site, message)
         answers.append(site)
-        return Error(2, "FK580") if len(answers) <= 3 else honest(site, message)
+        return Error(2, code) if len(answers) <= 3 else honest(site, message)
 
     grid = ScriptedGrid(_sites(va=paused))
     finish, record = _run(grid, num_rounds=1, timeout=30.0, on_progress=told.append)
     assert finish.outcome == "complete" and record.rounds[1][1] == tuple(NAMES)
     assert len(answers) == 4
     # Said once, however often it was asked.
-    assert [(event.site, event.detail) for event in told if event.kind == "deferred"] == [("va", "FK580")]
+    assert [(event.site, event.detail) for event in told if event.kind == "deferred"] == [("va", code)]
 
 
 def test_a_site_that_stays_paused_is_missing_at_the_deadline_and_not_refused(monkeypatch):

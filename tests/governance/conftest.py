@@ -1,13 +1,24 @@
 import pytest
 import yaml
 
+from fedkit.governance.clauses import Circumstances
 from fedkit.governance.site_file import read_site_file
 
 HEART = {
     "declaration": "heart_disease", "source": {"kind": "builtin", "path": "heart_disease.csv"}, "site_column": "site",
     "records": 303, "unit": "record", "max_epsilon": 3.0, "delta": 1.0e-5, "models": ["logistic", "mlp"],
     "strategies": ["fedavg", "fedprox"],
+    "policy": {
+        "purposes": ["heart-disease-research"], "studies": ["none"], "submitters": "any",
+        "release": ["updates", "private_metrics", "exact_metrics"], "approval": "automatic", "max_rounds": 100,
+    },
 }  # fmt: skip
+
+
+def asked(**changes):
+    """What a job of the tests says beside its config."""
+    given = {"now": 1_800_000_000.0, "study": "none", "submitter": "bo", **changes}
+    return Circumstances(**given)
 
 
 @pytest.fixture

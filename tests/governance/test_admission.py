@@ -14,7 +14,7 @@ from fedkit.governance.site_checks import site_file_of
 from fedkit.training.plan import local_plans
 from tests.federation.signers import config as composed
 from tests.federation.signers import job
-from tests.governance.conftest import HEART
+from tests.governance.conftest import HEART, asked
 
 
 def opened(*overrides):
@@ -26,13 +26,13 @@ JOB = opened()
 
 def refused(config, site):
     with pytest.raises(FederationError) as caught:
-        admit(config, site)
+        admit(config, site, asked())
     assert public_code(caught.value) != COMMON
     return caught.value
 
 
 def test_an_admitted_run_has_the_sites_source_and_the_jobs_plan(site_file):
-    found = admit(JOB, site_file())
+    found = admit(JOB, site_file(), asked())
     assert found.config.data.source.kind == "builtin" and found.config.data.site_column == "site"
     assert (found.site, found.dataset, found.exact) == ("cleveland", "heart_disease", False)
     assert found.budget == Budget("heart_disease", "record", 3.0, 1e-5)
@@ -43,7 +43,7 @@ def test_an_admitted_run_has_the_sites_source_and_the_jobs_plan(site_file):
 
 
 def test_the_site_reads_what_it_would_in_a_simulation(site_file):
-    own = load_site_dataset(admit(JOB, site_file()).config.data, "cleveland", private=True)
+    own = load_site_dataset(admit(JOB, site_file(), asked()).config.data, "cleveland", private=True)
     assert own.fingerprints == {"cleveland": load_dataset(composed().data, private=True).fingerprints["cleveland"]}
 
 
@@ -51,14 +51,14 @@ def test_the_site_reads_what_it_would_in_a_simulation(site_file):
     ("overrides", "code", "why"),
     [
         (["data.name=other"], "FK560", "heart_disease"),
-        (["data.split.seed=1"], "FK561", "in another way"),
-        (["data.features.numeric.age=[0, 120]"], "FK561", "in another way"),
+        (["data.split.seed=1"], "FK561", "the digest of the declaration"),
+        (["data.features.numeric.age=[0, 120]"], "FK561", "the digest of the declaration"),
         (["data.records.cleveland=302"], "FK562", "set data.records.cleveland=303"),
         (["strategy=fedadam"], "FK564", "set strategy=fedavg or fedprox"),
-        (["data.unit_column=id"], "FK565", "protects a patient"),
-        (["privacy.delta=2e-5"], "FK566", "the site allows 1e-05"),
+        (["data.unit_column=id"], "FK565", "protected is patient, and cleveland allows record"),
+        (["privacy.delta=2e-5"], "FK566", "is 2e-05, and cleveland allows at most 1e-05"),
         (["privacy.epsilon=3.1"], "FK567", "set privacy.epsilon=3 at most"),
-        (["privacy.epsilon=null", "privacy.noise_multiplier=1.9"], "FK567", "above the 3"),
+        (["privacy.epsilon=null", "privacy.noise_multiplier=1.9"], "FK567", "at most 3"),
         (["privacy=none"], "FK568", "set privacy=record_dp"),
     ],
 )
@@ -84,9 +84,9 @@ def test_a_run_for_others_is_not_for_this_site(site_file):
 
 def test_only_a_site_that_says_so_trains_without_privacy(site_file):
     plain = opened("privacy=none")
-    found = admit(plain, site_file({"allow_unprotected": True}))
+    found = admit(plain, site_file({"allow_unprotected": True}), asked())
     assert found.exact and found.plan is None
-    assert not admit(JOB, site_file({"allow_unprotected": True})).exact
+    assert not admit(JOB, site_file({"allow_unprotected": True}), asked()).exact
     assert refused(plain, site_file()).code == "FK568"
 
 
@@ -103,7 +103,7 @@ def test_a_site_too_small_to_train_is_refused_by_its_declared_count(site_file):
 
 def test_the_sites_own_unit_column_replaces_the_jobs(site_file):
     patients = opened("data.unit_column=id", "data.missing.codes={chol: [0], trestbps: [0], id: ['-']}")
-    found = admit(patients, site_file({"unit_column": "pid", "unit": "patient"}))
+    found = admit(patients, site_file({"unit_column": "pid", "unit": "patient"}), asked())
     assert found.config.data.unit_column == "pid" and "id" not in found.config.data.missing.codes
     assert found.plan.privacy.unit == "patient"
 
@@ -115,9 +115,9 @@ def test_no_admitted_plan_costs_more_than_the_sites_epsilon(epsilon, limit, shar
     data = {**HEART, "max_epsilon": limit}
     site, _ = site_file_of({"site": "cleveland", "data": {"heart_disease": data}}, Path("/"))
     evaluation = replace(JOB.privacy.evaluation, share=share)
-    asked = replace(JOB, privacy=replace(JOB.privacy, epsilon=epsilon, evaluation=evaluation))
+    run = replace(JOB, privacy=replace(JOB.privacy, epsilon=epsilon, evaluation=evaluation))
     if epsilon > limit:
-        assert refused(asked, site).code == "FK567"
+        assert refused(run, site).code == "FK567"
     else:
-        found = admit(asked, site).plan.privacy
+        found = admit(run, site, asked()).plan.privacy
         assert found.epsilon <= limit and found.delta <= 1e-5

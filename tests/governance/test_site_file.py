@@ -11,8 +11,9 @@ from fedkit.federation.offer import make_offer, offered, open_offer
 from fedkit.governance.declaration import declaration_digest
 from fedkit.governance.site_checks import site_file_of
 from fedkit.governance.site_file import read_site_file
-from fedkit.governance.terms import Limits
+from fedkit.governance.terms import Hours, Limits
 from fedkit.storage.keys import new_signing_key
+from tests.governance.conftest import HEART
 
 SPEC = """
 site: cleveland
@@ -30,6 +31,17 @@ data:
     models: [logistic, mlp, our_model]
     strategies: [fedavg, fedprox]
     allow_unprotected: false
+    policy:
+      purposes: [heart-disease-research]
+      studies: [none]
+      submitters: any
+      release: [updates, private_metrics]
+      approval: automatic
+      max_rounds: 100
+      max_epsilon_per_run: 2.5
+      min_records: 100
+      min_other_sites: 1
+      hours: {days: [mon, tue, wed, thu, fri], from: "07:00", to: "19:00", timezone: Europe/Berlin}
 limits: {cpus: 1, memory: 2GiB, disk: 5GiB, bandwidth: 10MiB/s}
 device: cpu
 disclose_usage: false
@@ -56,6 +68,10 @@ def test_the_documented_file_is_read_as_it_is_meant(tmp_path):
     assert heart.declaration.source.path == str(tmp_path / "data/cleveland.csv")
     assert (heart.records, heart.unit, heart.max_epsilon, heart.delta) == (303, "record", 3.0, 1e-5)
     assert heart.models == ("logistic", "mlp", "our_model") and not heart.allow_unprotected
+    policy = heart.policy
+    assert (policy.purposes, policy.studies, policy.submitters) == (("heart-disease-research",), ("none",), None)
+    assert (policy.max_epsilon_per_run, policy.min_records, policy.min_other_sites) == (2.5, 100, 1)
+    assert policy.hours == Hours(tuple(range(5)), 420, 1140, "Europe/Berlin")
     assert found.models["our_model"].path == "ourpkg.models:build"
     assert declaration_digest(heart.declaration) == declaration_digest(compose("heart_disease").data)
     assert dict(heart.declaration.records) == {"cleveland": 303}
@@ -73,7 +89,7 @@ def test_a_shipped_declaration_and_the_same_written_out_are_one(site_file):
 
 
 @pytest.mark.parametrize(
-    "key", ["declaration", "source", "records", "unit", "max_epsilon", "delta", "models", "strategies"]
+    "key", ["declaration", "source", "records", "unit", "max_epsilon", "delta", "models", "strategies", "policy"]
 )
 def test_what_has_no_default_is_asked_for_with_an_example(site_file, key):
     text = problems(site_file, {key: "(absent)"})
@@ -164,14 +180,14 @@ values = st.recursive(
 
 
 @given(key=st.sampled_from(["records", "unit", "max_epsilon", "delta", "models", "strategies", "source", "declaration",
-                            "site_column", "unit_column", "allow_unprotected"]), value=values)  # fmt: skip
+                            "site_column", "unit_column", "allow_unprotected", "policy"]), value=values)  # fmt: skip
 @settings(max_examples=60)
 def test_no_value_is_a_crash(key, value):
     target, features = {"column": "y", "kind": "binary", "positive": [1]}, {"numeric": {"a": [0, 1]}}
     heart = {
         "declaration": {"target": target, "features": features},
         "source": {"kind": "csv", "path": "x"}, "records": 300, "unit": "record", "max_epsilon": 3.0, "delta": 1e-5,
-        "models": ["mlp"], "strategies": ["fedavg"],
+        "models": ["mlp"], "strategies": ["fedavg"], "policy": HEART["policy"],
     }  # fmt: skip
     found, wrong = site_file_of({"site": "a", "data": {"d": {**heart, key: value}}}, Path("/"))
     assert (found is None) == bool(wrong)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 from fedkit_server.profile import Profile
-from fedkit_server.submission import composed, sign, with_sites
+from fedkit_server.submission import composed, require_purpose, sign, with_sites
 
 from fedkit.errors import ConfigError, DeploymentError
 from fedkit.federation import statements
@@ -24,6 +25,13 @@ def _site(name, state="online", **data):
 
 
 SITES = [_site("north", records=300), _site("south", records=200), _site("west", "offline"), _site("east", "revoked")]
+
+
+def test_a_run_without_a_purpose_is_refused_where_it_is_submitted():
+    require_purpose(HEART)
+    with pytest.raises(DeploymentError, match="FK729") as refused:
+        require_purpose(replace(HEART, purpose=None))
+    assert "set purpose=NAME" in str(refused.value)
 
 
 def test_counts_come_from_the_offers_and_noise_is_secure():

@@ -1,0 +1,112 @@
+"""``fedkit client explain``: every clause of the site's file beside what a run has, by the function that decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedkit.config.experiment import ExperimentConfig
+from fedkit.config.locate import option_files, user_folder
+from fedkit.governance.admission import Weighed, weigh
+from fedkit.governance.clauses import Circumstances
+from fedkit.governance.site_file import read_site_file
+from fedkit.governance.terms import NO_STUDY, SiteFile
+from fedkit_client.approvals import Approvals
+from fedkit_client.asked import Asked
+from fedkit_client.folder import SiteFolder
+from fedkit_client.logs import printable
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is said of a run that nobody has signed yet.
+
+    Attributes:
+        submitter: a user, or USER=FINGERPRINT.
+        others: how many other sites would take part.
+    """
+
+    study: str = NO_STUDY
+    submitter: str = ""
+    others: int = 0
+
+
+def explain(
+    path: Path, name: str | None, overrides: Sequence[str], told: Told, config_dir: Path | None = None
+) -> tuple[str, Weighed]:
+    """Hold a run against a site's file.
+
+    Args:
+        name: a run that the site was asked for, or else an experiment, which is composed here.
+
+    Returns:
+        What it was, and its clauses.
+
+    Raises:
+        ConfigError: the site's file (FK120), or the experiment.
+        FederationError, PrivacyError: as `weigh`.
+    """
+    file = read_site_file(path)
+    folder, now = SiteFolder(file.folder.resolve()), time.time()
+    known = Asked(folder.asked_file).find(name) if name is not None and not overrides else None
+    if known is not None:
+        approval = Approvals(folder.approvals_file).standing(known.job, now)
+        config = known.experiment(tuple(file.models))
+        return f"run {known.run}", weigh(config, file, known.circumstances(now, approval), whole=True)
+    config = _composed(file, name, overrides, config_dir)
+    user, _, key = told.submitter.partition("=")
+    others = tuple(f"site {number}" for number in range(1, told.others + 1))
+    asked = Circumstances(now, told.study, user, key, others, "not asked for before")
+    return f"experiment {config.name}", weigh(config, file, asked, whole=True)
+
+
+def _composed(file: SiteFile, name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:
+    """As a coordinator's user would submit it to this site: secure noise, the site's declared count and delta."""
+    from fedkit.config.compose import compose
+    from fedkit.federation.job import job_config
+
+    ours = option_files("model", None)
+    models = (option for option in option_files("model", user_folder(config_dir)) if option not in ours)
+    config = job_config(compose(name, overrides, config_dir, models=(*file.models, *models)))
+    own = file.data.get(config.data.name)
+    records = {file.site: own.records if own is not None else 1}
+    config = replace(config, data=replace(config.data, records=records))
+    if config.privacy.mode == "none":
+        return config
+    delta = own.delta if own is not None and config.privacy.delta is None else config.privacy.delta
+    return replace(config, privacy=replace(config.privacy, noise="secure", delta=delta))
+
+
+def as_json(what: str, weighed: Weighed) -> dict[str, Any]:
+    """The same as ``--json`` prints it."""
+    told = [{**asdict(clause), "verdict": clause.verdict} for clause in weighed.clauses]
+    return {"site": weighed.site, "what": what, "admitted": weighed.admitted is not None, "clauses": told}
+
+
+def as_text(what: str, weighed: Weighed) -> str:
+    """A table of clauses, what a person has to read first in the last lines."""
+    from io import StringIO
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        "clause", "code", "what", "value", "bound", "verdict", title=Text(printable(f"{what} at {weighed.site}"))
+    )
+    for clause in weighed.clauses:
+        parts = (clause.key, clause.code, clause.what, clause.value, clause.bound, clause.verdict)
+        table.add_row(*(Text(printable(part)) for part in parts))
+    out = StringIO()
+    Console(file=out, width=140, no_color=True).print(table)
+    if weighed.admitted is not None:
+        return out.getvalue() + "admitted: every clause holds; the ledger is asked when the run comes\n"
+    lines = [
+        f"{one.verdict} ({one.code}): {one.why(weighed.site)}\n  {one.remedy}"
+        for one in weighed.clauses
+        if not one.holds
+    ]
+    return out.getvalue() + "".join(printable(part) + "\n" for line in lines for part in line.split("\n"))
