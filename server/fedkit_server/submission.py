@@ -23,6 +23,7 @@ from fedkit_server.fit import checks, presence
 from fedkit_server.profile import Profile
 
 _WEEK = 7 * 86_400.0
+_OPTIONS = {"federation.min_sites": "--min-sites N", "federation.timeout": "--deadline SECONDS"}
 
 
 def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:
@@ -30,10 +31,15 @@ def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None
 
     Raises:
         ConfigError: as ``compose``.
-        DeploymentError: FK729, noise that protects nobody was asked for.
+        DeploymentError: FK729, noise that protects nobody was asked for, or what an option says.
     """
     from fedkit.config.compose import compose
 
+    for word in overrides:
+        if option := _OPTIONS.get(word.lstrip("+").partition("=")[0]):
+            raise DeploymentError(
+                f"{word} has no effect on a deployed run", code="FK729", remedy=f"give {option} in its place"
+            )
     asked = [word for word in overrides if word.startswith("privacy.noise=") and word != "privacy.noise=secure"]
     if asked:
         raise DeploymentError(

@@ -109,3 +109,12 @@ def test_a_signed_run_is_one_that_a_site_opens_and_no_two_have_one_id(tmp_path):
     assert job.run == made[0][0] != made[1][0]
     assert (job.sites, job.min_sites, job.study, job.submitter) == (("north", "south"), 2, "s", "anna")
     assert job.config.data.source.kind == "site"
+
+
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [("federation.min_sites=1", "--min-sites"), ("+federation.timeout=3", "--deadline")],
+)
+def test_what_an_option_says_is_not_taken_as_an_override_and_forgotten(override, option):
+    with pytest.raises(DeploymentError, match=f"FK729.*{option}"):
+        composed("heart_disease", [override], None)
