@@ -140,8 +140,8 @@ class Node:
                 raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
             kind, run, number = _shown(request, kind)
-            self._refuse_paused()
             self.trail.peer_head = request.head
+            self._refuse_paused()
             self.state.enter("working")
             content = self._asked(request, received.kind, (kind, run, number), began)
         except Exception as error:

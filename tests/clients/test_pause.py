@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedkit.federation import wire
+from fedkit.storage.audit_verify import readable_lines
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.coordinator import SITE, model
 
@@ -152,3 +153,16 @@ def test_a_folder_that_is_no_sites_is_not_paused(tmp_path):
 def test_resuming_what_is_not_paused_changes_nothing(slow, site):
     told = _told("resume", site.folder.site_yaml)
     assert told == {"paused": False, "was_paused": False, "since": None}
+
+
+def test_the_audit_log_tells_of_both_and_no_log_keeps_a_site_from_being_paused(bench):
+    made = bench()
+    words = [str(made.folder.site_yaml), "--json"]
+    for word in ("pause", "resume"):
+        subprocess.run([*FEDKIT, "client", word, *words], check=True, capture_output=True)
+    assert [line.kind for line in readable_lines(made.folder.audit)] == ["paused", "resumed"]
+    made.folder.audit.write_bytes(b"broken\n")
+    paused = subprocess.run([*FEDKIT, "client", "pause", *words], capture_output=True, text=True)
+    assert not json.loads(paused.stdout)["logged"] and made.folder.pause.there()
+    resumed = subprocess.run([*FEDKIT, "client", "resume", *words], capture_output=True, text=True)
+    assert resumed.returncode == 2 and "FK771" in resumed.stdout and made.folder.pause.there()

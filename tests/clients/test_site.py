@@ -55,7 +55,7 @@ def test_a_round_is_trained_measured_and_ended(federation):
     for number in (1, 2):
         reply = coordinator.ask(coordinator.request(job, "train", number, model(SIZE)))
         update = wire.unpack_update(reply.content, SITE, SIZE)
-        assert update.weight == 0.75 * RECORDS and set(reply.content) == {"arrays", "metrics"}
+        assert update.weight == 0.75 * RECORDS and set(reply.content) == {"arrays", "head", "metrics"}
         measured = coordinator.ask(coordinator.request(job, "evaluate", number, model(SIZE)), "evaluate")
         assert len(wire.unpack_histograms(measured.content, 16)) == 16
     code, out, _ = _client("status", str(site.folder.site_yaml), "--json")
@@ -254,7 +254,12 @@ def test_a_child_that_is_killed_while_it_trains_costs_one_charge(slow):
     (path / "hold").unlink()
     first = coordinator.ask(request)
     assert not first.has_error() and site.charged() == spent
-    assert coordinator.ask(request).content == first.content and site.charged() == spent
+    again = coordinator.ask(request)
+    # The log has grown meanwhile, and tells of both.
+    assert first.content.pop("head") != again.content.pop("head")
+    assert again.content == first.content and site.charged() == spent
+    told = [json.loads(line)["kind"] for line in site.folder.audit.read_text().splitlines()]
+    assert told.count("died") == 1 and told.count("released") == 2
 
 
 def test_a_site_that_is_killed_while_it_trains_is_asked_again_and_charges_once(slow):
