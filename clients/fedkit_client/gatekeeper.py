@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+import numpy as np
 from flwr.app import ConfigRecord, RecordDict
 from torch import nn
 
@@ -30,8 +31,10 @@ from fedkit.governance.clauses import WAITING
 from fedkit.governance.consent_rules import filter_of
 from fedkit.governance.terms import SiteFile
 from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.storage.mapped import slices
 from fedkit.storage.private import replace as write_private
-from fedkit.types import ClientUpdate, SiteState
+from fedkit.training.local import PARAMETER_LIMIT
+from fedkit.types import ClientUpdate, PrivacyPlan, SiteState
 from fedkit_client.admitting import let_in
 from fedkit_client.consents import Reading, purpose_of, today
 from fedkit_client.findings import Findings
@@ -142,6 +145,7 @@ class Gatekeeper:
             self.findings.vouched(admitted.plan.privacy)
             if answered:
                 return _stored(gate, order, request)
+            _check_request(admitted.plan.privacy, order, request)
             # What is refused for its model's or its purpose's sake holds no budget.
             model, reading = self._model(admitted, request), self._reading(job, order, admitted)
             run = ledger.account(admitted.dataset).runs.get(job.run)
@@ -216,6 +220,23 @@ def _work(runtime: SiteRuntime, order: Order, request: Request, admitted: Admitt
     if order.kind == "train":
         return runtime.train([admitted.site], request.parameters, order.round, order.proximal_mu)[admitted.site]
     return runtime.evaluate(admitted.site, request.parameters, order.round, histograms=not admitted.exact)
+
+
+def _check_request(plan: PrivacyPlan, order: Order, request: Request) -> None:
+    """Refuse before the table is read what would be refused after it, and be charged nothing.
+
+    How long a table takes to read tells how many rows it has, and a refusal can be asked for without end.
+
+    Raises:
+        FederationError: FK535, an evaluation that the plan does not have; FK536, parameters out of bounds.
+    """
+    if order.kind == "evaluate" and (plan.evaluation is None or order.round not in plan.evaluation.rounds):
+        raise FederationError(f"the plan has no evaluation after round {order.round}", code="FK535")
+    for part in slices(request.parameters):
+        if not float(np.abs(request.parameters[part]).max(initial=0.0)) <= PARAMETER_LIMIT:
+            raise FederationError(
+                f"the request has a parameter beyond {PARAMETER_LIMIT:g}, or one that is no number", code="FK536"
+            )
 
 
 def _answered(gate: Gate, order: Order, request: Request) -> bool:

@@ -79,7 +79,7 @@ class Node:
                 try:
                     self._connected()
                 except (httpx.HTTPError, ValueError) as error:
-                    self._retry(explained(error, self.connection.address, time.time()))
+                    self._retry(_why(error, self.connection.address))
                 except DeploymentError as error:
                     if error.code in ("FK767", "FK768"):
                         raise
@@ -245,6 +245,15 @@ class Node:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             _LOG.warning("%s cannot be written: %s", self.usage, error.strerror)
+
+
+def _why(error: httpx.HTTPError | ValueError, address: str) -> FedkitError:
+    try:
+        return explained(error, address, time.time())
+    except Exception as unknown:
+        # It reads what the coordinator has sent.
+        _LOG.exception("a failure cannot be explained")
+        return _unexpected(unknown)
 
 
 def _unexpected(error: Exception) -> FedkitError:

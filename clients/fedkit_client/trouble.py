@@ -46,7 +46,7 @@ def skew_of(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds by which the coordinator's clock is ahead of ours, from an answer's Date header; None without one."""
     try:
         return email.utils.parsedate_to_datetime(headers["date"]).timestamp() - now
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
 
 

@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import MutableMapping
 from typing import Any
 
+from fedkit.federation.flower_arrays import has_more_parts
 from fedkit.federation.flower_link import Link
 
 from flwr.proto.fleet_pb2 import (  # isort: skip
@@ -18,7 +19,6 @@ from flwr.common.constant import Status
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
 from flwr.server.superlink.utils import check_abort
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.superlink.dependencies.linkstate import get_linkstate
 from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from flwr.superlink.servicer.fleet import fleet_handlers
@@ -102,7 +102,7 @@ def push_problem(body: bytes) -> str:
         return "a request pushes one message"
     if request.messages_list[0].metadata.src_node_id != request.node.node_id:
         return "a reply must come from the node that it names"
-    if sum(1 for _ in iterate_object_tree(request.message_object_trees[0])) > MOST_PARTS:
+    if has_more_parts(request.message_object_trees[0], MOST_PARTS):
         return f"a reply has at most {MOST_PARTS} parts"
     return ""
 

@@ -85,6 +85,18 @@ def _assemble(bare: Message, tree: ObjectTree, get: Callable[[str], bytes], most
     return whole
 
 
+def has_more_parts(tree: ObjectTree, most: int) -> bool:
+    """Whether a tree holds more objects than that; it is looked at no further."""
+    waiting, found = [tree], 0
+    while waiting:
+        found += 1
+        children = waiting.pop().children
+        if found + len(waiting) + len(children) > most:
+            return True
+        waiting += children
+    return False
+
+
 def _without_parts(tree: ObjectTree, get: Callable[[str], bytes]) -> Iterator[tuple[str, bytes]]:
     """Every object but the parts of arrays, each once."""
     seen, waiting = set[str](), [tree]

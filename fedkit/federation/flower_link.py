@@ -28,6 +28,7 @@ from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.federation import NoOpFederationManager
 from sqlalchemy import delete, exists, or_, update
 
+from fedkit.errors import FederationError
 from fedkit.federation.flower_store import FileObjectStore
 
 _LOG = logging.getLogger("fedkit.link")
@@ -86,6 +87,9 @@ class ObservedLinkState(SqlLinkState):
         A later reply takes the place of one that was broken off: Flower would refuse it, and the site be missing.
         """
         if message.metadata.reply_to_message_id:
+            # By its own name alone a reply that was broken off is found again, and what it left with it.
+            if message.metadata.message_id != object_tree.object_id:
+                return False, []
             if (broken_off := self.link.drop_broken_off(message)) is not None:
                 with self.session() as session:
                     session.execute(delete(MessageRes).where(MessageRes.message_id == broken_off))
@@ -163,7 +167,8 @@ class Link:
             "fedkit/run", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
         )
         task = self._task(run_id)
-        self.state.claim_task(task)
+        if self.state.claim_task(task) is None:
+            raise FederationError("the run was taken by another process", code="FK500", remedy="submit it again")
         self.state.activate_task(task)
         self.statuses.clear()
         return int(run_id)

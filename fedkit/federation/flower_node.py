@@ -36,7 +36,6 @@ from flwr.proto.node_pb2 import Node
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.supercore.inflatable.inflatable_object import (
     get_object_id,
-    iterate_object_tree,
 )
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
@@ -45,7 +44,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedkit.errors import DeploymentError, FederationError
-from fedkit.federation.flower_arrays import assemble
+from fedkit.federation.flower_arrays import assemble, has_more_parts
 from fedkit.federation.flower_http import guard, is_over
 from fedkit.federation.flower_reply import Release, send_reply
 from fedkit.federation.public_codes import COMMON
@@ -194,7 +193,7 @@ class NodeConnection:
             raise UnreadableRequest(unknown, Received(bare)) from error
 
     def _whole(self, bare: Message, tree: ObjectTree) -> Received:
-        if sum(1 for _ in iterate_object_tree(tree)) > _MOST_PARTS:
+        if has_more_parts(tree, _MOST_PARTS):
             raise FederationError(f"the request has more than {_MOST_PARTS:,} parts", code="FK540")
 
         cut: list[httpx.HTTPError] = []

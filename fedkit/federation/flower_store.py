@@ -36,7 +36,11 @@ class FileObjectStore(InMemoryObjectStore):
         path = self._folder / object_id
         # Written outside the lock: two who bring the same object write the same bytes.
         scrap = self._folder / f".{object_id}.{id(object_content)}"
-        scrap.write_bytes(object_content)
+        try:
+            scrap.write_bytes(object_content)
+        except OSError:
+            scrap.unlink(missing_ok=True)
+            raise
         scrap.replace(path)
         with self.lock_store:
             entry = self.store.get(object_id)

@@ -69,7 +69,7 @@ class Guard:
 
     Guarantee: nobody reaches Flower's Control API without a token that ``may_control`` knows, and with one it only
     tells: a run that no job has signed, or a node that no invitation let in, cannot be made there. Its Runtime API is
-    for this host; what a node sends has a bounded size and bears its own name.
+    closed; what a node sends has a bounded size and bears its own name.
 
     Args:
         api: answers everything under ``/fedkit/`` and ``/metrics``.
@@ -96,10 +96,8 @@ class Guard:
             else:
                 await _refuse(send, 403, "runs and sites are changed by `fedkit server` alone")
         elif path.startswith("/v1/runtime/"):
-            if is_loopback(scope):
-                await self.flower(scope, receive, send)
-            else:
-                await _refuse(send, 403, "the runtime API is for this host only")
+            # Whoever on this host asks for a task would get a run's, and its updates with it.
+            await _refuse(send, 403, "no process but the coordinator's own takes part in its runs")
         elif path.startswith("/v1/fleet/"):
             await self._fleet(scope, receive, send)
         elif path == "/health":
@@ -129,9 +127,12 @@ class Guard:
                 del body
                 await _pieces(found, send)
                 return
-        if path == _PUSH and (problem := push_problem(body)):
-            await _refuse(send, 403, problem)
-            return
+        if path == _PUSH:
+            # What a stranger brings is not even counted.
+            problem = await run_in_threadpool(push_problem, body) if node is not None else "nobody knows this node"
+            if problem:
+                await _refuse(send, 403 if node is not None else 401, problem)
+                return
         if path != _PULL or not (wait := _wait(scope)):
             await self.flower(scope, _replay(body), send)
             return

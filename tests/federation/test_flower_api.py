@@ -5,9 +5,10 @@ import time
 import pytest
 
 from fedkit.federation import flower_api, flower_link
+from fedkit.federation.flower_arrays import has_more_parts
 from fedkit.federation.flower_link import Link
 
-from flwr.proto.message_pb2 import PullObjectResponse  # isort: skip
+from flwr.proto.message_pb2 import ObjectTree, PullObjectResponse  # isort: skip
 
 
 @pytest.mark.parametrize("size", [1, 127, 128, 2**14 - 1, 2**14, 5 * 2**20])
@@ -41,3 +42,20 @@ def test_a_runs_state_is_remembered_for_a_second_and_no_longer_than_the_run(tmp_
     assert link.state.get_run_status({first})[first].status == "running"
     link.end_run(first)
     assert link.state.get_run_status({first})[first].status == "finished"
+
+
+def nested(depth):
+    tree = ObjectTree(object_id="leaf")
+    for number in range(depth - 1):
+        tree = ObjectTree(object_id=str(number), children=[tree])
+    return tree
+
+
+def test_parts_are_counted_no_further_than_the_bound():
+    flat = ObjectTree(object_id="root", children=[ObjectTree(object_id=str(n)) for n in range(9)])
+    for tree in (flat, nested(10)):
+        assert not has_more_parts(tree, 10) and has_more_parts(tree, 9)
+    wide = ObjectTree(object_id="root", children=[ObjectTree(object_id="x")] * 200_000)
+    began = time.process_time()
+    assert has_more_parts(wide, 4096)
+    assert time.process_time() - began < 0.5

@@ -181,8 +181,10 @@ def test_flowers_control_api_needs_an_admins_token(deployed):
         assert deployed.get(f"/v1/control/{path}", method="POST", token="x").status_code == 401
 
 
-def test_flowers_runtime_api_is_for_this_host_only(deployed, far):
-    assert deployed.get("/v1/runtime/acquire-task", far, method="POST").status_code == 403
+def test_flowers_runtime_api_is_closed_to_this_host_too(deployed, far):
+    for path in ("acquire-task", "get-nodes", "pull-object"):
+        assert deployed.get(f"/v1/runtime/{path}", far, method="POST").status_code == 403
+        assert deployed.get(f"/v1/runtime/{path}", method="POST").status_code == 403
 
 
 def test_metrics_parse_and_are_for_this_host_or_a_token(deployed, far):
