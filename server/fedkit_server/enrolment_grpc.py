@@ -22,6 +22,11 @@ _STATUS = {
 }
 _FAILED = wire.error_text(DeploymentError("the coordinator failed", code="FK739", remedy="see its server.log"))
 _THREADS = 8
+HANDSHAKE_MS = 10_000
+"""For TLS and HTTP/2's first frame."""
+
+IDLE_MS = 60_000
+"""Without a call; a site that comes back after one connects anew."""
 
 
 def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) -> Any:
@@ -38,7 +43,12 @@ def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) ->
 
     server = grpc.server(
         ThreadPoolExecutor(_THREADS, "enrolment"),
-        options=[("grpc.max_receive_message_length", wire.MOST_BYTES), ("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.max_receive_message_length", wire.MOST_BYTES),
+            ("grpc.so_reuseport", 0),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+            ("grpc.max_connection_idle_ms", IDLE_MS),
+        ],
         maximum_concurrent_rpcs=64,
     )
     methods = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -26,6 +27,7 @@ from fedkit_server.enrolment_grpc import serve
 from fedkit_server.folder import ServerFolder, joined
 from fedkit_server.guard import Guard, Wakes
 from fedkit_server.lock import hold
+from fedkit_server.prompt import Prompt, hurry_handshakes
 from fedkit_server.runners import Runs
 from fedkit_server.state import State, readable_link
 from fedkit_server.store import Store
@@ -128,6 +130,7 @@ def _server(state: State, runs: Runs, up: Callable[[], None]) -> uvicorn.Server:
     config = uvicorn.Config(
         Guard(superlink_app(state.link), api, access.may_control, wakes),
         workers=1,
+        http=Prompt,
         ssl_certfile=state.folder.certificate,
         ssl_keyfile=state.folder.certificate_key,
         ssl_ciphers=_CIPHERS,
@@ -153,6 +156,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell when everything answers."""
+        hurry_handshakes(asyncio.get_running_loop())
         await super().startup(sockets)
         if self.started:
             self._up()
