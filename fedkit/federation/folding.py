@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
 
 from fedkit.runs.journal import Journal
@@ -96,6 +97,10 @@ class Recorded(Sequence[ClientUpdate]):
 
     def __len__(self) -> int:
         return len(self.sites)
+
+    def files(self) -> list[Path]:
+        """Where they lie until the round has ended, in their order."""
+        return [self.journal.update_file(self.round, self.asked.index(site)) for site in self.sites]
 
     @overload
     def __getitem__(self, index: int) -> ClientUpdate: ...

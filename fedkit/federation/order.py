@@ -61,7 +61,7 @@ class Order:
 
 def make_order(
     job: Job, kind: Kind, number: int, parameters: Float32, key: SigningKey, now: float, *,
-    lifetime: float, proximal_mu: float = 0.0,
+    lifetime: float, proximal_mu: float = 0.0, digest: str | None = None,
 ) -> Signed:  # fmt: skip
     """Sign an order with the coordinator's key.
 
@@ -69,6 +69,7 @@ def make_order(
         number: the round.
         parameters: float32 [d]; empty for an ``end``.
         lifetime: seconds for which a site may take it.
+        digest: :func:`parameters_digest` of them, if it is known.
 
     Raises:
         FederationError: FK540, FK542, FK543, whatever `open_order` would refuse.
@@ -79,7 +80,7 @@ def make_order(
         "kind": kind,
         "round": number,
         "proximal_mu": float(proximal_mu),
-        "parameters": parameters_digest(parameters),
+        "parameters": digest or parameters_digest(parameters),
         "size": len(parameters),
         "issued_at": int(now),
         # An order outlives its job by nothing.

@@ -21,7 +21,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import to_yaml
 from fedkit.errors import RunError
 from fedkit.runs.updates import as_safetensors, model_as_safetensors
-from fedkit.storage.atomic import append_line, write_bytes, write_json, write_parts, write_text
+from fedkit.storage.atomic import append_line, link, sync_folder, write_bytes, write_json, write_parts, write_text
 from fedkit.types import ClientUpdate, Float32, Predictions, RoundReport
 
 MANIFEST, METRICS, RESULT, CONFIG = "manifest.json", "metrics.jsonl", "result.json", "config.yaml"
@@ -66,10 +66,23 @@ class RunDirectory:
         write_parts(self.path / MODEL, model_as_safetensors(tensors, metadata))
 
     def write_updates(self, number: int, updates: Sequence[ClientUpdate]) -> None:
-        """Record a round's updates and weights, so that a run with secure noise can be folded again."""
+        """Record a round's updates and weights in one file, so that a run with secure noise can be folded again."""
         folder = self.path / UPDATES
         folder.mkdir(exist_ok=True)
         write_parts(folder / f"{number:05d}.safetensors", as_safetensors(updates))
+
+    def link_updates(self, number: int, files: Sequence[Path]) -> None:
+        """Record a round's updates that lie on this disk in a file each: they are linked, not copied.
+
+        Args:
+            files: safetensors as :func:`fedkit.runs.updates.as_safetensors` makes of one update, flushed to disk.
+        """
+        folder = self.path / UPDATES / f"{number:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for place, file in enumerate(files):
+            link(file, folder / f"{place:05d}.safetensors")
+        for path in (folder, folder.parent, self.path):
+            sync_folder(path)
 
     def read_updates(self, number: int) -> list[ClientUpdate]:
         """The updates of a round, by site name.
@@ -78,9 +91,10 @@ class RunDirectory:
             RunError: the round was not recorded, or its file is broken.
         """
         path = self.path / UPDATES / f"{number:05d}.safetensors"
-        if not path.is_file():
+        each = sorted(path.with_suffix("").glob("*.safetensors"))
+        if not each and not path.is_file():
             raise RunError(f"{path} does not exist: round {number} was not recorded", code="FK605")
-        arrays = _load(path)
+        arrays = {key: value for file in each or [path] for key, value in _load(file).items()}
         sites = sorted(key.removeprefix("delta/") for key in arrays if key.startswith("delta/"))
         try:
             return [ClientUpdate(site, arrays[f"delta/{site}"], float(arrays[f"weight/{site}"][0])) for site in sites]

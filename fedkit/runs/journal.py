@@ -5,10 +5,11 @@
     RUN/journal/steps.jsonl           one step a line; each vouches for all before it
     RUN/journal/00002-model.f32       little-endian float32, one flat array a file
     RUN/journal/00002-state-m.f32
-    RUN/journal/00003-update-0001.f32 by the site's place among those that were asked: a name may hold anything
+    RUN/journal/00003-update-0001.safetensors   by the site's place among those that were asked
 
 A step's files are on disk before the step is, and the step before the call returns. Whatever a crash leaves can be
-read: a torn last step never happened. Files of a round go once the round has ended.
+read: a torn last step never happened. Files of a round go once the round has ended; what else has a link to an update
+keeps it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ import numpy as np
 from fedkit.errors import RunError
 from fedkit.runs.directory import cannot_write
 from fedkit.runs.resume import FORMAT, STEPS, Resume, end_of_readable, resume_point
+from fedkit.runs.updates import as_safetensors, mapped_update
 from fedkit.storage.atomic import sync_folder
 from fedkit.storage.chain import Entry, link
 from fedkit.storage.mapped import slices
@@ -73,7 +75,7 @@ class Journal:
             place: of the site among those that were asked.
         """
         entry = {"weight": float(update.weight), "metrics": dict(update.metrics)}
-        file = self._write(f"{number:05d}-update-{place:04d}", update.delta)
+        file = self._write(self.update_file(number, place), as_safetensors([update]))
         self._step(
             {"step": "reply", "round": number, "purpose": "train", "site": update.site, "reply": entry, "file": file}
         )
@@ -119,16 +121,20 @@ class Journal:
         Args:
             reply: what :meth:`load` gave of it: weight and metrics.
         """
-        path = self.folder / f"{number:05d}-update-{place:04d}.f32"
+        path = self.update_file(number, place)
         try:
-            delta = np.memmap(path, dtype="<f4", mode="r")
-        except (OSError, ValueError):
+            delta = mapped_update(path, site)
+        except (OSError, ValueError, KeyError, TypeError):
             raise RunError(f"{path} is missing or empty", code="FK632", remedy="restore the journal") from None
         return ClientUpdate(site, delta, float(reply["weight"]), dict(reply["metrics"]))
 
+    def update_file(self, number: int, place: int) -> Path:
+        """Where an update lies until its round has ended."""
+        return self.folder / f"{number:05d}-update-{place:04d}.safetensors"
+
     def _sweep(self, needed: Collection[str]) -> None:
-        for path in self.folder.glob("*.f32"):
-            if path.name not in needed:
+        for path in self.folder.iterdir():
+            if path.suffix in (".f32", ".safetensors") and path.name not in needed:
                 with suppress(OSError):
                     path.unlink()
 
@@ -143,25 +149,29 @@ class Journal:
         self.close()
 
     def _model(self, number: int, parameters: Float32, state: Mapping[str, Float32]) -> dict[str, Any]:
-        model = self._write(f"{number:05d}-model", parameters)
-        kept = {key: self._write(f"{number:05d}-state-{key}", state[key]) for key in sorted(state)}
+        model = self._write(self.folder / f"{number:05d}-model.f32", _bytes(parameters))
+        kept = {
+            key: self._write(self.folder / f"{number:05d}-state-{key}.f32", _bytes(state[key])) for key in sorted(state)
+        }
         self._model_files = frozenset(file["name"] for file in (model, *kept.values()))
         return {"model": model, "state": kept}
 
-    def _write(self, name: str, values: Float32) -> dict[str, Any]:
-        path, found = self.folder / f"{name}.f32", hashlib.sha256()
+    def _write(self, path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
+        found, size = hashlib.sha256(), 0
         try:
-            with path.open("wb") as file:
-                for part in slices(values):
-                    content = np.ascontiguousarray(values[part], dtype="<f4").data
+            # A name that was given away with a link is another file from here on.
+            path.unlink(missing_ok=True)
+            with path.open("xb") as file:
+                for content in parts:
                     file.write(content)
                     found.update(content)
+                    size += len(content)
                 file.flush()
                 os.fsync(file.fileno())
             sync_folder(self.folder)
         except OSError as error:
             raise cannot_write(path, error) from None
-        return {"name": path.name, "bytes": 4 * len(values), "sha256": found.hexdigest()}
+        return {"name": path.name, "bytes": size, "sha256": found.hexdigest()}
 
     def _step(self, body: Mapping[str, Any]) -> None:
         if self._file.closed:
@@ -177,6 +187,11 @@ class Journal:
                 self._file.close()
             raise cannot_write(self.folder / STEPS, error) from None
         self._last = entry
+
+
+def _bytes(values: Float32) -> Iterator[memoryview]:
+    for part in slices(values):
+        yield np.ascontiguousarray(values[part], dtype="<f4").data.cast("B")
 
 
 def open_journal(folder: Path) -> Journal:

@@ -16,7 +16,7 @@ from fedkit.storage.chain import Entry, link
 from fedkit.types import Float32
 
 STEPS = "steps.jsonl"
-FORMAT = 1
+FORMAT = 2
 _BLOCK = 1 << 20
 
 

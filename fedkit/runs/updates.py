@@ -1,10 +1,11 @@
-"""A round's updates, or a model, as one safetensors file, written without a copy of what it holds."""
+"""A round's updates, one of them, or a model, as one safetensors file, written without a copy of what it holds."""
 
 from __future__ import annotations
 
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,21 @@ def as_safetensors(updates: Sequence[ClientUpdate]) -> Iterator[bytes | memoryvi
         delta = update.delta
         for part in slices(delta):
             yield np.ascontiguousarray(delta[part], dtype="<f4").data.cast("B")
+
+
+def mapped_update(path: Path, site: str) -> Float32:
+    """One update of such a file, mapped: float32 [d], read-only.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError: the file is not there, or not whole.
+    """
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        if not 0 < size <= path.stat().st_size:
+            raise ValueError(path)
+        entry = json.loads(file.read(size))[f"delta/{site}"]
+    start, end = entry["data_offsets"]
+    return np.memmap(path, dtype="<f4", mode="r", offset=8 + size + start, shape=((end - start) // 4,))
 
 
 def model_as_safetensors(tensors: Mapping[str, Float32], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

@@ -40,6 +40,25 @@ def write_parts(path: Path, parts: Iterable[bytes | memoryview]) -> None:
         raise
 
 
+def link(source: Path, path: Path) -> None:
+    """Give a file that is on disk and never changes a second name; a copy, where the file system knows no links.
+
+    Raises:
+        OSError: the folder cannot be written or is full; ``path`` is then as it was.
+    """
+    scrap = path.with_name(f".{path.name}.{os.getpid()}")
+    scrap.unlink(missing_ok=True)
+    try:
+        os.link(source, scrap)
+    except OSError:
+        with source.open("rb") as file:
+            write_parts(path, iter(lambda: file.read(2**20), b""))
+        return
+    scrap.replace(path)
+    # Where both were names of one file already, replacing has done nothing.
+    scrap.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable: a file that was replaced or made is found after a power failure.
 

@@ -182,8 +182,14 @@ def _mean_loss(worker: nn.Module, task: Task, x: Tensor, y: Tensor) -> float:
 
 
 def _copy(model: nn.Module) -> nn.Module:
+    # Parameters are given their values afterwards: a large model's own are not copied for nothing.
+    bare = {
+        id(p): nn.Parameter(torch.empty_like(p), requires_grad=p.requires_grad)
+        for p in model.parameters()
+        if type(p) is nn.Parameter
+    }
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, bare)
     except (RuntimeError, TypeError) as error:
         raise TrainingError(f"the model cannot be copied: {error}", code="FK410") from error
 

@@ -78,6 +78,7 @@ def execute(
             # Whoever fetches the run, and every site in the next round, gets this model.
             trail.record("released", run=job.run, round=report.round, digest=report.digest)
             record.on_round(report, parameters, updates)
+            requests.known(parameters, report.digest)
             meter.save()
 
         untrained = [pack(record.prepared.model)]

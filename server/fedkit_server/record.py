@@ -14,6 +14,7 @@ from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.data.declared import feature_names, task_of
+from fedkit.federation.folding import Recorded
 from fedkit.federation.job import Job
 from fedkit.federation.outcome import Finish
 from fedkit.models.flat import views
@@ -87,7 +88,10 @@ class Record:
     def on_round(self, report: RoundReport, parameters: Float32, updates: Sequence[ClientUpdate]) -> None:
         """Called after each round; for the round that a crash cut off, a second time."""
         if self.keeps_updates and updates:
-            self.directory.write_updates(report.round, updates)
+            if isinstance(updates, Recorded):
+                self.directory.link_updates(report.round, updates.files())
+            else:
+                self.directory.write_updates(report.round, updates)
         if report.round > self.last:
             self.directory.append_round(report)
         self.rounds, self.epsilon = report.round, report.epsilon

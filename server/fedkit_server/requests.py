@@ -39,6 +39,7 @@ class Requests:
     head: Callable[[], str]
     site_keys: Callable[[], Mapping[str, bytes]]
     _newest: tuple[Any, Callable[[], RecordDict | None]] = field(default=(None, lambda: None))
+    _known: tuple[Callable[[], Float32 | None], str] = field(default=(lambda: None, ""))
 
     def __call__(self, site: str, purpose: Purpose, number: int, parameters: Float32, mu: float) -> RecordDict:
         """One site's message for a question of the round loop.
@@ -52,11 +53,21 @@ class Requests:
             self._newest = asked, weakref.ref(content)
         return content
 
+    def known(self, parameters: Float32, digest: str) -> None:
+        """Say what the digest of the next round's parameters is: a large model's takes a while.
+
+        A wrong one costs the round, and nothing else: every site compares it with the array.
+        """
+        self._known = weakref.ref(parameters), digest
+
     def make(self, kind: Kind, number: int, parameters: Float32, mu: float = 0.0) -> RecordDict:
         """A message with a fresh order, which lives for the round's deadline and a little more."""
         job, now = self.job, time.time()
         lifetime = job.deadline + _MARGIN
-        order = make_order(job, kind, number, parameters, self.key, now, lifetime=lifetime, proximal_mu=mu)
+        known = self._known[1] if self._known[0]() is parameters else None
+        order = make_order(
+            job, kind, number, parameters, self.key, now, lifetime=lifetime, proximal_mu=mu, digest=known
+        )
         enrolments = make_enrolments(job.federation, job.sites, self.site_keys(), self.key, now)
         ring = self.keyring().statements
         return pack_request(Request(order.text, job.signed.text, ring, parameters, self.head(), enrolments))

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from fedkit.errors import FederationError
 from fedkit.federation.envelope import read, seal
-from fedkit.federation.order import check_parameters, make_order, open_order
+from fedkit.federation.order import check_parameters, make_order, open_order, parameters_digest
 from tests.federation.signers import COORDINATOR, NOW, OPERATOR, ROOT, job
 
 JOB = job()
@@ -98,3 +98,12 @@ def test_parameters_are_those_that_were_signed(parameters):
 def test_an_order_that_would_be_refused_is_not_signed(kind, number, model):
     with pytest.raises(FederationError):
         make_order(JOB, kind, number, model, COORDINATOR, NOW, lifetime=60)
+
+
+def test_a_digest_that_is_not_the_parameters_own_is_found_at_the_site():
+    told = make_order(JOB, "train", 3, MODEL, COORDINATOR, NOW, lifetime=60, digest=parameters_digest(MODEL))
+    assert told.text == make_order(JOB, "train", 3, MODEL, COORDINATOR, NOW, lifetime=60).text
+    wrong = make_order(JOB, "train", 3, MODEL, COORDINATOR, NOW, lifetime=60, digest=parameters_digest(MODEL + 1))
+    with pytest.raises(FederationError) as caught:
+        check_parameters(opened(wrong.text), MODEL)
+    assert caught.value.code == "FK545"

@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from fedkit.errors import RunError
 from fedkit.runs import journal as journals
+from fedkit.runs.directory import RunDirectory
 from fedkit.runs.resume import STEPS
 from fedkit.types import ClientUpdate
 from tests.federation.scripted import Recorder, ScriptedGrid, loop_over
@@ -89,7 +91,7 @@ def test_the_disk_holds_the_newest_model_and_the_round_in_progress_only(tmp_path
         journal.keep_update(number, 0, ClientUpdate("a", MODEL, 1.0))
         journal.keep_model(number, MODEL + number, {"m": MODEL})
         journal.end(number, {}, [f"note {number}"], degraded=number == 2)
-    assert {path.name for path in tmp_path.glob("*.f32")} == {"00005-model.f32", "00005-state-m.f32"}
+    assert {path.name for path in tmp_path.glob("0*")} == {"00005-model.f32", "00005-state-m.f32"}
     point = _again(journal).load()
     assert point.round == 6 and point.degraded and point.notes == tuple(f"note {n}" for n in range(1, 6))
     assert point.parameters.tobytes() == (MODEL + 5).tobytes()
@@ -97,9 +99,37 @@ def test_the_disk_holds_the_newest_model_and_the_round_in_progress_only(tmp_path
 
 def test_what_an_unfinished_step_left_is_deleted(tmp_path):
     journal = _begun(tmp_path)
-    (tmp_path / "00001-update-0000.f32").write_bytes(b"half")
+    (tmp_path / "00001-update-0000.safetensors").write_bytes(b"half")
     _again(journal)
-    assert [path.name for path in tmp_path.glob("*.f32")] == ["00000-model.f32"]
+    assert [path.name for path in tmp_path.glob("0*")] == ["00000-model.f32"]
+
+
+def test_an_update_that_was_linked_outlives_its_round_and_whatever_is_written_at_its_place(tmp_path):
+    journal = _begun(tmp_path / "run" / "journal")
+    directory = RunDirectory(tmp_path / "run")
+    sent = [ClientUpdate("a/b", MODEL + 1, 2.0), ClientUpdate("c", MODEL - 1, 1 / 3)]
+    for place, update in enumerate(sent):
+        journal.keep_update(1, place, update)
+    files = [journal.update_file(1, place) for place in range(2)]
+    for _ in range(2):
+        directory.link_updates(1, files)
+    assert {file.stat().st_nlink for file in files} == {2}, "not copied"
+    assert journal.read_update(1, 1, "c", {"weight": 1, "metrics": {}}).delta.tobytes() == (MODEL - 1).tobytes()
+    journal.keep_update(1, 0, ClientUpdate("a/b", MODEL * 7, 2.0))
+    journal.end(1, {}, [], degraded=False)
+    got = {update.site: update for update in directory.read_updates(1)}
+    assert {name: (u.delta.tobytes(), u.weight) for name, u in got.items()} == {
+        u.site: (u.delta.tobytes(), u.weight) for u in sent
+    }
+
+
+def test_an_update_is_copied_where_the_file_system_knows_no_links(tmp_path, monkeypatch):
+    journal = _begun(tmp_path / "run" / "journal")
+    directory = RunDirectory(tmp_path / "run")
+    journal.keep_update(1, 0, ClientUpdate("a", MODEL, 2.0))
+    monkeypatch.setattr("os.link", Mock(side_effect=PermissionError))
+    directory.link_updates(1, [journal.update_file(1, 0)])
+    assert directory.read_updates(1)[0].delta.tobytes() == MODEL.tobytes()
 
 
 @pytest.mark.parametrize("torn", [b"x", b"x\n", b"\0" * 40, b"\xff\n", b"0" * 64 + b' {"step": "end"}\n'])
@@ -152,9 +182,9 @@ def test_an_array_that_is_not_what_was_written_is_refused(tmp_path, how):
 
 def test_another_format_is_refused(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(journals, "FORMAT", 2)
+        patch.setattr(journals, "FORMAT", 1)
         _begun(tmp_path).close()
-    with pytest.raises(RunError, match="has format 2; this fedkit reads 1") as caught:
+    with pytest.raises(RunError, match="has format 1; this fedkit reads 2") as caught:
         open_journal(tmp_path)
     assert caught.value.code == "FK635"
 
