@@ -44,6 +44,7 @@ class LinkGrid(Grid):
         self.most_bytes, self._spool = most_bytes, spool or Path(tempfile.gettempdir())
         self._run = link.state.get_run_info(run_ids=[run_id])[0]
         self._received: dict[int, int] = {}
+        self._looked_for: set[str] = set()
 
     def set_run(self, run: Run) -> None:
         """Set the run that messages belong to."""
@@ -97,7 +98,9 @@ class LinkGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The replies that have come in whole."""
         found = []
-        for message, tree in self._link.take_replies(message_ids):
+        wanted = list(message_ids)
+        self._looked_for.update(wanted)
+        for message, tree in self._link.take_replies(wanted):
             found.append(self._whole(message, tree))
             self._state.delete_messages({message.metadata.reply_to_message_id})
             self._state.object_store.delete(message.metadata.message_id)
@@ -119,9 +122,10 @@ class LinkGrid(Grid):
             return make_message(metadata=message.metadata, error=Error(code=2, reason=error.code))
 
     def wait_for_reply(self, timeout: float) -> None:
-        """Until something arrives, or the time is over."""
+        """Until something arrives, or the time is over; not at all if a reply that was looked for is there by now."""
         self._link.keep_run(self._run.run_id)
-        self._link.wait(min(timeout, 15.0))
+        looked_for, self._looked_for = self._looked_for, set()
+        self._link.wait(min(timeout, 15.0), looked_for)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then wait for every reply or the timeout."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -258,7 +258,9 @@ class Link:
             taken = [self._arriving.pop(i) for i in whole]
         return [(arriving.message, arriving.tree) for arriving in taken]
 
-    def wait(self, timeout: float) -> None:
-        """Until something arrives, or the time is over."""
+    def wait(self, timeout: float, message_ids: Collection[str] = ()) -> None:
+        """Until something arrives, or the time is over; not at all if a reply to one of these messages is whole."""
         with self._lock:
-            self._lock.wait(timeout)
+            # It may have come since they were looked for: nobody would be told of it again.
+            if not any(i in self._arriving and not self._arriving[i].missing for i in message_ids):
+                self._lock.wait(timeout)

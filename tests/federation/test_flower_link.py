@@ -97,6 +97,18 @@ def test_a_wait_ends(here):
     assert here.node("north", wait=0.3).receive() is None
 
 
+def test_a_reply_that_comes_between_a_look_and_the_wait_is_not_waited_for(here, grid):
+    north = here.node("north")
+    ids = ask(grid, north)
+    received = north.receive()
+    assert list(grid.pull_messages(ids)) == []
+    north.answer(received, update(), 0.0)
+    began = time.monotonic()
+    grid.wait_for_reply(5.0)
+    assert time.monotonic() - began < 1.0
+    assert len(list(grid.pull_messages(ids))) == 1
+
+
 def test_what_a_killed_node_had_not_answered_comes_again_at_once(here, grid):
     ids = ask(grid, here.node("north"))
     first = here.node("north").receive()
