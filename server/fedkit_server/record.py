@@ -14,6 +14,7 @@ from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.data.declared import feature_names, task_of
+from fedkit.federation.code_texts import legend
 from fedkit.federation.folding import Recorded
 from fedkit.federation.job import Job
 from fedkit.federation.outcome import Finish
@@ -112,7 +113,8 @@ class Record:
         outcome = "degraded" if finish.outcome == "complete" and self.prepared.local.notes else finish.outcome
         manifest = self.manifest | {
             "outcome": outcome,
-            "notes": [*self.manifest["notes"], *finish.notes],
+            # Of a run that was resumed, the notes of before are among those of now.
+            "notes": list(dict.fromkeys([*self.manifest["notes"], *finish.notes, *legend(finish.notes)])),
             "rounds_done": finish.rounds,
             "seconds": round(self.manifest["seconds"] + time.perf_counter() - self._started, 3),
             "epsilon": dict(self.epsilon),

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from fedkit.errors import DeploymentError, Interrupted
+from fedkit.federation.code_texts import with_text
 from fedkit_server.remote import Remote, segment
 from fedkit_server.runners import OVER
 
@@ -53,7 +54,7 @@ class View:
                 seconds = max(0.0, now - float(event.get("at") or now))
             state = _WORDS.get(event["kind"], event["kind"])
             if event.get("detail") and event["kind"] in ("missing", "refused", "deferred", "ignored"):
-                state += f": {event['detail']}"
+                state += f": {with_text(str(event['detail']))}"
             yield (
                 site, str(event.get("round", "")), str(event.get("purpose") or ""), state,
                 "" if seconds is None else f"{float(seconds):.1f}", str(self.answered.get(site, 0)),
@@ -152,6 +153,6 @@ def _print(value: dict[str, Any]) -> None:
 def _print_plain(event: dict[str, Any]) -> None:
     at = datetime.fromtimestamp(float(event.get("at") or 0)).astimezone()
     parts = [f"{at:%H:%M:%S}", f"round {event.get('round')}", str(event.get("site") or ""), str(event.get("kind"))]
-    parts += [str(event[key]) for key in ("purpose", "detail") if event.get(key)]
+    parts += [with_text(str(event[key])) for key in ("purpose", "detail") if event.get(key)]
     parts += [f"{float(event['seconds']):.1f} s"] if event.get("seconds") is not None else []
     sys.stdout.write(" ".join(part for part in parts if part) + "\n")

@@ -174,3 +174,14 @@ def test_a_model_that_is_not_installed_is_refused(own_config):
     job = open_job(job_text("r", models=("ours",)), keyring(), FEDERATION, time.time(), models=("ours",))
     with pytest.raises(TrainingError, match="FK402"):
         declared_run(job.config)
+
+
+def test_a_run_that_was_resumed_holds_each_note_once_and_says_what_a_sites_code_means(tmp_path):
+    note = "round 1: degraded 1/2: north missing: north: FK339"
+    for _ in range(3):
+        made = opened(tmp_path)
+        made.finish(Finish(pack(made.prepared.model), "failed", 1, (note,)), {})
+    notes = manifest(tmp_path)["notes"]
+    assert notes.count(note) == 1 and len(notes) == len(set(notes))
+    assert sum(text.startswith("FK339: the site's privacy budget") for text in notes) == 1
+    assert "privacy budget for this data set" in page(tmp_path)
