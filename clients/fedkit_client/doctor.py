@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import time
@@ -237,7 +238,11 @@ def _limits(file: SiteFile) -> str:
         probe(executor)
     finally:
         executor.close()
-    return f"the executor works within them; the libraries take {executor.address_space / 2**30:.2f}GiB of addresses"
+    here, said = len(os.sched_getaffinity(0)), ""
+    if file.limits.cpus is not None and file.limits.cpus > here:
+        said = f"; limits.cpus is {file.limits.cpus:g} and {here} are here: it limits nothing"
+    taken = f"the libraries take {executor.address_space / 2**30:.2f}GiB of addresses"
+    return f"the executor works within them; {taken}{said}"
 
 
 def _try(name: str, look: Callable[[], str]) -> Check:

@@ -98,7 +98,9 @@ def apply(file: SiteFile, answer_bytes: int = 0) -> None:
         resource.setrlimit(kind, (limits.memory, limits.memory))
     import torch
 
-    torch.set_num_threads(max(1, int(limits.cpus or len(os.sched_getaffinity(0)))))
+    here = len(os.sched_getaffinity(0))
+    # More threads than cores would each wait for the others.
+    torch.set_num_threads(max(1, min(here, int(limits.cpus or here))))
     if file.device == "cuda" and not torch.cuda.is_available():
         raise DeploymentError(
             "device is cuda, and torch finds no GPU here",

@@ -20,6 +20,7 @@ class State:
     Attributes:
         phase: ``starting``, ``connected``, ``retrying``, ``working``, ``stopped``.
         since: seconds since the epoch at which the phase began.
+        connected_at: at which the site came to be connected, whatever it was asked since; None while it is not.
         problem: code, message and remedy of what keeps the site from its coordinator; None while nothing does.
         last: the newest message: kind, round, run, the code it was answered with ("" for a reply), when.
         answered, refused: messages since the start.
@@ -30,6 +31,7 @@ class State:
     version: str
     phase: str = "starting"
     since: float = 0.0
+    connected_at: float | None = None
     problem: dict[str, str] | None = None
     last: dict[str, Any] | None = None
     answered: int = 0
@@ -45,6 +47,10 @@ class State:
         changed = (phase, said) != (self.phase, self.problem)
         if changed:
             self.since = self.clock()
+        if phase not in ("connected", "working"):
+            self.connected_at = None
+        elif self.connected_at is None:
+            self.connected_at = self.clock()
         self.phase, self.problem = phase, said
         self.write()
         return changed

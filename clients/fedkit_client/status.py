@@ -30,6 +30,7 @@ def status(opened: Opened) -> dict[str, Any]:
         "connected": phase in ("connected", "working"),
         "phase": phase,
         "since": state.get("since") if running else None,
+        "connected_at": state.get("connected_at") if running else None,
         "problem": state.get("problem") if running else None,
         "paused": _paused(opened),
         "coordinator": opened.enrolment.address,
@@ -71,8 +72,11 @@ def status_text(found: dict[str, Any]) -> str:
 def _running(found: dict[str, Any]) -> str:
     if not found["running"]:
         return "not running; `fedkit client start SITE.yaml`"
-    link = f"connected to {found['coordinator']}" if found["connected"] else f"not connected to {found['coordinator']}"
-    return f"running (process {found['pid']}), {link}, {found['phase']} since {_ago(found['since'])}"
+    running = f"running (process {found['pid']})"
+    if not found["connected"]:
+        return f"{running}, not connected to {found['coordinator']}, {found['phase']} since {_ago(found['since'])}"
+    working = f", at work on a message since {_ago(found['since'])}" if found["phase"] == "working" else ""
+    return f"{running}, connected to {found['coordinator']} since {_ago(found['connected_at'])}{working}"
 
 
 def _paused(opened: Opened) -> dict[str, Any] | None:
