@@ -21,6 +21,7 @@ from typing import Annotated, NoReturn
 
 import click
 import typer
+import typer.core
 
 from fedkit import __version__
 from fedkit.cli.audit_command import audit
@@ -34,6 +35,8 @@ from fedkit.cli.run_commands import compare, replay, report, simulate, sweep
 from fedkit.cli.stats_command import stats
 from fedkit.errors import FedkitError, Interrupted
 
+# Typer escapes "[required]" for Rich wherever Rich is installed, even in help that Rich does not print.
+typer.core.HAS_RICH = False
 app = typer.Typer(
     help="Train one model over the records of many hospitals; no record leaves its hospital.\n\n"
     "Example: fedkit simulate heart_disease",

@@ -194,21 +194,24 @@ def _extended(keyring: Keyring, signed: Signed) -> Keyring:
         if (member.name, member.role) != (old.name, old.role):
             raise _broken(f"a rotation keeps name and role: {old.name}, {old.role}")
         if old.rotations >= MOST_ROTATIONS:
-            raise _broken(f"{old.name} has replaced their key {MOST_ROTATIONS} times; an admin must add them again")
+            raise _broken(
+                f"{old.name} has replaced their key {MOST_ROTATIONS} times",
+                "have an admin revoke them and add them again",
+            )
         if old.role != "admin" and serial >= MOST_STATEMENTS - RESERVED:
             raise _broken(f"the last {RESERVED} statements of a keyring are the admins'")
         return _with(_without(keyring, old), replace(member, rotations=old.rotations + 1), signed)
     keyring.signer(signed.key, "admin")
     if action == "add":
         if any(member.name == other.name for other in keyring.members.values()):
-            raise _broken(f"the name {member.name} is taken")
+            raise _broken(f"the name {member.name} is taken", "choose another name, or revoke that user first")
         return _with(keyring, member, signed)
     if action == "revoke":
         if keyring.members.get(member.key) != member:
             raise _broken(f"{member.name} is no user with this role and key")
         left = _without(keyring, member)
         if not any(other.role == "admin" for other in left.members.values()):
-            raise _broken(f"{member.name} is the last admin; nobody could add another")
+            raise _broken(f"{member.name} is the last admin; nobody could add another", "add another admin first")
         return replace(left, statements=(*keyring.statements, signed.text))
     raise _broken("a statement is add, revoke, rotate or coordinator")
 
@@ -259,9 +262,12 @@ def _values(signed: Signed, public: bytes, federation: str, serial: int, previou
 def _member(values: Mapping[str, Any]) -> Member:
     name, role = values["name"], values["role"]
     if not NAME.fullmatch(name) or len(name) > _LONGEST_NAME or name == COORDINATOR:
-        raise _broken(f"a user's name has 1 to {_LONGEST_NAME} letters, digits, _ and -, and is not {COORDINATOR}")
+        raise _broken(
+            f"a user's name has 1 to {_LONGEST_NAME} letters, digits, _ and -, and is not {COORDINATOR}",
+            "choose such a name",
+        )
     if role not in ROLES:
-        raise _broken(f"a user is {', '.join(ROLES[:-1])} or {ROLES[-1]}")
+        raise _broken(f"a user is {', '.join(ROLES[:-1])} or {ROLES[-1]}", f"give one of {', '.join(ROLES)}")
     return Member(name, role, public_key(values["key"]))
 
 
@@ -284,5 +290,5 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _broken(why: str) -> FederationError:
-    return FederationError(why, code="FK544", remedy="ask the coordinator's admin for the current keyring")
+def _broken(why: str, remedy: str = "ask the coordinator's admin for the current keyring") -> FederationError:
+    return FederationError(why, code="FK544", remedy=remedy)

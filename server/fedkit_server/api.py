@@ -153,7 +153,8 @@ async def _events(
             break
         status = await to_thread.run_sync(runs.status, run)
         found = await to_thread.run_sync(runs.wait_events, run, after, min(left, _TURN), limiter=waiters)
-    return JSONResponse({"events": found, "state": status["state"], "outcome": status.get("outcome")})
+    told = {"state": status["state"], "outcome": status.get("outcome"), "before": status.get("before", [])}
+    return JSONResponse({"events": found} | told)
 
 
 async def _archive(state: State, access: Access, request: Request) -> Response:

@@ -143,7 +143,8 @@ class Runner:
         """
         row = self._row(run)
         found = {"run": run, "name": row.name, "submitter": row.submitter, "submitted_at": row.submitted_at}
-        return found | {"state": row.state, "outcome": row.outcome} | self._progress_of(row)
+        before = self._store.runs_before(row)
+        return found | {"state": row.state, "outcome": row.outcome, "before": before} | self._progress_of(row)
 
     def _progress_of(self, row: RunRow) -> dict[str, Any]:
         with self._changed:

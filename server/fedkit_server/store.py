@@ -275,6 +275,14 @@ class Store:
         """All runs, the newest first."""
         return [RunRow(**row) for row in self._rows("SELECT * FROM runs ORDER BY submitted_at DESC, run")]
 
+    def runs_before(self, row: RunRow) -> list[str]:
+        """The runs that have their turn before a queued one; of any other run, none."""
+        if row.state != "queued":
+            return []
+        found = [other for other in reversed(self.runs()) if other.state in ("queued", "running")]
+        queued = [other.run for other in found if other.state == "queued"]
+        return [other.run for other in found if other.state == "running"] + queued[: queued.index(row.run)]
+
     def run(self, run: str) -> RunRow | None:
         """One run."""
         return next((RunRow(**row) for row in self._rows("SELECT * FROM runs WHERE run = ?", (run,))), None)

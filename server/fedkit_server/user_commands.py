@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from fedkit_server.options import SETTINGS, Json, Profile, connect, show
+from fedkit_server.options import SETTINGS, Json, Profile, connect, show, stamp
 
 user_app = typer.Typer(
-    help="Add and revoke users, and renew your own key.\n\nExample: fedkit server user key signing.key", **SETTINGS
+    help="List, add and revoke users, and renew your own key.\n\nExample: fedkit server user key signing.key",
+    **SETTINGS,
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A user.")]
 
@@ -70,6 +71,22 @@ def add(
         f"{name} is {role}\n{place}: hand it over by a way that you trust; {name} puts their key there as signing.key"
     )
     show(found, text, json_=json_)
+
+
+@user_app.command("list")
+def list_(profile: Profile = None, json_: Json = False) -> None:
+    """List everybody who is or was a user, with role, key and times, from the keyring that your profile verifies.
+
+    Example: fedkit server user list --profile heart-admin
+    """
+    from fedkit.federation.users import told, users
+
+    found = users(connect(profile).keyring())
+    lines = [f"{'user':<20} {'role':<9} {'since':<16}  key"]
+    for user in found:
+        gone = "" if user.revoked_at is None else f"  REVOKED {stamp(user.revoked_at)}"
+        lines.append(f"{user.name:<20} {user.role:<9} {stamp(user.since)}  {user.key}{gone}")
+    show({"users": [told(user) for user in found]}, "\n".join(lines), json_=json_)
 
 
 @user_app.command()

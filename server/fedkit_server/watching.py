@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,6 +29,7 @@ class View:
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     ended: dict[str, Any] = field(default_factory=dict)
     missed: dict[str, int] = field(default_factory=dict)
+    waits: str = ""
     answered: dict[str, int] = field(default_factory=dict)
 
     def take(self, event: dict[str, Any]) -> None:
@@ -80,7 +81,7 @@ def follow(remote: Remote, run: str, *, json_: bool) -> str:
         elif sys.stdout.isatty():
             answer = _live(remote, view)
         else:
-            answer = _until_over(remote, view, lambda event: _print_plain(event))
+            answer = _until_over(remote, view, lambda event: _print_plain(event), _print_line)
     except KeyboardInterrupt:
         raise Interrupted(f"no longer watching; {run} goes on: `fedkit server watch {run}`") from None
     if not json_:
@@ -96,9 +97,15 @@ def closing(run: str, answer: dict[str, Any]) -> str:
     return f"{run}: {outcome}\nnext: `fedkit server pull {run}`"
 
 
-def _until_over(remote: Remote, view: View, tell: Any) -> dict[str, Any]:
+def _until_over(
+    remote: Remote, view: View, tell: Callable[[dict[str, Any]], None], say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     answer: dict[str, Any] = {}
     for answer in _answers(remote, view.run):
+        waits = waits_for(answer)
+        if waits and waits != view.waits:
+            say(f"{view.run}: {waits}")
+        view.waits = waits
         for event in answer["events"]:
             view.take(event)
             tell(event)
@@ -106,11 +113,26 @@ def _until_over(remote: Remote, view: View, tell: Any) -> dict[str, Any]:
     return answer
 
 
+def waits_for(answer: dict[str, Any]) -> str:
+    """What a queued run waits for; nothing for any other.
+
+    >>> waits_for({"state": "queued", "before": ["a", "b"]}), waits_for({"state": "running"})
+    ('queued behind 2 runs: a, b', '')
+    """
+    if answer.get("state") != "queued":
+        return ""
+    before = [str(run) for run in answer.get("before") or ()]
+    if not before:
+        return "queued, and next to have its turn"
+    return f"queued behind {len(before)} run{'s' * (len(before) > 1)}: {', '.join(before)}"
+
+
 def _answers(remote: Remote, run: str) -> Iterator[dict[str, Any]]:
-    after, away = 0, 0.0
+    # A run that waits for its turn says so at once.
+    after, away, wait = 0, 0.0, 0
     while True:
         try:
-            answer = remote.get(f"/runs/{segment(run)}/events", after=after, wait=_WAIT)
+            answer = remote.get(f"/runs/{segment(run)}/events", after=after, wait=wait)
         except DeploymentError as error:
             away = away or time.monotonic()
             # A coordinator that starts again goes on with the run.
@@ -118,7 +140,7 @@ def _answers(remote: Remote, run: str) -> Iterator[dict[str, Any]]:
                 raise
             time.sleep(2.0)
             continue
-        away = 0.0
+        away, wait = 0.0, _WAIT
         after = max([after, *(int(event["n"]) for event in answer["events"])])
         yield answer
         if answer["state"] in OVER and not answer["events"]:
@@ -139,7 +161,8 @@ def _table(view: View) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(f"{view.run}, round {view.number}" + (f": {view.ended['detail']}" if view.ended else ""))
+    where = view.waits or f"round {view.number}"
+    title = Text(f"{view.run}, {where}" + (f": {view.ended['detail']}" if view.ended else ""))
     table = Table("site", "round", "asked for", "state", "seconds", "answers", "misses", title=title)
     for row in view.rows(time.time()):
         table.add_row(*map(Text, row))
@@ -148,6 +171,10 @@ def _table(view: View) -> Any:
 
 def _print(value: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(value, allow_nan=False) + "\n")
+
+
+def _print_line(text: str) -> None:
+    sys.stdout.write(text + "\n")
 
 
 def _print_plain(event: dict[str, Any]) -> None:

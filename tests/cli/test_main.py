@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from importlib import import_module
 
+import click
 import pytest
+import typer.main
 
 from fedkit.cli import main as entry
 
@@ -45,3 +48,18 @@ def test_a_terminal_without_a_letter_gets_a_question_mark():
     script = "import sys; from fedkit.cli import main as m; m._tolerate_narrow_encodings(); sys.stdout.write('R\\xb2')"
     done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **ascii_only}, capture_output=True)
     assert done.stdout == b"R?", done.stderr
+
+
+def _commands(command, words=()):
+    yield words, command
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _commands(below, (*words, name))
+
+
+@pytest.mark.parametrize("package", ["fedkit.cli.main", "fedkit_server.cli", "fedkit_client.cli"])
+def test_no_help_holds_an_escape_meant_for_another_printer(package):
+    found = list(_commands(typer.main.get_command(import_module(package).app)))
+    assert len(found) > 8
+    for words, command in found:
+        text = command.get_help(click.Context(command, info_name=" ".join(words)))
+        assert "\\[" not in text, words

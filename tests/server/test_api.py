@@ -180,7 +180,7 @@ def test_nobody_is_kept_waiting_for_a_run_that_is_over(api):
     api.ask("POST", "/runs", json={"job": _job(api)})
     api.state.store.set_run("r1", "finished", "complete")
     answer = api.ask("GET", "/runs/r1/events", params={"wait": 20}).json()
-    assert answer == {"events": [], "state": "finished", "outcome": "complete"}
+    assert answer == {"events": [], "state": "finished", "outcome": "complete", "before": []}
     assert not [asked for asked in api.runs.asked if asked[0] == "wait"]
 
 

@@ -65,3 +65,12 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "fedkit.db").write_bytes(b"no database at all" * 100)
     with pytest.raises(DeploymentError, match="FK705"):
         Store(tmp_path / "fedkit.db")
+
+
+def test_a_queued_run_waits_for_the_one_at_work_and_for_those_that_were_submitted_before(store):
+    for number, run in enumerate("abcd"):
+        store.add_run(run, "job", "n", "anna", 100.0 + number)
+    store.set_run("a", "finished", "complete")
+    store.set_run("c", "running")
+    before = {row.run: store.runs_before(row) for row in store.runs()}
+    assert before == {"a": [], "b": ["c"], "c": [], "d": ["c", "b"]}

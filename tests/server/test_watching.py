@@ -91,3 +91,17 @@ def test_a_pulled_run_shows_its_results_and_one_that_has_only_begun_shows_none(t
     _show_results(write(tmp_path, Fabricated(noise="secure")))
     told = capsys.readouterr().out
     assert "heart_disease: complete, 15 rounds" in told and "cleveland" in told and "epsilon" in told
+
+
+def test_a_run_that_waits_for_its_turn_says_behind_whom_once_a_change_and_a_refusal_what_it_means(capsys):
+    refused = EVENTS[4] | {"kind": "refused", "detail": "FK577"}
+    queued = {"events": [], "state": "queued", "outcome": None}
+    remote = Scripted(
+        queued | {"before": ["a", "b"]}, queued | {"before": ["a", "b"]}, queued | {"before": []},
+        _answer([refused], "finished", "degraded"), _answer([], "finished", "degraded"),
+    )  # fmt: skip
+    follow(remote, "r", json_=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["r: queued behind 2 runs: a, b", "r: queued, and next to have its turn"]
+    assert "south refused train FK577 (a person at the site has yet to approve the run" in lines[2]
+    assert len(lines) == 5
