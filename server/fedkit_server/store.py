@@ -277,10 +277,11 @@ class Store:
 
     def runs_before(self, row: RunRow) -> list[str]:
         """The runs that have their turn before a queued one; of any other run, none."""
-        if row.state != "queued":
-            return []
         found = [other for other in reversed(self.runs()) if other.state in ("queued", "running")]
         queued = [other.run for other in found if other.state == "queued"]
+        # Its turn may have come since the row was read.
+        if row.run not in queued:
+            return []
         return [other.run for other in found if other.state == "running"] + queued[: queued.index(row.run)]
 
     def run(self, run: str) -> RunRow | None:
