@@ -71,7 +71,7 @@ def test_runs_go_one_at_a_time_in_the_order_in_which_they_were_submitted(world):
     ]
     assert world.runner.status("second") | {"submitted_at": 0} == {
         "run": "second", "name": "heart_disease", "submitter": "anna", "submitted_at": 0, "state": "queued",
-        "outcome": None, "round": 0, "rounds": 2, "bytes": 0,
+        "outcome": None, "before": ["first"], "round": 0, "rounds": 2, "bytes": 0,
     }  # fmt: skip
     held.free.set()
     assert [world.over(run)["outcome"] for run in ("first", "second", "third")] == ["complete"] * 3
