@@ -7,17 +7,19 @@ import os
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import anyio
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from fedkit import __version__
 from fedkit.errors import DeploymentError, FedkitError
@@ -163,17 +165,35 @@ async def _archive(state: State, access: Access, request: Request) -> Response:
     folder = state.folder.runs / run
     if not folder.is_dir():
         raise DeploymentError(f"{run} has no folder yet", code="FK722", remedy="wait until it has begun")
-    # Beside the runs, not in a place that others of this host can reach.
-    handle, name = tempfile.mkstemp(dir=state.folder.path, prefix=".archive-")
-    os.close(handle)
+    held = ExitStack()
     try:
+        held.enter_context(access.archives.take(member.name))
+        # Beside the runs, not in a place that others of this host can reach.
+        handle, name = tempfile.mkstemp(dir=state.folder.path, prefix=".archive-")
+        os.close(handle)
+        held.callback(Path(name).unlink, missing_ok=True)
         await to_thread.run_sync(pack, folder, Path(name))
         await to_thread.run_sync(partial(state.trail.record, "pulled", run=run, user=member.name))
     except BaseException:
-        with anyio.CancelScope(shield=True):
-            Path(name).unlink(missing_ok=True)
+        held.close()
         raise
-    return FileResponse(name, media_type="application/x-tar", background=BackgroundTask(os.unlink, name))
+    return cast(Response, _Held(FileResponse(name, media_type="application/x-tar"), held))
+
+
+@dataclass
+class _Held:
+    """A response that lets go of what it was made of once it was sent, or was not; a background task only if it was."""
+
+    response: Response
+    held: ExitStack
+
+    @property
+    def headers(self) -> MutableHeaders:
+        return self.response.headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self.held:
+            await self.response(scope, receive, send)
 
 
 async def _metrics(state: State, runs: Runs, access: Access, request: Request) -> Response:

@@ -4,6 +4,7 @@ import asyncio
 import tarfile
 from dataclasses import replace
 from io import BytesIO
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -11,10 +12,12 @@ from fedkit_server.access import Access
 from fedkit_server.api import MOST_BODY, PREFIX, make_api
 from fedkit_server.enrolment import Enrolment
 from fedkit_server.handlers import HANDLERS
+from fedkit_server.shares import Shares
 from fedkit_server.tokens import new_token
 from prometheus_client.parser import text_string_to_metric_families
 
 from fedkit.config.compose import compose
+from fedkit.errors import DeploymentError
 from fedkit.federation import statements
 from fedkit.federation.invite import read_invitation
 from fedkit.federation.job import make_job
@@ -116,6 +119,7 @@ def test_an_address_with_many_bad_tokens_has_to_wait(api):
     _error(response, 429, "FK725")
     assert response.headers["retry-after"] == "60"
     assert api.state.failed_logins == 20
+    assert api.ask("GET", "/status").status_code == 200, "others' bad tokens keep no user out"
 
 
 def test_a_large_body_is_refused_with_and_without_its_length(api):
@@ -202,6 +206,32 @@ def test_an_archive_holds_the_run_without_its_journal_and_leaves_nothing_behind(
     with tarfile.open(fileobj=BytesIO(response.content)) as archive:
         assert archive.getnames() == ["result.json"]
     assert list(api.state.folder.path.glob(".archive-*")) == []
+
+
+def test_a_user_has_two_archives_at_a_time_and_a_failed_one_leaves_nothing_behind(api, monkeypatch):
+    api.ask("POST", "/runs", json={"job": _job(api)})
+    folder = api.state.folder.runs / "r1"
+    folder.mkdir(parents=True)
+    api.add("vi", "viewer")
+    with api.access.archives.take("vi"), api.access.archives.take("vi"):
+        _error(api.ask("GET", "/runs/r1/archive", "vi"), 429, "FK725")
+        assert api.ask("GET", "/runs/r1/archive").status_code == 200
+    assert api.ask("GET", "/runs/r1/archive", "vi").status_code == 200
+    monkeypatch.setattr("fedkit_server.api.pack", Mock(side_effect=OSError(28, "full")))
+    for _ in range(5):
+        assert api.ask("GET", "/runs/r1/archive", "vi").status_code == 500
+    assert list(api.state.folder.path.glob(".archive-*")) == []
+
+
+def test_all_users_together_have_a_share_too():
+    shares = Shares(each=2, most=3)
+    with shares.take("a"), shares.take("a"), shares.take("b"):
+        with pytest.raises(DeploymentError, match="users are being sent 3 runs"), shares.take("c"):
+            pass
+        with pytest.raises(DeploymentError, match="a is being sent 2 runs"), shares.take("a"):
+            pass
+    with shares.take("a"), shares.take("a"), shares.take("c"):
+        pass
 
 
 def test_an_invitation_is_made_and_a_site_revoked(api):
