@@ -55,6 +55,13 @@ def join(
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="FOLDER", help="Made by joining; by default fedkit-site.")
     ] = None,
+    old: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FOLDER", help="Of an earlier joining: its ledgers and withdrawals come along."),
+    ] = None,
+    empty_ledgers: Annotated[
+        bool, typer.Option("--empty-ledgers", help="Budgets begin anew, although the site has joined before.")
+    ] = False,
     start: Annotated[bool, typer.Option("--start", help="Go on as `fedkit client start`.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="With --start: in the background.")] = False,
     json_: Json = False,
@@ -70,8 +77,10 @@ def join(
 
     if detach and not start:
         raise typer.BadParameter("--detach goes with --start")
+    if old and empty_ledgers:
+        raise typer.BadParameter("--from takes the ledgers along; leave out --empty-ledgers")
     folder = folder or Path("fedkit-site")
-    done = do(address, read_token(token_file), folder, site_file)
+    done = do(address, read_token(token_file), folder, site_file, old=old, empty_ledgers=empty_ledgers)
     path = folder / done.folder.site_yaml.name
     told = {
         "event": "joined",
@@ -83,6 +92,8 @@ def join(
         "site_file_is_blank": done.blank,
     }
     text = f"{done.enrolment.site} has joined; keys and pins are in {folder}\n"
+    if old:
+        text += f"  what was spent and withdrawn in {old} goes on there; {old} can no longer be started\n"
     if done.blank:
         text += f"  next: fill in {path}, then `fedkit client start {path}`\n"
     elif not start:

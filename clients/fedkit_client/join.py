@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fedkit.errors import DeploymentError
 from fedkit_client.folder import FORMAT, Enrolment, SiteFolder, parted
+from fedkit_client.moving import carry_over, taking_over
 
 if TYPE_CHECKING:
     from fedkit.federation.invite import Invitation
@@ -53,7 +54,15 @@ def read_token(file: str) -> str:
         ) from None
 
 
-def join(address: str, token: str, folder: Path, site_yaml: Path | None = None) -> Joined:
+def join(
+    address: str,
+    token: str,
+    folder: Path,
+    site_yaml: Path | None = None,
+    *,
+    old: Path | None = None,
+    empty_ledgers: bool = False,
+) -> Joined:
     """Join a federation.
 
     Args:
@@ -61,9 +70,13 @@ def join(address: str, token: str, folder: Path, site_yaml: Path | None = None) 
         token: the invitation.
         folder: to be made.
         site_yaml: a site file to copy; None writes the template.
+        old: the folder of an earlier joining, whose ledgers, withdrawals, lineage and pause are taken along; it never
+            runs again.
+        empty_ledgers: budgets begin anew, although the coordinator knows the site from before.
 
     Raises:
-        DeploymentError: FK740, the folder is taken; FK742 to FK750, the connection; what the coordinator refuses.
+        DeploymentError: FK740, the folder is taken; FK757, FK753, the old one; FK742 to FK750, the connection; what the
+            coordinator refuses.
         FederationError: FK540, FK543, FK547, the invitation; FK541, FK542, FK544, a keyring that is not the pinned one.
         ConfigError: FK120, the site file.
 
@@ -90,12 +103,18 @@ def join(address: str, token: str, folder: Path, site_yaml: Path | None = None) 
     scrap = _scrap(folder)
     try:
         made = SiteFolder(scrap)
-        enrolment = _enrol(made, authority, host, port, invitation)
-        _write(made, authority, enrolment, content)
-        # Whoever made the folder meanwhile keeps it.
-        if folder.exists():
-            raise FileExistsError(f"{folder} was made meanwhile")
-        scrap.rename(folder)
+        with taking_over(old) as before:
+            if before is None:
+                made.ledgers.mkdir(mode=0o700)
+            else:
+                carry_over(before, made)
+            again = before is not None or empty_ledgers
+            enrolment = _enrol(made, authority, host, port, invitation, again=again)
+            _write(made, authority, enrolment, content)
+            # Whoever made the folder meanwhile keeps it.
+            if folder.exists():
+                raise FileExistsError(f"{folder} was made meanwhile")
+            scrap.rename(folder)
     except OSError as error:
         raise DeploymentError(f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder") from None
     finally:
@@ -131,7 +150,9 @@ def _scrap(folder: Path) -> Path:
         ) from None
 
 
-def _enrol(made: SiteFolder, authority: bytes, host: str, port: int, invitation: Invitation) -> Enrolment:
+def _enrol(
+    made: SiteFolder, authority: bytes, host: str, port: int, invitation: Invitation, *, again: bool
+) -> Enrolment:
     from fedkit.federation import strict_json
     from fedkit.federation.enrolment import JOIN, version_text
     from fedkit.federation.keyring import open_keyring
@@ -151,6 +172,7 @@ def _enrol(made: SiteFolder, authority: bytes, host: str, port: int, invitation:
             "node_key": base64.b64encode(node.public_pem).decode(),
             "site_key": base64.b64encode(signing.public).decode(),
             "wire": version_text(),
+            "again": again,
         },
     )
     fields = {"node_id": str, "keyring": list, "port": int, "grpc_port": int, "wire": str}
@@ -196,7 +218,6 @@ def _write(made: SiteFolder, authority: bytes, enrolment: Enrolment, site_yaml: 
     write_new(made.ca, authority)
     write_new(made.enrolment_file, enrolment.as_json())
     write_new(made.site_yaml, site_yaml)
-    made.ledgers.mkdir(mode=0o700)
     _log_joining(made, enrolment)
     handle = os.open(made.path, os.O_RDONLY)
     try:

@@ -27,7 +27,7 @@ MOST_BYTES = strict_json.MOST_BYTES
 VERSION = (WIRE, 0)
 """Major: of every signed payload. Minor: of what is said here, where the one before is understood too."""
 
-JOIN_FIELDS = {"secret": str, "site": str, "node_key": str, "site_key": str, "wire": str}
+JOIN_FIELDS = {"secret": str, "site": str, "node_key": str, "site_key": str, "wire": str, "again": bool}
 ANNOUNCE_FIELDS = {"offer": str, "wire": str}
 
 

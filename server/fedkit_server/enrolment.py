@@ -8,6 +8,7 @@
     FK717  too many attempts
     FK719  a key that cannot be taken: none, or one that counted before
     FK736  a site that is not enrolled, or no longer
+    FK737  a site that was enrolled before, and does not say what becomes of its ledgers
 """
 
 from __future__ import annotations
@@ -63,18 +64,26 @@ class Enrolment:
         """Let a site in.
 
         Raises:
-            DeploymentError: FK714 to FK719.
+            DeploymentError: FK714 to FK719, FK737.
             FederationError: FK540, a request that cannot be read.
         """
         self.check_patience(address)
         self._check_version(request)
-        values = strict_json.fields(request, wire.JOIN_FIELDS, "the request")
+        # One of before this was asked had to move its ledgers by hand, as its documentation said.
+        values = strict_json.fields({"again": True} | request, wire.JOIN_FIELDS, "the request")
         node_key, site_key = _node_key(values["node_key"]), _site_key(values["site_key"])
         try:
             invited = self._invitation(values["secret"], values["site"])
         except DeploymentError:
             self.brake.failed(address)
             raise
+        if not values["again"] and self.state.store.site(invited.site) is not None:
+            raise DeploymentError(
+                f"{invited.site} was enrolled before: with new ledgers its budgets would begin anew",
+                code="FK737",
+                remedy="join with --from OLD_FOLDER, which takes its ledgers and withdrawals along; only if the old"
+                " ones never were or are of other patients, with --empty-ledgers. The invitation is still good",
+            )
         # Two sites that join with one key at once must not become one node.
         with self._one:
             return self._enrol(invited, node_key, site_key)

@@ -68,6 +68,7 @@ class Coordinator:
     offers: list[str] = field(default_factory=list)
     nodes: dict[str, int] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    joined: list[dict[str, Any]] = field(default_factory=list)
     ahead: float = 0.0
     keyring: Keyring = field(init=False)
     link: Link = field(init=False)
@@ -139,6 +140,7 @@ class Coordinator:
         self._grpc.start()
 
     def _join(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.joined.append(request)
         if self.secrets.pop(request["site"], None) != request["secret"]:
             raise DeploymentError("the invitation was used before", code="FK730", remedy="ask for a new one")
         node = self.link.register(base64.b64decode(request["node_key"]), request["site"])

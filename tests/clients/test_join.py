@@ -4,6 +4,8 @@ import json
 import socket
 import ssl
 import stat
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -12,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 from fedkit_client import trust
 from fedkit_client.doctor import checks_of_address
+from fedkit_client.folder import SiteFolder
 from fedkit_client.join import join, read_token
 from fedkit_client.start import open_site
 from fedkit_client.trouble import untrusted
@@ -302,3 +305,77 @@ def test_the_doctor_s_exit_status_says_that_a_check_failed(capsys):
 def test_a_certificate_that_is_none_is_refused():
     with pytest.raises(ValueError, match=r".*"):
         trust.certificate_fingerprint(b"nothing")
+
+
+_HOLDER = """
+import pathlib, sys, fedkit_client.lock
+with fedkit_client.lock.hold(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def _held(pid_file):
+    # The lock is a process's: this one would be let in again.
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, pid_file], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        yield
+        other.stdin.close()
+
+
+def _used(coordinator, path):
+    done = join(_address(coordinator), coordinator.invite(), path)
+    for name, text in {"ledgers/a.sqlite": "spent", "withdrawals.jsonl": "who", "pseudonym.key": "k"}.items():
+        (path / name).write_text(text)
+    (path / "paused.json").write_text("{}")
+    return done
+
+
+def test_whoever_joins_again_takes_what_was_spent_and_withdrawn_along_and_the_old_folder_never_runs_again(
+    coordinator, tmp_path
+):
+    old = tmp_path / "old"
+    _used(coordinator, old)
+    done = join(_address(coordinator), coordinator.invite(), tmp_path / "new", old=old)
+    assert coordinator.joined[-1]["again"] is True
+    for name in ("ledgers/a.sqlite", "withdrawals.jsonl", "pseudonym.key", "paused.json"):
+        assert (done.folder.path / name).read_text() == (old / name).read_text()
+    assert done.folder.signing_key.read_bytes() != (old / "signing.key").read_bytes()
+    with pytest.raises(DeploymentError, match="FK741"):
+        SiteFolder(old).enrolment()
+    with pytest.raises(DeploymentError, match=r"FK757.*taken over by a later joining"):
+        join(_address(coordinator), coordinator.invite(), tmp_path / "third", old=old)
+
+
+def test_a_folder_that_runs_or_is_none_is_not_taken_over_and_the_token_stays_good(coordinator, tmp_path):
+    old = tmp_path / "old"
+    _used(coordinator, old)
+    token = coordinator.invite()
+    before = len(coordinator.joined)
+    with _held(SiteFolder(old).pid_file), pytest.raises(DeploymentError, match="FK753"):
+        join(_address(coordinator), token, tmp_path / "new", old=old)
+    for none in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(DeploymentError, match="FK757"):
+            join(_address(coordinator), token, tmp_path / "new", old=none)
+    assert len(coordinator.joined) == before and not (tmp_path / "new").exists()
+    join(_address(coordinator), token, tmp_path / "new", old=old)
+
+
+def test_a_joining_that_is_refused_leaves_the_old_folder_as_it_was(coordinator, tmp_path):
+    old = tmp_path / "old"
+    _used(coordinator, old)
+    token = coordinator.invite()
+    join(_address(coordinator), token, tmp_path / "new")
+    with pytest.raises(DeploymentError):
+        join(_address(coordinator), token, tmp_path / "third", old=old)
+    assert SiteFolder(old).enrolment().site == SITE and not (tmp_path / "third").exists()
+
+
+def test_a_first_joining_says_that_it_is_one(coordinator, tmp_path):
+    join(_address(coordinator), coordinator.invite(), tmp_path / "a")
+    assert coordinator.joined[-1]["again"] is False
+    join(_address(coordinator), coordinator.invite(), tmp_path / "b", empty_ledgers=True)
+    assert coordinator.joined[-1]["again"] is True

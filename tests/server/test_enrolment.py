@@ -227,3 +227,15 @@ def test_who_is_not_enrolled_can_offer_nothing(enrolment, coordinator, revoked):
 def test_an_invitation_for_ever_is_refused(coordinator, hours):
     with pytest.raises(DeploymentError, match="FK707"):
         invite(coordinator.state, "north", hours)
+
+
+def test_a_name_that_was_enrolled_before_joins_with_its_ledgers_or_says_that_they_are_empty(enrolment):
+    _joined(enrolment)
+    made = invite(enrolment.state, "north", 72)
+    _refused(enrolment, new_site().request("north", made.secret, again=False), "FK737")
+    enrolment.state.revoke(enrolment.state.store.site("north"))
+    made = invite(enrolment.state, "north", 72)
+    _refused(enrolment, new_site().request("north", made.secret, again=False), "FK737")
+    enrolment.join(new_site().request("north", made.secret, again=True), "192.0.2.9")
+    first = invite(enrolment.state, "south", 72)
+    enrolment.join(new_site().request("south", first.secret, again=False), "192.0.2.9")
