@@ -16,6 +16,7 @@ from fedkit_client.approvals import APPROVED, Approvals
 from fedkit_client.asked import Asked, asked_run
 from fedkit_client.folder import SiteFolder
 from fedkit_client.plans import Plans
+from fedkit_client.studies import standing_of
 
 _LOG = logging.getLogger("fedkit.site")
 
@@ -30,7 +31,7 @@ def let_in(
         enrolments: as they came; nothing of them is verified yet.
 
     Raises:
-        FederationError: FK540 to FK543, the enrolments; FK560 to FK578, the site's file.
+        FederationError: FK540 to FK543, the enrolments; FK560 to FK579, the site's file, or the study's agreement.
         PrivacyError: FK3xx, a plan that cannot be made.
 
     Guarantee: no record is read. A run that only waits for a person is noted as a request.
@@ -42,8 +43,9 @@ def let_in(
     if own is not None and own.policy.approval == "manual":
         approvals = Approvals(folder.approvals_file)
         approval = approvals.standing(job.digest, now)
+    standing = standing_of(folder, keyring.federation, file.site, job.study, run.dataset, job.run, now)
     try:
-        return admit(job.config, file, run.circumstances(now, approval), Plans(folder.plans_file))
+        return admit(job.config, file, run.circumstances(now, approval, standing), Plans(folder.plans_file))
     except FederationError as error:
         # What another clause refuses for good is not worth a person's time.
         if approvals is not None and error.code in WAITING and approval != APPROVED:

@@ -12,6 +12,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import from_dict, to_dict
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.job import Job
+from fedkit.governance.agreement import Standing
 from fedkit.governance.clauses import Circumstances
 from fedkit.storage.private import replace
 
@@ -26,6 +27,7 @@ class AskedRun:
     Attributes:
         job: the job's digest.
         config: plain values; see `fedkit.config.serialize.to_dict`.
+        agreement: digest of the study agreement that the job names; empty where it names none.
     """
 
     run: str
@@ -37,6 +39,7 @@ class AskedRun:
     at: float
     expires_at: int
     config: dict[str, Any]
+    agreement: str = ""
 
     @property
     def dataset(self) -> str:
@@ -51,16 +54,16 @@ class AskedRun:
         """
         return from_dict(self.config, python=False, models=models)
 
-    def circumstances(self, now: float, approval: str) -> Circumstances:
+    def circumstances(self, now: float, approval: str, standing: Standing) -> Circumstances:
         """What the site holds the run against, besides."""
-        return Circumstances(now, self.study, self.submitter, self.key, self.others, approval)
+        return Circumstances(now, self.study, self.submitter, self.key, self.others, approval, self.agreement, standing)
 
 
 def asked_run(job: Job, others: tuple[str, ...], now: float) -> AskedRun:
     """A job that was opened, as it is remembered."""
     return AskedRun(
         job.run, job.digest, job.study, job.submitter, job.signed.key, others, round(now, 3), job.expires_at,
-        to_dict(job.config),
+        to_dict(job.config), job.agreement,
     )  # fmt: skip
 
 
@@ -71,8 +74,11 @@ def read_run(values: Any) -> AskedRun:
         ValueError: it is none.
     """
     kinds = {"run": str, "job": str, "study": str, "submitter": str, "key": str, "expires_at": int, "config": dict}
-    if not isinstance(values, dict) or set(values) != {*kinds, "others", "at"}:
+    # A line from before there were agreements has none.
+    if not isinstance(values, dict) or set(values) - {"agreement"} != {*kinds, "others", "at"}:
         raise ValueError("other fields than a run's")
+    if type(values.get("agreement", "")) is not str:
+        raise ValueError("an agreement that is no text")
     if not all(type(values[name]) is kind for name, kind in kinds.items()) or type(values["at"]) not in (int, float):
         raise ValueError("a field of another type")
     data, others = values["config"].get("data"), values["others"]

@@ -15,6 +15,7 @@ from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
+from fedkit_client.study_commands import study_app
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(log_app, name="log")
+app.add_typer(study_app, name="study")
 
 
 def main(arguments: Sequence[str]) -> None:

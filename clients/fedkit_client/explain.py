@@ -18,6 +18,7 @@ from fedkit_client.approvals import Approvals
 from fedkit_client.asked import Asked
 from fedkit_client.folder import SiteFolder
 from fedkit_client.logs import printable
+from fedkit_client.studies import standing_at
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,15 @@ def explain(
     known = Asked(folder.asked_file).find(name) if name is not None and not overrides else None
     if known is not None:
         approval = Approvals(folder.approvals_file).standing(known.job, now)
-        config = known.experiment(tuple(file.models))
-        return f"run {known.run}", weigh(config, file, known.circumstances(now, approval), whole=True)
+        config, at = known.experiment(tuple(file.models)), standing_at(folder, file.site, known.study)
+        asked = known.circumstances(now, approval, at(known.dataset, known.run, now))
+        return f"run {known.run}", weigh(config, file, asked, whole=True)
     config = _composed(file, name, overrides, config_dir)
     user, _, key = told.submitter.partition("=")
     others = tuple(f"site {number}" for number in range(1, told.others + 1))
-    asked = Circumstances(now, told.study, user, key, others, "not asked for before")
+    standing = standing_at(folder, file.site, told.study)(config.data.name, "", now)
+    # As `fedkit server run --study` would submit it: under the text that the site has signed.
+    asked = Circumstances(now, told.study, user, key, others, "not asked for before", standing.digest, standing)
     return f"experiment {config.name}", weigh(config, file, asked, whole=True)
 
 

@@ -114,6 +114,10 @@ class SiteFolder:
         return self.path / "approvals.jsonl"
 
     @property
+    def studies(self) -> Path:  # noqa: D102
+        return self.path / "studies"
+
+    @property
     def usage(self) -> Path:  # noqa: D102
         return self.path / "usage.jsonl"
 
@@ -228,7 +232,7 @@ class SiteFolder:
             DeploymentError: FK706, with the command that mends it.
         """
         require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers, self.audit))
-        require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage))
+        require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage, self.studies))
 
     def _broken(self, path: Path) -> DeploymentError:
         return DeploymentError(

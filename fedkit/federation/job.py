@@ -21,6 +21,7 @@ from fedkit.errors import DataError, FederationError
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import WIRE, Signed, check_times, read, seal, unseal
 from fedkit.federation.keyring import Keyring
+from fedkit.governance.terms import NO_STUDY
 from fedkit.storage.keys import SigningKey
 
 SOURCE = SourceConfig("site")
@@ -39,6 +40,9 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "wire": int, "federation": str, "run": str, "name": str, "study": str, "submitter": str, "issued_at": int,
     "expires_at": int, "min_sites": int, "deadline": strict_json.NUMBER, "config": dict,
 }  # fmt: skip
+# Only a job of a study has it, so that all others read as they did before there were agreements.
+_OF_A_STUDY: Mapping[str, type | tuple[type, ...]] = {**_FIELDS, "agreement": str}
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Job:
         min_sites: a round with fewer replies fails.
         deadline: seconds that a round waits for absent sites.
         config: the whole experiment; its source is each site's own.
+        agreement: digest of the study agreement that it is submitted under; empty where it names none.
         digest: SHA-256 of the payload, hex; orders name the job by it.
     """
 
@@ -67,6 +72,7 @@ class Job:
     deadline: float
     config: ExperimentConfig
     signed: Signed
+    agreement: str = ""
 
     @property
     def digest(self) -> str:
@@ -99,6 +105,7 @@ def make_job(
     key: SigningKey,
     now: float,
     models: Collection[str] = (),
+    agreement: str = "",
 ) -> Signed:
     """Sign a run for a federation.
 
@@ -110,6 +117,7 @@ def make_job(
         lifetime: seconds for which sites take orders for it.
         now: seconds since the epoch.
         models: names of further models that the coordinator and the sites have installed.
+        agreement: digest of the study's agreement; empty for a run of no study.
 
     Raises:
         FederationError: FK540, FK543, FK546, whatever `open_job` would refuse.
@@ -127,6 +135,7 @@ def make_job(
         "min_sites": min_sites,
         "deadline": deadline,
         "config": to_dict(carried),
+        **({"agreement": agreement} if agreement else {}),
     }
     signed = seal("job", values, key)
     _job(signed, {"wire": WIRE, **values}, federation, now, models)
@@ -160,13 +169,16 @@ def open_job(text: str, keyring: Keyring, federation: str, now: float, *, models
 
 
 def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float, models: Collection[str]) -> Job:
-    values = strict_json.fields(dict(payload), _FIELDS, "the job")
+    named = "agreement" in payload
+    values = strict_json.fields(dict(payload), _OF_A_STUDY if named else _FIELDS, "the job")
     if values["federation"] != federation:
         raise FederationError("the job is for another federation", code="FK542", remedy="submit it to its own")
     check_times("job", values["issued_at"], values["expires_at"], now, longest=LONGEST_LIFE, skew=SKEW)
     for name in ("run", "name", "study", "submitter"):
         if not NAME.fullmatch(values[name]):
             raise strict_json.unreadable("the job", f"has a {name} that is no 1 to 100 letters, digits, . _ and -")
+    if named and (values["study"] == NO_STUDY or not _DIGEST.fullmatch(values["agreement"])):
+        raise strict_json.unreadable("the job", "names an agreement that is no digest, or is of no study")
     _refuse(_raw_problems(values["config"]))
     config = from_dict(values["config"], python=False, models=models)
     _refuse(_problems(config))
@@ -181,7 +193,7 @@ def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float
         raise strict_json.unreadable(
             "the job", f"has a deadline of {deadline} s; 1 to {LONGEST_DEADLINE:.0f} are allowed"
         )
-    found = {name: values[name] for name in _FIELDS if name not in ("wire", "deadline", "config")}
+    found = {name: values[name] for name in values if name not in ("wire", "deadline", "config")}
     return Job(**found, deadline=float(deadline), config=config, signed=signed)
 
 

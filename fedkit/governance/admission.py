@@ -5,7 +5,8 @@ What is compared stands in `fedkit.governance.clauses`, whose codes these are.
 ::
 
     FK542  a run that is not for this site
-    FK560 to FK578  what the site's file refuses; FK562 also a site too small to train
+    FK560 to FK579  what the site's file, or a study agreement that it signed, refuses; FK562 also a site too small to
+           train
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from fedkit.data.table import name_text
 from fedkit.errors import FederationError, FedkitError, TrainingError
 from fedkit.governance.clauses import Circumstances, Clause, clauses, unknown_dataset
 from fedkit.governance.terms import SiteFile
+from fedkit.privacy.events import events_of
+from fedkit.privacy.rdp_filter import Charge, merged, rounded
 from fedkit.training.histograms import HistogramSpec
 from fedkit.training.plan import LocalPlans, declared_plans
 from fedkit.types import LocalPlan
@@ -151,11 +154,15 @@ def weigh(
             raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
         plan, specs = made.sites[site], made.specs
         cost = plan.privacy.epsilon if plan.privacy else float("inf")
-        found = clauses(config, site, records[site], own, asked, cost)
+        found = clauses(config, site, records[site], own, asked, cost, _charges(plan))
     if not all(clause.holds for clause in found):
         return Weighed(site, found, None)
     budget = Budget(name, own.unit, own.max_epsilon, own.delta)
     return Weighed(site, found, Admitted(resolved, site, name, plan, specs, budget, exact=not private))
+
+
+def _charges(plan: LocalPlan) -> tuple[Charge, ...]:
+    return () if plan.privacy is None else merged(rounded(event) for event in events_of(plan.privacy))
 
 
 def _own_data(asked: DataConfig, own: DataConfig) -> DataConfig:

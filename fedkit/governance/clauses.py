@@ -6,7 +6,7 @@
     FK561  the declaration        FK566  delta                    FK571  the study           FK576  the hours
     FK562  the declared records   FK567  epsilon                  FK572  the submitter       FK577  the approval
     FK563  the model              FK568  a run without privacy    FK573  the rounds          FK578  other sites
-    FK564  the strategy           FK569  noise that is not real   FK574  too few records
+    FK564  the strategy           FK569  noise that is not real   FK574  too few records     FK579  the study agreement
 """
 
 from __future__ import annotations
@@ -14,51 +14,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
 from zoneinfo import ZoneInfo
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.wording import shown, suggestion
+from fedkit.governance.agreement import Standing
+from fedkit.governance.agreement_clauses import study_clauses
+from fedkit.governance.clause import WAITING as WAITING
+from fedkit.governance.clause import Clause as Clause
 from fedkit.governance.declaration import declaration_digest
 from fedkit.governance.terms import DAYS, NO_STUDY, Hours, SiteData, Submitter
-
-WAITING = frozenset({"FK576", "FK577"})
-"""Codes of what may be otherwise in an hour: such a message is asked again until the round's deadline."""
-
-Verdict = Literal["admitted", "waits", "refused"]
-
-
-@dataclass(frozen=True)
-class Clause:
-    """One thing that a site's file says of a run.
-
-    Attributes:
-        key: where it stands in the site's file; without a dot, beside ``policy``.
-        what: what is compared, such as ``the number of rounds``.
-        value: the run's, in words.
-        bound: the site's, in words.
-        remedy: what would make the run fit.
-        holds: whether the run fits.
-    """
-
-    key: str
-    code: str
-    what: str
-    value: str
-    bound: str
-    remedy: str
-    holds: bool
-
-    @property
-    def verdict(self) -> Verdict:
-        """``waits`` for what a person or the clock may still change, without another run."""
-        if self.holds:
-            return "admitted"
-        return "waits" if self.code in WAITING else "refused"
-
-    def why(self, site: str) -> str:
-        """The clause as a refusal says it, value and bound in it."""
-        return f"{self.key}: {self.what} is {self.value}, and {site} allows {self.bound}"
+from fedkit.privacy.rdp_filter import Charge
 
 
 @dataclass(frozen=True)
@@ -72,6 +38,8 @@ class Circumstances:
         key: fingerprint of the key that signed it.
         others: other sites of the job whose enrolment the site has verified.
         approval: ``approved``, or why the run counts as not approved.
+        agreement: digest of the study agreement that the job names; empty where it names none.
+        standing: how the site stands to the study.
     """
 
     now: float
@@ -80,6 +48,8 @@ class Circumstances:
     key: str = ""
     others: tuple[str, ...] = field(default=())
     approval: str = "not asked for"
+    agreement: str = ""
+    standing: Standing = field(default_factory=Standing)
 
 
 def unknown_dataset(name: str, known: Sequence[str]) -> Clause:
@@ -90,19 +60,26 @@ def unknown_dataset(name: str, known: Sequence[str]) -> Clause:
 
 
 def clauses(
-    config: ExperimentConfig, site: str, records: int, own: SiteData, asked: Circumstances, cost: float | None
+    config: ExperimentConfig,
+    site: str,
+    records: int,
+    own: SiteData,
+    asked: Circumstances,
+    cost: float | None,
+    charges: tuple[Charge, ...] | None = None,
 ) -> tuple[Clause, ...]:
     """Every clause of a data set's entry; those that can change by themselves come last.
 
     Args:
         records: the units that the run declares of the site.
         cost: the run's epsilon at the site's delta, where it was computed; None before, and without privacy.
+        charges: what the run asks of a ledger, likewise.
     """
     return (
         *_table(config, site, records, own),
         *_privacy(config, own, cost),
         *_policy(config, own, asked),
-        # FK579, the study agreement that the site has signed, has its place here: what it refuses is final.
+        *study_clauses(config, asked.study, asked.agreement, asked.standing, asked.now, cost, charges),
         *_waiting(own, asked),
     )
 

@@ -3,11 +3,14 @@
 ``federation.policies`` names a folder. ``SITE.yaml`` in it is a site's file, whose source is not read. ``job.yaml``,
 which may be absent, says what a config does not: ``study``, ``submitter`` and ``key`` (a fingerprint), ``at`` (a date
 and time with its offset from UTC, in quotes; now otherwise) and ``approved`` (sites where a person has approved it).
+``study.yaml`` is the agreement of that study, as `fedkit server study create` takes it: its parties count as having
+signed it, and nothing of its budget as spent before.
 
 ::
 
     FK121  the folder, a site's file in it or job.yaml cannot be used; a site without a file is refused
-    FK542, FK560 to FK578  what a site refuses, under the first site's code
+    FK122  study.yaml cannot be used
+    FK542, FK560 to FK579  what a site refuses, under the first site's code
 """
 
 from __future__ import annotations
@@ -24,14 +27,19 @@ from fedkit.data.table import name_text
 from fedkit.errors import ConfigError, FederationError, FedkitError
 from fedkit.federation.job import NAME, job_config
 from fedkit.governance.admission import admit
+from fedkit.governance.agreement import Agreement, Standing
+from fedkit.governance.agreement_file import read_agreement_file
 from fedkit.governance.clauses import Circumstances
 from fedkit.governance.reading import Reader
 from fedkit.governance.site_file import load_mapping, read_site_file
 from fedkit.governance.terms import NO_STUDY, SiteFile
 from fedkit.storage.keys import is_fingerprint
 
-JOB = "job.yaml"
+JOB, STUDY = "job.yaml", "study.yaml"
 CODE = "FK121"
+_TEXT = "rehearsed"
+"""In the place of a digest: nobody has signed the agreement that is rehearsed."""
+
 _KEYS = ("study", "submitter", "key", "at", "approved")
 
 
@@ -58,7 +66,7 @@ def rehearse(config: ExperimentConfig, python: Sequence[str] = ()) -> tuple[str,
         The sites that admit it.
 
     Raises:
-        ConfigError: FK120, FK121.
+        ConfigError: FK120, FK121, FK122.
         FederationError: see the module; every site's refusals at once.
 
     Guarantee: no record is read.
@@ -74,6 +82,7 @@ def rehearse(config: ExperimentConfig, python: Sequence[str] = ()) -> tuple[str,
         )  # fmt: skip
     files = _files(folder, names)
     said = _job_file(folder, names)
+    agreement = _agreement(folder, said.study)
     job = job_config(config)
     if job.privacy.mode != "none":
         job = replace(job, privacy=replace(job.privacy, noise="secure"))
@@ -81,8 +90,18 @@ def rehearse(config: ExperimentConfig, python: Sequence[str] = ()) -> tuple[str,
     for name, file in files.items():
         others = tuple(other for other in names if other != name)
         approval = "approved" if name in said.approved else "not asked for before"
+        asked = Circumstances(
+            said.now,
+            said.study,
+            said.submitter,
+            said.key,
+            others,
+            approval,
+            _TEXT,
+            _standing(agreement, said.study, name),
+        )
         try:
-            admit(job, file, Circumstances(said.now, said.study, said.submitter, said.key, others, approval))
+            admit(job, file, asked)
         except FedkitError as error:
             refused.append((name, error))
     if refused:
@@ -118,8 +137,8 @@ def _files(folder: Path, names: Sequence[str]) -> Mapping[str, SiteFile]:
     found: dict[str, SiteFile] = {}
     for name in names:
         path = folder / f"{name}.yaml"
-        if path.name == JOB:
-            problems.append(f"a site cannot be called {name} here: {JOB} says what the job is")
+        if path.name in (JOB, STUDY):
+            problems.append(f"a site cannot be called {name} here: {JOB} and {STUDY} are the run's")
         elif not path.is_file():
             problems.append(f"{name} has no {path.name} in {folder}; a site that says nothing admits nothing")
         else:
@@ -133,6 +152,22 @@ def _files(folder: Path, names: Sequence[str]) -> Mapping[str, SiteFile]:
     if problems:
         raise ConfigError(problems, code=CODE)
     return found
+
+
+def _agreement(folder: Path, study: str) -> Agreement | None:
+    path = folder / STUDY
+    if study == NO_STUDY or not (path.exists() or path.is_symlink()):
+        return None
+    return read_agreement_file(path)
+
+
+def _standing(agreement: Agreement | None, study: str, site: str) -> Standing:
+    if agreement is None or agreement.study != study:
+        there = "no study.yaml" if agreement is None else f"the agreement of {agreement.study}"
+        return Standing(why=f"none; the folder has {there}")
+    if site not in agreement.parties:
+        return Standing(why=f"none; {site} is no party of {study}")
+    return Standing(agreement, _TEXT, "")
 
 
 def _job_file(folder: Path, names: Sequence[str]) -> JobFile:

@@ -13,6 +13,7 @@ from fedkit_server.preflight_command import preflight
 from fedkit_server.retrain_command import retrain_without
 from fedkit_server.run_command import run
 from fedkit_server.site_commands import invite, revoke, sites
+from fedkit_server.study_commands import study_app
 from fedkit_server.user_commands import user_app
 from fedkit_server.watch_commands import pull, resume, status, stop, watch
 
@@ -29,6 +30,7 @@ for _command in (init, start, halt, rotate, invite, sites, revoke, preflight, ru
 app.command("hash")(hash_)
 app.command("retrain-without")(retrain_without)
 app.add_typer(user_app, name="user")
+app.add_typer(study_app, name="study")
 app.add_typer(log_app, name="log")
 
 

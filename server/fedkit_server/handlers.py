@@ -20,7 +20,7 @@ from fedkit.federation.keyring import Member
 from fedkit.storage.audit import RECOVERED
 from fedkit.storage.audit_verify import alerts
 from fedkit.storage.keys import fingerprint
-from fedkit_server import pki
+from fedkit_server import pki, studies
 from fedkit_server.access import Access
 from fedkit_server.answers import unknown
 from fedkit_server.enrolment import invite
@@ -137,6 +137,7 @@ def submit(call: Call) -> dict[str, Any]:
             code="FK721",
             remedy="submit it with the submitter's own profile",
         )
+    studies.check_job(state, job)
     if state.store.run(job.run) is not None:
         raise DeploymentError(f"the run {job.run} is known already", code="FK723", remedy="sign a new job")
     return {"run": call.runs.submit(text)}
@@ -215,6 +216,9 @@ HANDLERS: Mapping[tuple[str, str], tuple[str, Handler]] = {
     ("GET", "/runs"): ("viewer", runs),
     ("GET", "/runs/{run}"): ("viewer", run),
     ("GET", "/keyring"): ("viewer", keyring),
+    ("GET", "/studies"): ("viewer", studies.listed),
+    ("GET", "/studies/{study}"): ("viewer", studies.shown),
+    ("POST", "/studies"): ("operator", studies.put),
     ("POST", "/runs"): ("operator", submit),
     ("POST", "/runs/{run}/stop"): ("operator", stop),
     ("POST", "/runs/{run}/resume"): ("operator", resume),

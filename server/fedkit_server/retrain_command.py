@@ -29,6 +29,7 @@ def retrain_without(
     from fedkit.config.serialize import to_dict
     from fedkit_server.remote import segment
     from fedkit_server.retraining import same_again
+    from fedkit_server.study_commands import agreement_for
     from fedkit_server.submission import sign
 
     remote = connect(profile)
@@ -43,9 +44,12 @@ def retrain_without(
         show(told, f"{config.name}: the config of {run} for {', '.join(names)}; nothing is submitted", json_=json_)
         return
     quorum, deadline = again.min_sites, again.deadline
+    # Under the study's newest text, whichever the run was submitted under.
+    agreement = agreement_for(remote, again.study, again.config, list(again.config.data.records))
     made, signed = sign(
-        again.config, remote.profile, study=again.study, min_sites=quorum, deadline=deadline, now=time.time()
-    )
+        again.config, remote.profile, study=again.study, min_sites=quorum, deadline=deadline, now=time.time(),
+        agreement=agreement,
+    )  # fmt: skip
     answer = remote.post("/runs", {"job": signed.text})
     found = {"run": str(answer["run"]), "of": run, "job": signed.digest, "sites": list(again.config.data.records)}
     show(

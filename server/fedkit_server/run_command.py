@@ -39,12 +39,13 @@ def run(
 ) -> None:
     """Submit a run, signed with your key, and watch it.
 
-    Refused before anything is asked of a site: a site that is unknown, absent or revoked, or that does not offer the
-    data set, model, strategy or epsilon. DIR/model/NAME.yaml makes a model known by its name: it must be installed at
-    the coordinator and at each site.
+    Refused before anything is asked of a site: a site that is unknown, absent or revoked, that does not offer the data
+    set, model, strategy or epsilon, or that has not signed the study's agreement. DIR/model/NAME.yaml makes a model
+    known by its name: it must be installed at the coordinator and at each site.
 
     Example: fedkit server run heart_disease privacy.epsilon=1 --sites north,south --min-sites 2
     """
+    from fedkit_server.study_commands import agreement_for
     from fedkit_server.submission import composed, require_model, require_purpose, sign, with_sites
 
     remote = connect(profile)
@@ -59,7 +60,10 @@ def run(
     known = remote.keyring()
     # Better said here than by every site.
     known.signer(key.fingerprint, "operator")
-    made, signed = sign(config, remote.profile, study=study, min_sites=quorum, deadline=deadline, now=time.time())
+    agreement = agreement_for(remote, study, config, names)
+    made, signed = sign(
+        config, remote.profile, study=study, min_sites=quorum, deadline=deadline, now=time.time(), agreement=agreement
+    )
     answer = remote.post("/runs", {"job": signed.text})
     run_id = str(answer["run"])
     text = f"{run_id}: submitted"

@@ -146,9 +146,19 @@ def dear(config: ExperimentConfig, offered: Mapping[str, Mapping[str, Any] | Non
 
 
 def sign(
-    config: ExperimentConfig, profile: Profile, *, study: str, min_sites: int, deadline: float, now: float
+    config: ExperimentConfig,
+    profile: Profile,
+    *,
+    study: str,
+    min_sites: int,
+    deadline: float,
+    now: float,
+    agreement: str = "",
 ) -> tuple[str, Signed]:
     """A run's new id, and its job signed with the profile's key.
+
+    Args:
+        agreement: digest of the study's agreement; empty for a run of no study.
 
     Raises:
         FedkitError: whatever a site would refuse at sight.
@@ -159,6 +169,7 @@ def sign(
     signed = make_job(
         config, federation=profile.federation, run=run, study=study, submitter=profile.name, min_sites=min_sites,
         deadline=deadline, lifetime=lifetime, key=profile.key(), now=now, models=_installed(config),
+        agreement=agreement,
     )  # fmt: skip
     return run, signed
 
