@@ -12,6 +12,7 @@ from fedkit.governance.terms import SiteData
 from fedkit_client.folder import SiteFolder
 from fedkit_client.released import accounts, submitters
 from fedkit_client.start import Opened
+from fedkit_client.studies import studies_of, summaries
 
 FORMAT = "fedkit-inventory-1"
 _PLACES = ("source", "path", "url", "query")
@@ -32,6 +33,7 @@ def inventory(opened: Opened, now: float) -> dict[str, Any]:
         "federation": federation,
         "at": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "datasets": datasets,
+        "studies": summaries(studies_of(folder, opened.file.site)),
         "no_longer_offered": {name: _released(folder, name, who) for name in gone},
     }
 

@@ -83,4 +83,5 @@ def inventory_text(card: dict[str, Any]) -> str:
                 f" epsilon {run['epsilon']:g}"
             )
         lines += [f"  {run['run']}: admitted and never charged, for {run['submitter']}" for run in data["uncharged"]]
+    lines += [f"study {each['study']}: {each['standing']}" for each in card["studies"]]
     return "\n".join(map(printable, lines)) + "\n"

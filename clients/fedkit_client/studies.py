@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.study import Study, assented, merged, read_study, require_author
@@ -171,6 +172,25 @@ class Studies:
         )
 
 
+def summaries(studies: Studies) -> list[dict[str, Any]]:
+    """One entry a file: its standing is ``signed``, ``left``, or ``unreadable`` with the code."""
+    told: list[dict[str, Any]] = []
+    for name in studies.names():
+        try:
+            found = studies.read(name)
+        except DeploymentError as error:
+            told.append({"study": name, "standing": "unreadable", "why": error.code})
+            continue
+        terms = found.agreement
+        told.append({
+            "study": name, "standing": "signed" if found.has_signed(studies.site) else "left",
+            "version": terms.version, "digest": found.digest, "purpose": terms.purpose,
+            "begin": terms.begin.isoformat(), "end": terms.end.isoformat(), "datasets": sorted(terms.data),
+            "retention_days": terms.retention_days,
+        })  # fmt: skip
+    return told
+
+
 def check_new(study: Study, folder: SiteFolder) -> None:
     """Refuse a file whose text no current admin of the federation has signed, as far as the site knows.
 
@@ -220,6 +240,9 @@ def standing_of(
     Args:
         run: the run itself, which is not counted among the others.
         read_only: leave a ledger alone that a killed process has left half written; it cannot be read then.
+
+    Guarantee: between what is counted here and what the ledger then holds for the run nothing else is charged, for a
+    site works on one message at a time.
     """
     if study == NO_STUDY:
         return Standing()

@@ -112,6 +112,8 @@ def list_(site_yaml: SiteYaml, json_: Json = False) -> None:
 
     Example: fedkit client study list site/site.yaml
     """
+    from fedkit_client.studies import summaries
+
     told = summaries(_site(site_yaml)[1])
     lines = [f"{each['study']}: {each['standing']}{_more(each)}\n" for each in told]
     _print({"studies": told}, "".join(lines) or "the site has signed no study\n", json_=json_)
@@ -164,27 +166,6 @@ def leave(
         text += f"  the audit log does not tell of it: {unlogged}\n"
     told = {"study": name, "left": True, "signed": left is not None, "file": str(out or path), "logged": not unlogged}
     _print(told, text, json_=json_)
-
-
-def summaries(studies: Studies) -> list[dict[str, Any]]:
-    """One entry a file: its standing is ``signed``, ``left``, or ``unreadable`` with the code."""
-    from fedkit.errors import DeploymentError
-
-    told: list[dict[str, Any]] = []
-    for name in studies.names():
-        try:
-            found = studies.read(name)
-        except DeploymentError as error:
-            told.append({"study": name, "standing": "unreadable", "why": error.code})
-            continue
-        terms = found.agreement
-        told.append({
-            "study": name, "standing": "signed" if found.has_signed(studies.site) else "left",
-            "version": terms.version, "digest": found.digest, "purpose": terms.purpose,
-            "begin": terms.begin.isoformat(), "end": terms.end.isoformat(), "datasets": sorted(terms.data),
-            "retention_days": terms.retention_days,
-        })  # fmt: skip
-    return told
 
 
 def _more(each: dict[str, Any]) -> str:

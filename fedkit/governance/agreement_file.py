@@ -24,7 +24,7 @@ from fedkit.governance.reading import Reader
 from fedkit.governance.site_file import load_mapping
 from fedkit.governance.terms import NO_STUDY
 from fedkit.privacy.rdp_filter import best_order
-from fedkit.storage.keys import is_fingerprint
+from fedkit.storage.keys import fingerprint, is_fingerprint
 
 CODE = "FK122"
 MOST_PARTIES = 500
@@ -55,12 +55,15 @@ _MOST_TEXT = 2000
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
-def read_agreement_file(path: Path | str, keys: Mapping[str, str] | None = None) -> Agreement:
+def read_agreement_file(
+    path: Path | str, keys: Mapping[str, str] | None = None, *, any_keys: bool = False
+) -> Agreement:
     """Read and check the file that a person has written.
 
     Args:
         keys: enrolled sites to their keys' fingerprints, from which a list of parties takes them and which a mapping
             may not contradict; None leaves both alone.
+        any_keys: where nobody signs, a list of parties gets keys that nobody has.
 
     Raises:
         ConfigError: FK122, every problem at once, with the key and an example.
@@ -70,6 +73,9 @@ def read_agreement_file(path: Path | str, keys: Mapping[str, str] | None = None)
         values = load_mapping(path, "write one as in docs/governance.md", "study: NAME")
     except ConfigError as error:
         raise ConfigError(error.problems, code=CODE) from None
+    parties = values.get("parties")
+    if any_keys and isinstance(parties, list):
+        values = {**values, "parties": {str(each): fingerprint(str(each).encode()) for each in parties}}
     listed, unknown = _enrolled(values, keys)
     agreement, problems = agreement_of(listed)
     problems = [*unknown, *problems]
@@ -107,7 +113,8 @@ def _enrolled(values: Mapping[str, Any], keys: Mapping[str, str] | None) -> tupl
     parties = values.get("parties")
     if keys is None or not isinstance(parties, (list, dict)):
         return values, []
-    said = parties if isinstance(parties, dict) else {each: keys.get(str(each)) for each in parties}
+    # A name that is none is noted with the other problems of parties.
+    said = parties if isinstance(parties, dict) else {str(each): keys.get(str(each)) for each in parties}
     known = ", ".join(keys) or "none"
     problems = [
         f"parties names {shown(site)}, which is not enrolled; enrolled are {known}" for site in said if site not in keys

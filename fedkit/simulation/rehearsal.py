@@ -90,16 +90,8 @@ def rehearse(config: ExperimentConfig, python: Sequence[str] = ()) -> tuple[str,
     for name, file in files.items():
         others = tuple(other for other in names if other != name)
         approval = "approved" if name in said.approved else "not asked for before"
-        asked = Circumstances(
-            said.now,
-            said.study,
-            said.submitter,
-            said.key,
-            others,
-            approval,
-            _TEXT,
-            _standing(agreement, said.study, name),
-        )
+        signed = _standing(agreement, said.study, name)
+        asked = Circumstances(said.now, said.study, said.submitter, said.key, others, approval, _TEXT, signed)
         try:
             admit(job, file, asked)
         except FedkitError as error:
@@ -158,7 +150,7 @@ def _agreement(folder: Path, study: str) -> Agreement | None:
     path = folder / STUDY
     if study == NO_STUDY or not (path.exists() or path.is_symlink()):
         return None
-    return read_agreement_file(path)
+    return read_agreement_file(path, any_keys=True)
 
 
 def _standing(agreement: Agreement | None, study: str, site: str) -> Standing:

@@ -29,8 +29,8 @@ def retrain_without(
     from fedkit.config.serialize import to_dict
     from fedkit_server.remote import segment
     from fedkit_server.retraining import same_again
-    from fedkit_server.study_commands import agreement_for
     from fedkit_server.submission import sign
+    from fedkit_server.under_study import agreement_for
 
     remote = connect(profile)
     known = remote.keyring()

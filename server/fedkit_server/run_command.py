@@ -45,8 +45,8 @@ def run(
 
     Example: fedkit server run heart_disease privacy.epsilon=1 --sites north,south --min-sites 2
     """
-    from fedkit_server.study_commands import agreement_for
     from fedkit_server.submission import composed, require_model, require_purpose, sign, with_sites
+    from fedkit_server.under_study import agreement_for
 
     remote = connect(profile)
     key = remote.profile.key()

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedkit_server.options import SETTINGS, Json, Profile, connect, show
-
-if TYPE_CHECKING:
-    from fedkit.config.experiment import ExperimentConfig
-    from fedkit_server.remote import Remote
 
 study_app = typer.Typer(
     help="Study agreements: make and sign one, collect the sites' signatures.\n\n"
@@ -44,10 +39,12 @@ def create(
 
     if out.exists():
         require_free(out)
+    from fedkit_server.under_study import enrolled_keys
+
     remote = connect(profile)
     key = remote.profile.key()
     remote.keyring().signer(key.fingerprint, "admin")
-    keys = _keys(remote)
+    keys = enrolled_keys(remote)
     agreement = read_agreement_file(file, keys)
     study = make_study(agreement, remote.profile.federation, remote.profile.name, key, time.time())
     remote.post("/studies", {"study": study.text})
@@ -89,12 +86,13 @@ def show_(
     """
     from fedkit.reporting.study_text import study_json, study_text
     from fedkit.storage.private import write_new
+    from fedkit_server.under_study import enrolled_keys, fetched
 
     remote = connect(profile)
     study = fetched(remote, name)
     if out is not None:
         write_new(out, f"{study.text}\n".encode())
-    told = study_json(study, _keys(remote))
+    told = study_json(study, enrolled_keys(remote))
     show(told, study_text(told), json_=json_)
 
 
@@ -119,49 +117,3 @@ def add(
         parties = ", ".join(f"{site} {said}" for site, said in each["standing"].items())
         lines.append(f"{each['study']}: {changed or 'nothing new'}; now {parties}")
     show({"studies": told}, "\n".join(lines), json_=json_)
-
-
-def fetched(remote: Remote, name: str) -> Any:
-    """The newest text of a study, whose author was found to be an admin of the federation.
-
-    Raises:
-        FedkitError: it cannot be had, or is not what an admin has signed.
-    """
-    from fedkit.federation.study import open_study, require_author
-    from fedkit_server.remote import segment
-
-    study = open_study(str(remote.get(f"/studies/{segment(name)}").get("study")), remote.profile.federation)
-    require_author(study, remote.keyring(), current=False)
-    return study
-
-
-def agreement_for(remote: Remote, name: str, config: ExperimentConfig, sites: Sequence[str]) -> str:
-    """Digest of the agreement that a run is to be submitted under; empty for a run of no study.
-
-    Raises:
-        DeploymentError: FK780, no such study, a site that has not signed it, or a run that it does not cover.
-    """
-    from fedkit.errors import DeploymentError
-    from fedkit.governance.agreement_clauses import agreed, covered
-    from fedkit.governance.terms import NO_STUDY
-    from fedkit_server.studies import require_signed
-
-    if name == NO_STUDY:
-        return ""
-    study = fetched(remote, name)
-    if study.agreement.study != name:
-        raise DeploymentError(
-            f"the coordinator gave {study.agreement.study} for {name}", code="FK780", remedy="ask its admin"
-        )
-    require_signed(study, study.digest, sites, _keys(remote))
-    own = study.agreement.data.get(config.data.name)
-    clauses = (*agreed(config, study.agreement, time.time()), *(covered(config, own, None) if own else ()))
-    if refused := [clause for clause in clauses if not clause.holds]:
-        lines = "".join(f"\n  - {one.key}: {one.what} is {one.value}, and {name} allows {one.bound}" for one in refused)
-        raise DeploymentError(f"the agreement does not cover the run{lines}", code="FK780", remedy=refused[0].remedy)
-    return str(study.digest)
-
-
-def _keys(remote: Remote) -> dict[str, str]:
-    sites = remote.get("/sites")["sites"]
-    return {str(site["name"]): str(site["key"]) for site in sites if site["state"] != "revoked"}

@@ -168,7 +168,7 @@ class Coordinator:
 
     def job(self, run: str = "run-1", config: ExperimentConfig | None = None, key: SigningKey | None = None, **changes):
         given = {
-            "federation": self.federation, "run": run, "study": "heart", "submitter": "ana", "min_sites": 1,
+            "federation": self.federation, "run": run, "study": "none", "submitter": "ana", "min_sites": 1,
             "deadline": 60.0, "lifetime": 3600.0, "key": key or self.root, "now": time.time(), **changes,
         }  # fmt: skip
         return make_job(config or experiment(), **given)

@@ -1,8 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 
+from fedkit.governance.agreement import Standing
+from fedkit.governance.agreement_file import agreement_of
 from fedkit.governance.clauses import Circumstances
 from fedkit.governance.site_file import read_site_file
+from fedkit.storage.keys import fingerprint
 
 HEART = {
     "declaration": "heart_disease", "source": {"kind": "builtin", "path": "heart_disease.csv"}, "site_column": "site",
@@ -19,6 +24,24 @@ def asked(**changes):
     """What a job of the tests says beside its config."""
     given = {"now": 1_800_000_000.0, "study": "none", "submitter": "bo", **changes}
     return Circumstances(**given)
+
+
+def agreed(terms, **changes):
+    """Terms as they are after the check; a list of parties gets keys."""
+    said = {**terms, **changes}
+    if isinstance(said["parties"], list):
+        said["parties"] = {site: fingerprint(site.encode()) for site in said["parties"]}
+    found, problems = agreement_of(said)
+    assert found is not None, problems
+    return found
+
+
+def standing(terms, site="cleveland", **changes):
+    """How a site stands that has signed them, if it is a party."""
+    found = agreed(terms)
+    if site not in found.parties or found.study != "registry":
+        return Standing(why=f"none; {site} is no party")
+    return replace(Standing(found, "d" * 64, ""), **changes)
 
 
 @pytest.fixture

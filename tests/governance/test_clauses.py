@@ -9,21 +9,25 @@ from hypothesis import strategies as st
 from fedkit.errors import FederationError
 from fedkit.federation.public_codes import PUBLIC_CODES
 from fedkit.governance.admission import admit, weigh
+from fedkit.governance.agreement import Standing
 from fedkit.governance.clauses import WAITING, Circumstances, clauses, releases
 from fedkit.governance.terms import Hours
 from tests.federation.signers import config as composed
 from tests.federation.signers import job
 from tests.governance.cases import CASES, GOOD, JOB
-from tests.governance.conftest import HEART, asked
+from tests.governance.conftest import HEART, asked, standing
 
 SITES = ("hungary", "switzerland", "va")
 
 
-def circumstances(changes=()):
+def circumstances(changes=(), study=None):
     said = {**JOB, **dict(changes)}
     approval = "approved" if "cleveland" in (said["approved"] or ()) else "not asked for before"
     at = datetime.fromisoformat(said["at"]).timestamp()
-    return Circumstances(at, said["study"], said["submitter"] or "", said["key"] or "", SITES, approval)
+    signed = standing(study) if study else Standing()
+    return Circumstances(
+        at, said["study"], said["submitter"] or "", said["key"] or "", SITES, approval, signed.digest, signed
+    )
 
 
 def opened(*overrides):
@@ -35,11 +39,11 @@ def test_a_clause_refuses_with_its_code_value_and_bound(site_file, name):
     case = CASES[name]
     file = site_file({**case.heart, "policy": {**HEART["policy"], **case.policy}})
     with pytest.raises(FederationError) as caught:
-        admit(opened(*case.overrides), file, circumstances(case.job))
+        admit(opened(*case.overrides), file, circumstances(case.job, case.study))
     assert caught.value.code == case.code and caught.value.code in PUBLIC_CODES
     assert [part for part in case.says if part not in str(caught.value)] == []
     assert caught.value.remedy
-    weighed = weigh(opened(*case.overrides), file, circumstances(case.job))
+    weighed = weigh(opened(*case.overrides), file, circumstances(case.job, case.study))
     assert [clause.code for clause in weighed.clauses if not clause.holds] == [case.code]
 
 

@@ -10,13 +10,13 @@ from fedkit.config.compose import compose
 from fedkit.errors import ConfigError, FederationError
 from fedkit.simulation.rehearsal import rehearse
 from fedkit.simulation.simulate import simulate
-from tests.governance.cases import CASES, GOOD, JOB
+from tests.governance.cases import CASES, GOOD, JOB, STUDY, STUDY_CASES
 from tests.governance.conftest import HEART
 
 RECORDS = {"cleveland": 303, "hungary": 294, "switzerland": 123, "va": 200}
 
 
-def write(folder, *, policy=(), heart=(), job=(), sites=tuple(RECORDS), only="cleveland"):
+def write(folder, *, policy=(), heart=(), job=(), sites=tuple(RECORDS), only="cleveland", study=None):
     """A folder with a file a site; the changes are those of one of them."""
     folder.mkdir(exist_ok=True)
     for site in sites:
@@ -27,6 +27,8 @@ def write(folder, *, policy=(), heart=(), job=(), sites=tuple(RECORDS), only="cl
         (folder / f"{site}.yaml").write_text(yaml.safe_dump({"site": site, "data": {"heart_disease": data}}))
     said = {key: value for key, value in {**JOB, **dict(job)}.items() if value is not None}
     (folder / "job.yaml").write_text(yaml.safe_dump(said))
+    if study:
+        (folder / "study.yaml").write_text(yaml.safe_dump(study))
     return folder
 
 
@@ -44,10 +46,13 @@ def unread(monkeypatch):
     monkeypatch.setattr("fedkit.simulation.prepare.load_dataset", read)
 
 
-@pytest.mark.parametrize("name", CASES)
+ALL = CASES | {f"agreement, {name}": case for name, case in STUDY_CASES.items()}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_a_clause_refuses_the_run_with_the_sites_name_code_value_and_bound(tmp_path, name, unread):
-    case = CASES[name]
-    folder = write(tmp_path / "policies", policy=case.policy, heart=case.heart, job=case.job)
+    case = ALL[name]
+    folder = write(tmp_path / "policies", policy=case.policy, heart=case.heart, job=case.job, study=case.study)
     config = composed(folder, *case.overrides, f"runs_dir={tmp_path / 'runs'}")
     with pytest.raises(FederationError) as caught:
         simulate(config)
@@ -67,6 +72,33 @@ def test_a_run_that_every_site_admits_runs_as_it_does_without_a_rehearsal(tmp_pa
     folder = write(tmp_path / "policies")
     runs = [simulate(composed(place, *short, f"runs_dir={tmp_path / 'runs'}")) for place in (folder, "null")]
     assert runs[0].parameters.tobytes() == runs[1].parameters.tobytes()
+
+
+def test_a_run_within_its_studys_agreement_is_admitted_by_every_party(tmp_path):
+    folder = write(tmp_path / "policies", job={"study": "registry"}, study=STUDY)
+    for site in RECORDS:
+        write(folder, policy={"studies": ["registry"]}, job={"study": "registry"}, sites=(site,), only=site)
+    assert rehearse(composed(folder)) == tuple(RECORDS)
+    # The same agreement covers no run of another study, and is no part of one of none.
+    write(folder, job={"study": "none"}, study={**STUDY, "end": "2026-01-02"})
+    assert rehearse(composed(folder)) == tuple(RECORDS)
+
+
+def test_a_study_without_its_agreement_or_with_a_broken_one_is_refused(tmp_path, unread):
+    named = {"policy": {"studies": ["registry"]}, "job": {"study": "registry"}}
+    folder = write(tmp_path / "policies", **named)
+    with pytest.raises(FederationError, match=r"study\.signed.*no study\.yaml") as caught:
+        simulate(composed(folder))
+    assert caught.value.code == "FK579"
+    for text in ("study: registry\n", "[1]", "a: [", ""):
+        (folder / "study.yaml").write_text(text)
+        with pytest.raises(ConfigError) as caught:
+            simulate(composed(folder))
+        assert caught.value.code == "FK122"
+    (folder / "study.yaml").unlink()
+    (folder / "study.yaml").symlink_to(folder / "nowhere.yaml")
+    with pytest.raises(ConfigError):
+        simulate(composed(folder))
 
 
 def test_every_sites_refusal_is_told_under_its_name(tmp_path, unread):
