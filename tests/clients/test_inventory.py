@@ -44,7 +44,7 @@ def test_the_card_says_what_the_file_declares_and_what_the_ledger_charged(made):
     }
     assert {key: data[key] for key in CARD} == CARD and data["source"] == "csv"
     (run,) = data["released"]
-    assert (run["run"], run["study"], run["answered"], run["charged"]) == ("run-a", "heart", {"train": [1, 2]}, 2)
+    assert (run["run"], run["study"], run["answered"], run["charged"]) == ("run-a", "none", {"train": [1, 2]}, 2)
     assert (run["unit"], run["delta"], run["submitter"]) == ("record", 1e-5, None)
     # One run is all that was spent.
     assert 0 < run["epsilon"] == data["budget"]["epsilon_spent"] <= data["budget"]["limit"] == 50

@@ -77,7 +77,7 @@ def _error(response, status, code):
 
 
 def _path(path):
-    return path.format(run="r", name="north")
+    return path.format(run="r", name="north", study="s")
 
 
 @pytest.mark.parametrize(("method", "path"), [*HANDLERS, ("GET", "/runs/{run}/events"), ("GET", "/runs/{run}/archive")])
@@ -147,7 +147,7 @@ def _job(api, signer="anna", key=None, **other):
     config = replace(config, data=replace(config.data, records={"north": 300}))
     said = {
         "run": "r1",
-        "study": "s",
+        "study": "none",
         "submitter": signer,
         "min_sites": 1,
         "deadline": 60.0,
