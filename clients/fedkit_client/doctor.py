@@ -18,6 +18,7 @@ from fedkit_client.consents import purposes_of, reading_now
 from fedkit_client.folder import joined, parted
 from fedkit_client.proxy import proxy_for
 from fedkit_client.start import Opened, check_allowed, open_site
+from fedkit_client.study_check import study_findings
 from fedkit_client.trouble import EARLIEST, LATEST, no_name
 
 _WARN_DAYS = 30
@@ -65,6 +66,7 @@ def checks_of_site(path: Path) -> list[Check]:
         found.append(_try("enrolment", lambda: _enrolled(opened, authority)))
     found.append(_disk(folder.path))
     found += [_data(opened, name, purpose) for name, own in file.data.items() for purpose in purposes_of(own)]
+    found += [Check(f"study {name}", state, said, remedy) for name, state, said, remedy in study_findings(opened)]
     found.append(_try("ledgers", lambda: _ledgers(opened)))
     found.append(_try("limits", lambda: _limits(file)))
     return found

@@ -16,9 +16,9 @@ from fedkit.privacy.ledger.facts import Job
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.rdp_filter import Charge
 from fedkit.storage.audit_verify import readable_lines
-from fedkit.storage.keys import load_signing_key, new_signing_key
+from fedkit.storage.keys import create_signing_key, load_signing_key, new_signing_key
 from tests.clients import coordinator
-from tests.clients.coordinator import DATASET, SETTINGS, SITE, experiment, model
+from tests.clients.coordinator import DATASET, RECORDS, SETTINGS, SITE, experiment, model
 from tests.governance.cases import STUDY
 from tests.governance.conftest import agreed
 
@@ -49,7 +49,7 @@ def call(made, *words):
 @pytest.fixture
 def joined(bench, tmp_path):
     made = bench()
-    made.file = tmp_path / "heart.json"
+    made.file, made.jobs = tmp_path / "heart.json", {}
     return made
 
 
@@ -60,7 +60,8 @@ def sign(made, **changes):
 
 
 def train(made, number=1, run="run-1", agreement="", study="heart", overrides=()):
-    job = made.coordinator.job(run, experiment(*overrides), study=study, agreement=agreement)
+    # One job a run: made anew, it would have another time and so another digest.
+    job = made.jobs.setdefault(run, made.coordinator.job(run, experiment(*overrides), study=study, agreement=agreement))
     return made.keeper.answer("train", made.coordinator.request(job, "train", number, model(SIZE)))
 
 
@@ -90,17 +91,17 @@ def test_a_run_of_a_signed_study_is_answered_and_one_of_no_study_beside_it(joine
 def test_without_a_signature_no_run_of_it_is_taken(joined, unread):
     study = written(joined, joined.file)
     before = joined.entries()
-    for named in (study.digest, "", "0" * 64):
-        assert train(joined, agreement=named) == "FK579"
+    for run, named in (("a", study.digest), ("b", ""), ("c", "0" * 64)):
+        assert train(joined, run=run, agreement=named) == "FK579"
     assert joined.entries() == before
 
 
 def test_another_text_than_the_signed_one_is_refused(joined, unread):
     study = sign(joined)
     later = written(joined, joined.file, version=2, data={"max_rounds": 99})
-    assert train(joined, agreement=later.digest) == "FK579" and later.digest != study.digest
+    assert train(joined, run="later", agreement=later.digest) == "FK579" and later.digest != study.digest
     call(joined, "study", "sign", joined.file, "--digest", later.digest)
-    assert train(joined, agreement=study.digest) == "FK579"
+    assert train(joined, run="earlier", agreement=study.digest) == "FK579"
 
 
 TERM_CASES = {
@@ -120,6 +121,16 @@ def test_every_term_refuses_before_a_record_is_read_or_anything_is_charged(joine
     assert train(joined, agreement=study.digest) == "FK579" and joined.entries() == before
 
 
+def test_a_run_with_a_stranger_is_refused_and_one_of_parties_alone_is_not(joined):
+    """Both are sites of the federation as far as the message goes; who is a party is the agreement's to say."""
+    key = load_signing_key(joined.folder.signing_key).fingerprint
+    study = sign(joined, parties={SITE: key, "south": "sha256:" + "1" * 64})
+    for other, refused in (("east", True), ("south", False)):
+        records = f"data.records={{{SITE}:{RECORDS},{other}:50}}"
+        found = train(joined, run=other, agreement=study.digest, overrides=(records,))
+        assert (found == "FK579") is refused and (not isinstance(found, str)) is not refused
+
+
 def test_the_studys_budget_counts_its_runs_alone_and_under_every_version(joined):
     study = sign(joined, data={"max_epsilon": 6.0})
     answers, number = [], 0
@@ -133,7 +144,7 @@ def test_the_studys_budget_counts_its_runs_alone_and_under_every_version(joined)
     before = joined.entries()
     assert train(joined, run="again", agreement=later.digest) == "FK579" and joined.entries() == before
     assert not isinstance(train(joined, run="other", study="none"), str)
-    # And the run that was admitted goes on within what it holds.
+    # A larger budget adds to what was spent.
     larger = sign(joined, version=3)
     assert not isinstance(train(joined, run="more", agreement=larger.digest), str)
 
@@ -180,8 +191,7 @@ def test_after_leaving_every_message_is_refused_also_of_a_run_that_has_begun(joi
     assert train(joined, 2, agreement=study.digest) == "FK579"
     assert train(joined, run="run-2", agreement=study.digest) == "FK579" and joined.entries() == before
     # The order to end it is taken: it releases nothing, and frees what the run holds.
-    job = joined.coordinator.job(study="heart", agreement=study.digest)
-    end = joined.coordinator.request(job, "end", 1, model(0))
+    end = joined.coordinator.request(joined.jobs["run-1"], "end", 1, model(0))
     assert not isinstance(joined.keeper.answer("query", end), str)
     assert not read_study(tmp_path / "left.json", joined.coordinator.federation).has_signed(SITE)
     assert logged(joined) == [("study_signed", "heart"), ("study_left", "heart")]
@@ -199,8 +209,6 @@ def test_nothing_keeps_a_site_from_leaving(joined, capsys, trouble, unread):
     else:
         joined.folder.signing_key.unlink()
     if trouble == "another key":
-        from fedkit.storage.keys import create_signing_key
-
         create_signing_key(joined.folder.signing_key)
     capsys.readouterr()
     call(joined, "study", "leave", "heart")
@@ -385,3 +393,20 @@ def test_what_was_asked_before_there_were_agreements_is_still_read(joined):
     path.write_text(json.dumps({"kind": "requested", **values}) + "\n")
     path.chmod(0o600)
     assert Approvals(path).standing(run.job, time.time()) == "requested, and not decided"
+
+
+@pytest.mark.parametrize("how", ["signed", "unsigned", "over", "another key", "unreadable"])
+def test_the_doctor_says_how_each_named_study_stands(joined, how):
+    from fedkit_client.start import open_site
+    from fedkit_client.study_check import study_findings
+
+    if how != "unsigned":
+        sign(joined, **({"end": "2020-01-02"} if how == "over" else {}))
+    if how == "another key":
+        joined.folder.signing_key.unlink()
+        create_signing_key(joined.folder.signing_key)
+    if how == "unreadable":
+        (joined.folder.studies / "heart.json").write_text("{}")
+    ((name, state, found, _),) = study_findings(open_site(joined.folder.site_yaml))
+    expected = {"signed": "ok", "unsigned": "warn", "over": "warn", "another key": "fail", "unreadable": "fail"}
+    assert (name, state) == ("heart", expected[how]) and found

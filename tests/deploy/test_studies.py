@@ -81,8 +81,8 @@ def sign(found, site):
     found.remote("study", "add", f"{site}.json")
 
 
-def refusing(found, submitted, key):
-    """A run that hungary refuses under a clause, and of which no record is read."""
+def refusing(found, submitted, *keys):
+    """A run that hungary refuses under these clauses, and of which no record is read."""
     before, spent = reads(found), found.spent("hungary")
     name = submitted()
     ended = found.finish(name)
@@ -90,7 +90,9 @@ def refusing(found, submitted, key):
     assert reads(found) == before and found.spent("hungary") == spent
     done = found.fedkit("client", "explain", "hungary/site.yaml", name, "--json", check=False)
     verdicts = {each["key"]: each["verdict"] for each in json.loads(done.stdout)["clauses"] if each["code"] == "FK579"}
-    assert verdicts[key] == "refused" and explained(found, name)["FK571"] == "admitted"
+    assert {key: verdicts[key] for key in keys} == dict.fromkeys(keys, "refused") and explained(found, name)[
+        "FK571"
+    ] == "admitted"
 
 
 def kinds(found, *words):
@@ -144,14 +146,29 @@ def test_after_leaving_the_site_refuses_although_the_coordinator_does_not_know(f
     assert listed[0]["standing"] == {"cleveland": "signed", "hungary": "left"}
 
 
+def later(found, version, **changes):
+    """A later text, which each of its parties signs."""
+    own = {**TERMS["data"]["heart_disease"], **changes.pop("own", {})}
+    terms = {**TERMS, "version": version, "data": {"heart_disease": own}, **changes}
+    (found.folder / "study.yaml").write_text(yaml.safe_dump(terms))
+    (found.folder / "study.json").unlink()
+    made = found.remote("study", "create", "study.yaml", "--out", "study.json", "--json")
+    found.digest = json.loads(made.stdout)["digest"]
+    assert "has not signed it" in run(found, check=False).stderr
+    for site in terms["parties"]:
+        sign(found, site)
+
+
 def test_a_later_text_counts_once_it_is_signed_anew(federation):
-    terms = {**TERMS, "version": 2, "end": "2026-01-02"}
-    (federation.folder / "study2.yaml").write_text(yaml.safe_dump(terms))
-    made = federation.remote("study", "create", "study2.yaml", "--out", "study2.json", "--json")
-    federation.digest = json.loads(made.stdout)["digest"]
-    (federation.folder / "study.json").write_text((federation.folder / "study2.json").read_text())
-    assert "has not signed it" in run(federation, check=False).stderr
-    for site in SITES:
-        sign(federation, site)
     # Signed by all, and over: the days are the site's to hold against its own clock.
-    refusing(federation, lambda: unchecked(federation, TWO, "privacy.epsilon=0.5"), "study.days")
+    later(federation, 2, end="2026-01-02", own={"delta": 1e-6, "unit": "patient", "max_epsilon": 9.0})
+    cheap = (TWO, "privacy.epsilon=0.5")
+    refusing(federation, lambda: unchecked(federation, *cheap), "study.days", "study.delta", "study.unit")
+    later(federation, 3, parties=["hungary"], data={"icu": TERMS["data"]["heart_disease"]})
+    refusing(federation, lambda: unchecked(federation, *cheap), "study.data")
+    assert "cleveland is no party of it" in run(federation, check=False).stderr
+    # What a run of the newest text may do, one of an older text may not.
+    later(federation, 4, own={"max_epsilon": 9.0})
+    found = json.loads(run(federation, "privacy.epsilon=0.5").stdout)["run"]
+    ended = federation.finish(found)
+    assert ended["outcome"] == "complete", f"{ended}\n{federation.logs()}"

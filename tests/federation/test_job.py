@@ -254,3 +254,18 @@ def test_no_signed_config_is_a_crash(path, value):
     else:
         code = "" if found.config.data.source == SOURCE else "another source"
     assert code not in (COMMON, "another source")
+
+
+@pytest.mark.parametrize("agreement", ["a" * 63, "A" * 64, "a" * 65, "g" * 64, "a" * 64 + "\n", "none", " "])
+def test_an_agreement_that_is_no_digest_is_in_no_job(agreement):
+    with pytest.raises(FederationError) as caught:
+        job(agreement=agreement)
+    assert caught.value.code == "FK540"
+
+
+def test_a_job_of_a_study_names_its_agreement_and_one_of_none_names_none():
+    assert job(agreement="a" * 64).agreement == "a" * 64
+    assert job(study="none").agreement == "" and job().agreement == ""
+    with pytest.raises(FederationError) as caught:
+        job(study="none", agreement="a" * 64)
+    assert caught.value.code == "FK540"
