@@ -48,7 +48,7 @@ def show(
     from fedkit_client.studies import check_new
 
     folder, studies = _site(site_yaml)
-    if Path(study).exists():
+    if Path(study).is_file():
         found = read_study(Path(study), studies.federation)
         check_new(found, folder)
     else:

@@ -2,7 +2,8 @@
 
 The study's budget at a site is a filter of its own beside the ledger's: at an order that follows from the agreement
 alone, over everything that the ledger charged to runs of the study's name, under whatever version of the agreement,
-and what they still hold.
+and what they still hold. It is a filter as the ledger's is while one text stands: an order that a later text brings was
+not fixed before the runs under the earlier one.
 """
 
 from __future__ import annotations
