@@ -67,6 +67,14 @@ def require_disk(limits: Limits, folder: Path, more: int = 0) -> None:
         )
 
 
+def remarks_on(limits: Limits) -> list[str]:
+    """Limits that limit nothing here: a sentence for each."""
+    here = len(os.sched_getaffinity(0))
+    if limits.cpus is None or limits.cpus <= here:
+        return []
+    return [f"limits.cpus is {limits.cpus:g} and {here} are here: it limits nothing"]
+
+
 def folder_size(folder: Path) -> int:
     """Bytes that a folder's files take on the disk."""
     return sum(path.lstat().st_blocks * 512 for path in folder.rglob("*") if not path.is_dir())
