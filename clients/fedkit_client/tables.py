@@ -7,6 +7,7 @@ it may be back in a minute, and the site with it, while a node that has given up
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from fedkit_client.folder import SiteFolder
 AWAY = "FK223"
 """A database that cannot be reached."""
 
+_SOURCE = re.compile(r"\bsource\.(?=[a-z])")
 _OF_ROWS = frozenset({"FK222"})
 """More units than declared: a table that can be read, of which no run may make use."""
 
@@ -66,7 +68,7 @@ def look_at(file: SiteFile, folder: SiteFolder, name: str, purpose: str | None) 
         dataset = load_site_dataset(own.declaration, file.site, private=True, read=read)
     except FedkitError as error:
         bars = isinstance(error, DataError) and error.code not in (AWAY, *_OF_ROWS)
-        return Look(failed(title, error), error.code, bars)
+        return Look(failed(title, _in_site_file(error, name)), error.code, bars)
     except Exception as error:
         remedy = "read it with another program; the source must lie where site.yaml says"
         return Look(
@@ -82,6 +84,15 @@ def look_at(file: SiteFile, folder: SiteFolder, name: str, purpose: str | None) 
         remedy = "compare the table with its declaration; the site answers all the same"
         return Look(Check(title, "warn", f"{text}; {'; '.join(dataset.warnings)}", remedy))
     return Look(Check(title, "ok", text))
+
+
+def _in_site_file(error: FedkitError, name: str) -> FedkitError:
+    """The same error, with the keys of a site's own file in its remedy."""
+    if error.code == "FK222":
+        remedy = f"set data.{name}.records in site.yaml to at least as many, best a round number above; a run's"
+        return FedkitError(error.message, code=error.code, remedy=f"{remedy} data.records for this site must be equal")
+    remedy = _SOURCE.sub(f"data.{name}.source.", error.remedy).replace("the declaration's file", "site.yaml")
+    return FedkitError(error.message, code=error.code, remedy=remedy)
 
 
 def require_readable(looks: Sequence[Look]) -> None:

@@ -105,7 +105,7 @@ def pull(
     from fedkit_server.remote import segment
 
     remote, place = connect(profile), out or Path("runs", run)
-    require_free(place)
+    require_free(place, "name a folder that does not exist yet: --out FOLDER")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "run.tar")
         remote.download(f"/runs/{segment(run)}/archive", file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -64,6 +65,10 @@ def test_a_table_that_is_none_of_the_declared_columns_bars_a_start_in_the_doctor
     table.unlink() if content is None else table.write_text(content)
     look = _look(made)
     assert look.bars and look.code.startswith(code)
+    # The keys of this site's own file, not those of a run.
+    assert not re.search(r"(?<![\w.])source\.|data\.records", look.check.remedy)
+    if content is None:
+        assert look.check.remedy == f"set data.{DATASET}.source.path; it is relative to site.yaml"
     with pytest.raises(DataError) as caught:
         require_readable([look])
     assert caught.value.code == look.code and caught.value.remedy == look.check.remedy.rstrip(".")
@@ -77,6 +82,7 @@ def test_how_many_rows_a_table_has_bars_nothing(bench):
     table.write_text("age,rate,died\n" + "50,80,1\n" * (RECORDS + 1))
     look = _look(made)
     assert (look.check.state, look.code, look.bars) == ("fail", "FK222", False)
+    assert f"set data.{DATASET}.records in site.yaml" in look.check.remedy
     (text,) = remarks([look])
     assert "FK222" in text and "connects all the same" in text
     table.write_text("age,rate,died\n")
