@@ -6,6 +6,7 @@ one lets pass the other does not refuse.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from fedkit.errors import DeploymentError
@@ -19,6 +20,9 @@ from fedkit_client.tables import Look, from_plain
 
 def fork(file: SiteFile) -> Executor:
     """A site's executor; to be called before anything is loaded that its size would be measured with, or a thread."""
+    # A pool of threads in the zygote would not survive a fork; training counts its own. It takes addresses for each
+    # processor, so that whoever measures without it finds another least memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return Executor.start(silent(file), answerer(file))
 
 

@@ -178,7 +178,8 @@ def _absences(
         yield "--sites names a site twice", "name each site once"
     if not 1 <= min_sites <= len(names):
         many = f"{len(names)} {'site is' if len(names) == 1 else 'sites are'}"
-        least = f"set --min-sites to 1 to {len(names)}, or name more sites" if names else "name sites: --sites A,B"
+        most = "1" if len(names) == 1 else f"1 to {len(names)}"
+        least = f"set --min-sites to {most}, or name more sites" if names else "name sites: --sites A,B"
         yield f"--min-sites is {min_sites}; {many} named", least
     for name in names:
         if problem := presence(sites.get(name), name, sites).problem:

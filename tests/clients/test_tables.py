@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -22,7 +23,10 @@ QUERY = "SELECT age, rate, died FROM stays"
 
 
 def _client(*words):
-    done = subprocess.run([sys.executable, "-m", "fedkit", "client", *map(str, words)], capture_output=True, text=True)
+    # As at a hospital: nothing that runs the tests says how many threads a library may have.
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-m", "fedkit", "client", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -155,4 +159,4 @@ def test_a_memory_limit_that_doctor_lets_pass_is_one_with_which_it_starts(runnin
         assert status != 0 and "FK760" in out + err
         return float((out + err).split("limits.memory to ")[1].split("GiB")[0])
 
-    assert abs(least("doctor") - least("start")) <= 0.02
+    assert abs(least("doctor") - least("start")) <= 0.011

@@ -65,6 +65,7 @@ def test_sites_that_cannot_take_part_are_named(names, quorum, said):
         (["north", "mars"], 1, "`fedkit server sites` lists them: mend the name, or leave it out"),
         (["north", "west"], 1, "start the sites that are not connected, or leave them out"),
         (["north", "south"], 3, "set --min-sites to 1 to 2, or name more sites"),
+        (["north"], 3, "set --min-sites to 1, or name more sites"),
         (["north", "north"], 1, "name each site once"),
         ([], 1, "name sites: --sites A,B"),
     ],
