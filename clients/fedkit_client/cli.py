@@ -166,8 +166,11 @@ def doctor(
         Path | None, typer.Argument(metavar="[SITE.yaml]", help="The site's own file; checks everything.")
     ] = None,
     address: Annotated[
-        str | None, typer.Option("--address", metavar="HOST:PORT", help="Check the network only, before joining.")
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="Check network and clock only, before joining.")
     ] = None,
+    grpc_port: Annotated[
+        int, typer.Option("--grpc-port", min=1, max=65535, help="With --address: the coordinator's port of enrolment.")
+    ] = 9444,
     json_: Json = False,
 ) -> None:
     """Check network, TLS, clock, disk, data, ledgers, enrolment and limits; exit status 1 if anything fails.
@@ -178,7 +181,7 @@ def doctor(
 
     if (site_yaml is None) == (address is None):
         raise typer.BadParameter("give either SITE.yaml or --address HOST:PORT")
-    found = checks_of_site(site_yaml) if site_yaml is not None else checks_of_address(str(address))
+    found = checks_of_site(site_yaml) if site_yaml is not None else checks_of_address(str(address), grpc_port)
     failed = any(each.state == "fail" for each in found)
     plain = [{"check": each.name, "state": each.state, "found": each.found, "remedy": each.remedy} for each in found]
     _print({"ok": not failed, "checks": plain}, json_, report_text(found))
@@ -250,6 +253,8 @@ def _words(event: dict[str, Any]) -> str:
     match event["event"]:
         case "starting":
             return f"{event['site']}: loading; the log is {event['folder']}/client.log"
+        case "warning":
+            return f"warning: {printable(event['message'])}"
         case "connected":
             return f"connected to {event['address']} as node {event['node']}; waiting for runs"
         case "retrying":
@@ -258,7 +263,8 @@ def _words(event: dict[str, Any]) -> str:
             what = f"{event['kind']} of round {event['round']} of run {event['run']}"
             return f"{what} was refused with {event['code']}" if event["code"] else f"{what} was answered"
         case "started":
-            began = f"started in the background (process {event['pid']})"
+            began = "".join(f"warning: {printable(text)}\n" for text in event.get("warnings", ()))
+            began += f"started in the background (process {event['pid']})"
             if event["connected"]:
                 return f"{began}, connected to {event['address']}"
             return f"{began}, not connected: {event.get('message', 'it was stopped')}\n  going on to try; see `status`"

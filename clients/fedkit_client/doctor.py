@@ -2,48 +2,44 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from fedkit.errors import FedkitError
 from fedkit.governance.terms import SiteFile
-from fedkit_client.consents import purposes_of, reading_now
+from fedkit_client.check import MARK, Check, failed, tried
+from fedkit_client.executor import Executor
 from fedkit_client.folder import joined, parted
 from fedkit_client.proxy import proxy_for
+from fedkit_client.readiness import fork, require_limits, tables_of
 from fedkit_client.start import Opened, check_allowed, open_site
 from fedkit_client.study_check import study_findings
 from fedkit_client.trouble import EARLIEST, LATEST, no_name
 
 _WARN_DAYS = 30
 _WARN_DISK = 2**30
-_MARK = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
-DEFAULT_PORT = 9443
+DEFAULT_PORT, DEFAULT_GRPC_PORT = 9443, 9444
 
 
-@dataclass(frozen=True)
-class Check:
-    """One finding."""
+def checks_of_address(address: str, grpc_port: int = DEFAULT_GRPC_PORT) -> list[Check]:
+    """Network checks before joining: nothing is pinned yet, so the certificate is shown and not judged.
 
-    name: str
-    state: Literal["ok", "warn", "fail"]
-    found: str
-    remedy: str = ""
-
-
-def checks_of_address(address: str) -> list[Check]:
-    """Network checks before joining: nothing is pinned yet, so the certificate is shown and not judged."""
+    Args:
+        grpc_port: of enrolment, which joining and every start speak to.
+    """
     try:
         host, port = parted(address, DEFAULT_PORT)
     except FedkitError as error:
-        return [_failed("address", error)]
-    return _network(host, port, None)
+        return [failed("address", error)]
+    found = _network(host, port, None)
+    if any(each.state == "fail" and each.name in ("proxy", "DNS") for each in found):
+        return found
+    # Whatever the other port has shown: each has a firewall's rule of its own.
+    return [*found, _unpinned_grpc_port(host, grpc_port)]
 
 
 def checks_of_site(path: Path) -> list[Check]:
@@ -51,51 +47,75 @@ def checks_of_site(path: Path) -> list[Check]:
     try:
         opened = open_site(path)
     except FedkitError as error:
-        return [_failed("site file and folder", error)]
-    file, folder, enrolment = opened.file, opened.folder, opened.enrolment
+        return [failed("site file and folder", error)]
+    # First, as in a start: whatever is loaded before the executor is forked counts against its memory.
+    executor = fork(opened.file)
+    try:
+        return _checks(opened, executor)
+    finally:
+        executor.close()
+
+
+def _checks(opened: Opened, executor: Executor) -> list[Check]:
+    file, folder, enrolment, path = opened.file, opened.folder, opened.enrolment, opened.path
+    limits, data = _limits(opened, executor)
     found = [Check("site file and folder", "ok", f"{path} is in order, {folder.path} is closed to others")]
-    found.append(_try("installed functions", lambda: _functions(file)))
+    found.append(tried("installed functions", lambda: _functions(file)))
     try:
         authority = folder.authority()
     except FedkitError as error:
-        return [*found, _failed("pinned CA", error)]
+        return [*found, failed("pinned CA", error)]
     network = _network(enrolment.host, enrolment.port, authority)
     found += network
     if not any(each.state == "fail" for each in network):
-        found.append(_try("enrolment port", lambda: _grpc_port(opened, authority)))
-        found.append(_try("enrolment", lambda: _enrolled(opened, authority)))
+        found.append(tried("enrolment port", lambda: _grpc_port(opened, authority)))
+        found.append(tried("enrolment", lambda: _enrolled(opened, authority)))
     found.append(_disk(folder.path))
-    found += [_data(opened, name, purpose) for name, own in file.data.items() for purpose in purposes_of(own)]
+    found += data
     found += [Check(f"study {name}", state, said, remedy) for name, state, said, remedy in study_findings(opened)]
-    found.append(_try("ledgers", lambda: _ledgers(opened)))
-    found.append(_try("limits", lambda: _limits(file)))
+    found.append(tried("ledgers", lambda: _ledgers(opened)))
+    found.append(limits)
     return found
+
+
+def _limits(opened: Opened, executor: Executor) -> tuple[Check, list[Check]]:
+    """Whether the limits can be met, and what the tables look like under them."""
+    try:
+        said = require_limits(opened.file, opened.folder, executor)
+        data = [look.check for look in tables_of(executor)]
+    except FedkitError as error:
+        return failed("limits", error), []
+    taken = f"the libraries take {executor.address_space / 2**30:.2f}GiB of addresses"
+    text = f"the executor works within them; {taken}"
+    if said:
+        return Check("limits", "warn", f"{text}; {'; '.join(said)}", "lower it, or leave it out"), data
+    return Check("limits", "ok", text), data
 
 
 def report_text(found: list[Check]) -> str:
     """The findings for a person."""
     lines = []
     for each in found:
-        lines.append(f"{_MARK[each.state]}  {each.name}: {each.found}")
+        lines.append(f"{MARK[each.state]}  {each.name}: {each.found}")
         if each.remedy and each.state != "ok":
             lines.append(f"      {each.remedy}")
     return "\n".join(lines) + "\n"
 
 
 def _network(host: str, port: int, authority: bytes | None) -> list[Check]:
-    from fedkit_client.trust import check_connection, shown_certificate
+    from fedkit_client.trust import check_connection, shown_certificate, skew_seen
 
     address = joined(host, port)
     try:
         proxy = proxy_for(host)
     except FedkitError as error:
-        return [_failed("proxy", error)]
+        return [failed("proxy", error)]
     found = [Check("proxy", "ok", f"through {proxy.shown}" if proxy else "none; connections are direct")]
     if proxy is None:
         try:
             places = sorted({str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
         except OSError:
-            return [*found, _failed("DNS", no_name(address))]
+            return [*found, failed("DNS", no_name(address))]
         found.append(Check("DNS", "ok", f"{host} is {', '.join(places[:4])}"))
     shown = shown_certificate(host, port)
     if shown is None:
@@ -104,7 +124,7 @@ def _network(host: str, port: int, authority: bytes | None) -> list[Check]:
         try:
             connect(host, port, 10.0).close()
         except FedkitError as error:
-            return [*found, _failed("TCP", error)]
+            return [*found, failed("TCP", error)]
         found.append(Check("TCP", "ok", f"{address} accepts connections"))
         remedy = "check host and port with the coordinator's admin"
         return [*found, Check("TLS", "fail", f"{address} does not speak TLS", remedy)]
@@ -113,18 +133,17 @@ def _network(host: str, port: int, authority: bytes | None) -> list[Check]:
     if authority is None:
         text = f"shows {shown.subject}, issued by {shown.issuer}; joining compares its CA with the invitation's"
         found.append(Check("TLS", "ok", text))
+        try:
+            found.append(_clock(skew_seen(host, port)))
+        except FedkitError as error:
+            found.append(failed("clock" if error.code == "FK745" else "TLS", error))
     else:
         try:
             skew = check_connection(host, port, authority)
         except FedkitError as error:
-            return [*found, _failed("clock" if error.code == "FK745" else "TLS", error)]
+            return [*found, failed("clock" if error.code == "FK745" else "TLS", error)]
         found.append(Check("TLS", "ok", f"the certificate is issued by the pinned CA, for {', '.join(shown.names)}"))
-        if skew is None:
-            found.append(Check("clock", "warn", "the coordinator does not tell the time", "set this clock by NTP"))
-        else:
-            state: Literal["ok", "warn"] = "ok" if EARLIEST + 1 < skew < LATEST - 60 else "warn"
-            text = f"the coordinator's is {skew:+.0f} s from this one; {EARLIEST:g} to {LATEST:g} are accepted"
-            found.append(Check("clock", state, text, "set both clocks by NTP"))
+        found.append(_clock(skew))
     ends = f"the certificate ends on {shown.ends:%Y-%m-%d}, in {days:.0f} days"
     if days < _WARN_DAYS:
         state2: Literal["warn", "fail"] = "warn" if days > 0 else "fail"
@@ -132,6 +151,30 @@ def _network(host: str, port: int, authority: bytes | None) -> list[Check]:
     else:
         found.append(Check("certificate", "ok", ends))
     return found
+
+
+def _clock(skew: float | None) -> Check:
+    if skew is None:
+        return Check("clock", "warn", "the coordinator does not tell the time", "set this clock by NTP")
+    state: Literal["ok", "warn"] = "ok" if EARLIEST + 1 < skew < LATEST - 60 else "warn"
+    text = f"the coordinator's is {skew:+.0f} s from this one; {EARLIEST:g} to {LATEST:g} are accepted"
+    return Check("clock", state, text, "set both clocks by NTP")
+
+
+def _unpinned_grpc_port(host: str, port: int) -> Check:
+    from fedkit_client.proxy import connect
+    from fedkit_client.trust import shown_certificate
+
+    name, address = "enrolment port", joined(host, port)
+    shown = shown_certificate(host, port)
+    if shown is not None:
+        return Check(name, "ok", f"{address} shows {shown.subject}, issued by {shown.issuer}")
+    try:
+        connect(host, port, 10.0).close()
+    except FedkitError as error:
+        remedy = f"{error.remedy}; joining needs this port too, and if the coordinator has another give --grpc-port"
+        return Check(name, "fail", f"{error.code}: {error.message}", remedy)
+    return Check(name, "fail", f"{address} does not speak TLS", "give the coordinator's enrolment port: --grpc-port")
 
 
 def _functions(file: SiteFile) -> str:
@@ -182,35 +225,6 @@ def _disk(folder: Path) -> Check:
     return Check("disk", "ok", text)
 
 
-def _data(opened: Opened, name: str, purpose: str | None) -> Check:
-    """Reads the table as a run would; counts stay on this screen."""
-    from fedkit.data.load import load_site_dataset
-
-    own, title = opened.file.data[name], f"data {name}{f' for {purpose}' if purpose else ''}"
-    try:
-        read = reading_now(opened.file, opened.folder, name, purpose, time.time())
-        dataset = load_site_dataset(own.declaration, opened.file.site, private=True, read=read)
-    except FedkitError as error:
-        return _failed(title, error)
-    except Exception as error:
-        remedy = "read it with another program; the source must lie where site.yaml says"
-        return Check(title, "fail", f"the table cannot be read ({type(error).__name__})", remedy)
-    (site,) = dataset.sites
-    units = site.train.num_units + site.test.num_units
-    which = " with consent" if own.consent is not None else ""
-    text = f"all declared columns are there; {units} units{which} of at most {own.records} declared"
-    if not units:
-        return Check(title, "warn", f"{text}: no row can be used", "check source, site_column and consent")
-    if dataset.warnings:
-        return Check(
-            title,
-            "warn",
-            f"{text}; {'; '.join(dataset.warnings)}",
-            "compare the table with its declaration; the site answers all the same",
-        )
-    return Check(title, "ok", text)
-
-
 def _ledgers(opened: Opened) -> str:
     from fedkit.errors import PrivacyError
     from fedkit.privacy.ledger.file import may_write
@@ -225,34 +239,3 @@ def _ledgers(opened: Opened) -> str:
             raise PrivacyError(f"{opened.folder.ledger(name)} cannot be written", code="FK336")
     told = budgets(opened.file, opened.folder)
     return ", ".join(f"{name}: {each['left']:.1%} left" for name, each in told.items())
-
-
-def _limits(file: SiteFile) -> str:
-    """Starts an executor, as `start` would, and has one child take the limits on."""
-    from fedkit_client.executor import Executor
-    from fedkit_client.limits import require_memory
-    from fedkit_client.start import answerer, probe, silent
-
-    executor = Executor.start(silent(file), answerer(file))
-    try:
-        executor.wait_ready()
-        require_memory(file.limits, executor.address_space)
-        probe(executor)
-    finally:
-        executor.close()
-    here, said = len(os.sched_getaffinity(0)), ""
-    if file.limits.cpus is not None and file.limits.cpus > here:
-        said = f"; limits.cpus is {file.limits.cpus:g} and {here} are here: it limits nothing"
-    taken = f"the libraries take {executor.address_space / 2**30:.2f}GiB of addresses"
-    return f"the executor works within them; {taken}{said}"
-
-
-def _try(name: str, look: Callable[[], str]) -> Check:
-    try:
-        return Check(name, "ok", look())
-    except FedkitError as error:
-        return _failed(name, error)
-
-
-def _failed(name: str, error: FedkitError) -> Check:
-    return Check(name, "fail", f"{error.code}: {error.message or error}", error.remedy)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import resource
@@ -55,16 +56,26 @@ def require_disk(limits: Limits, folder: Path, more: int = 0) -> None:
     free = shutil.disk_usage(folder).free
     if free < LEAST_DISK + more:
         raise DeploymentError(
-            f"the disk of {folder} has {_gib(free)} free; {_gib(LEAST_DISK + more)} is the least",
+            f"the disk of {folder} has {_size(free)} free; {_size(LEAST_DISK + more)} is the least",
             code="FK762",
-            remedy="free space on it",
+            remedy=f"free {_size(LEAST_DISK + more - free)} on it",
         )
     if limits.disk is not None and (used := folder_size(folder)) + more > limits.disk:
+        grown = f" and would take {_size(used + more)}" if more else ""
         raise DeploymentError(
-            f"{folder} takes {_gib(used)} and would take {_gib(used + more)}; limits.disk is {_gib(limits.disk)}",
+            f"{folder} takes {_size(used)}{grown}; limits.disk is {_size(limits.disk)}",
             code="FK762",
-            remedy="raise limits.disk; ended runs' answers are deleted by themselves",
+            remedy=f"set limits.disk above {_size(used + more)}: ledgers and logs stay, the answers of runs that have"
+            " ended are deleted by themselves",
         )
+
+
+def remarks_on(limits: Limits) -> list[str]:
+    """Limits that limit nothing here: a sentence for each."""
+    here = len(os.sched_getaffinity(0))
+    if limits.cpus is None or limits.cpus <= here:
+        return []
+    return [f"limits.cpus is {limits.cpus:g} and {here} are here: it limits nothing"]
 
 
 def folder_size(folder: Path) -> int:
@@ -107,6 +118,16 @@ def apply(file: SiteFile, answer_bytes: int = 0) -> None:
             code="FK761",
             remedy="set device: cpu, or install a driver and a torch that fit the GPU",
         )
+
+
+def _size(size: int) -> str:
+    """Rounded up, so that what is asked for is enough.
+
+    >>> _size(10 * 2**10), _size(64 * 2**20 + 1), _size(5 * 2**30)
+    ('10.0KiB', '64.1MiB', '5.0GiB')
+    """
+    unit, name = next(((u, n) for u, n in ((2**30, "GiB"), (2**20, "MiB")) if size >= u), (2**10, "KiB"))
+    return f"{math.ceil(10 * size / unit) / 10}{name}"
 
 
 def _gib(size: int) -> str:

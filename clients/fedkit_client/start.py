@@ -87,7 +87,7 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
             answered, or has not.
 
     Raises:
-        FedkitError: what is wrong with the file, folder, ledgers, limits, or another process at work.
+        FedkitError: what is wrong with the file, folder, ledgers, limits, tables, or another process at work.
     """
     os.umask(0o077)
     # A pool of threads in the zygote would not survive a fork; training counts its own.
@@ -127,17 +127,20 @@ def _refuse_second(folder: SiteFolder) -> None:
 
 def _ready(opened: Opened, say: Say) -> Any:
     """A node whose executor waits for work; the fork comes before anything that a fork would tear."""
-    from fedkit_client.executor import Executor
-    from fedkit_client.limits import require_disk, require_memory
+    from fedkit_client.readiness import fork, require_limits, tables_of
+    from fedkit_client.tables import remarks, require_readable
 
     file, folder = opened.file, opened.folder
-    executor = Executor.start(silent(file), answerer(file))
+    executor = fork(file)
     try:
         say({"event": "starting", "site": file.site, "folder": str(folder.path)})
-        executor.wait_ready()
-        require_memory(file.limits, executor.address_space)
-        require_disk(file.limits, folder.path)
-        probe(executor)
+        said = require_limits(file, folder, executor)
+        looks = tables_of(executor)
+        require_readable(looks)
+        for text in (*said, *remarks(looks)):
+            logging.getLogger("fedkit.node").warning("%s", text)
+            _WARNINGS.append(text)
+            say({"event": "warning", "message": text})
         return _node(opened, executor, say)
     except BaseException:
         executor.close()
@@ -152,7 +155,14 @@ def answerer(file: SiteFile) -> Handle:
         # Loaded by the zygote: the node's process never holds torch, nor what opens a table.
         from fedkit_client.gatekeeper import Gatekeeper, handle
 
-        return handle(Gatekeeper(file, folder))(header, body)
+        keeper = Gatekeeper(file, folder)
+        if header.get("tables"):
+            from fedkit_client.tables import look_at_tables
+
+            # Under the limits, as every later reading; a database's driver is nothing for the node's process.
+            problem = keeper.probe()
+            return problem or {"tables": [look.plain() for look in look_at_tables(file, folder)]}, b""
+        return handle(keeper)(header, body)
 
     return answer
 
@@ -167,22 +177,6 @@ def silent(file: SiteFile) -> Callable[[], None]:
         preload()
 
     return begin
-
-
-def probe(executor: Any) -> None:
-    """Have one child take on the limits, so that one that cannot be met is known before the first message.
-
-    Raises:
-        DeploymentError: FK760 to FK762.
-    """
-    done = executor.ask({"probe": True}, b"")
-    if done.header is None:
-        raise DeploymentError(
-            f"under its limits the executor cannot work: {done.why}", code="FK760", remedy="raise limits.memory"
-        )
-    if done.header.get("problem"):
-        told = done.header["problem"]
-        raise DeploymentError(told["message"], code=told["code"], remedy=told["remedy"])
 
 
 def _node(opened: Opened, executor: Any, say: Say) -> Any:
@@ -228,6 +222,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> Any:
 
 
 _PARENT: list[int] = []
+_WARNINGS: list[str] = []
 
 
 def _detached(say: Say) -> bool:
@@ -272,7 +267,15 @@ class _Told(DeploymentError):
 
 def _tell_first(event: dict[str, Any]) -> None:
     """How the first attempt to connect went, for whoever waits in front; nothing from then on."""
-    _tell_parent({**event, "event": "started", "connected": event["event"] == "connected", "pid": os.getpid()})
+    _tell_parent(
+        {
+            **event,
+            "event": "started",
+            "connected": event["event"] == "connected",
+            "pid": os.getpid(),
+            "warnings": _WARNINGS,
+        }
+    )
 
 
 def _tell_parent(message: dict[str, Any]) -> None:

@@ -122,6 +122,22 @@ def check_connection(host: str, port: int, authority: bytes, path: str | None = 
     return skew
 
 
+def skew_seen(host: str, port: int) -> float | None:
+    """Seconds by which whoever answers is ahead of this clock, before anything is pinned; None where it is not told.
+
+    Raises:
+        DeploymentError: FK746 to FK748; FK745, clocks too far apart.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    _, headers, _ = _get(host, port, CA_PATH, context)
+    skew = skew_of(headers, time.time())
+    if skew is not None and not EARLIEST < skew < LATEST:
+        raise clocks_apart(skew)
+    return skew
+
+
 def shown_certificate(host: str, port: int) -> Shown | None:
     """Whatever certificate is shown at an address; nothing is sent."""
     context = ssl.create_default_context()

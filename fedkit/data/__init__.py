@@ -8,5 +8,6 @@ Codes of this package's errors::
     FK204 delimiter               FK211 target              FK218 declaration
     FK205 missing column          FK212 feature all missing
     FK206 duplicate column        FK213 sites and records
-    FK207 malformed rows          FK214 unit ids
+    FK207 malformed rows          FK214 unit ids           FK222 more units than declared
+    FK223 a database that cannot be reached
 """

@@ -39,7 +39,8 @@ def check_counts(found: Mapping[str, int], declared: Mapping[str, int], *, priva
         raise DataError(
             f"{told}: a private run is planned for the declared number at most",
             code="FK222",
-            remedy=f"declare at least as many, best a round number above: {settings}",
+            remedy="declare at least as many, best a round number above, by `records` in a site's own file and in a run"
+            f" equally: {settings}",
         )
     warnings = []
     for name, count in found.items():

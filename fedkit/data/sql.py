@@ -34,7 +34,7 @@ def read_sql(config: DataConfig, where: ConsentFilter | None = None) -> Table:
 
     Raises:
         DataError: FK201 source incomplete, FK202, FK205, FK206, FK208 whatever the database says, without the URL,
-            its password, or the content of a row.
+            its password, or the content of a row, FK223 it cannot be reached.
 
     Guarantee: the database is asked for declared columns only, and for rows that the filter lets in; no error holds a
     credential.
@@ -226,6 +226,6 @@ def _database_error(error: Exception, url: URL, stage: str) -> DataError:
     }
     return DataError(
         f"{what[stage]} ({kind}{told})",
-        code="FK208",
+        code="FK223" if stage == "reached" or getattr(error, "connection_invalidated", False) else "FK208",
         remedy="check the URL, the driver's settings and source.query",
     )

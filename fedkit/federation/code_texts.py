@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_SENT = re.compile(r": (FK[0-9]{3})(?![0-9]|: )")
+_SENT = re.compile(r"(?:^|: |\bits last answer was )(FK[0-9]{3})(?![0-9]|: )")
 """A code in place of a reason; one of the coordinator's own has its message behind it."""
 
 _PLAN = "the privacy plan cannot be made from the config: see `fedkit plan`"
@@ -83,6 +83,17 @@ CODE_TEXTS: dict[str, str] = {
 """Code to sentence, for every code that may leave a site; no others are needed, for no other is believed."""
 
 
+def sent_codes(reason: str) -> dict[str, str]:
+    """The codes that a site sent, in a reason or a note, to what they mean.
+
+    >>> sent_codes("its last answer was FK580; no other within 60 s")
+    {'FK580': "the site has paused all release: it is asked again until the round's deadline"}
+    >>> sent_codes("FK541: not what was signed"), sent_codes("FK999")
+    ({}, {})
+    """
+    return {code: CODE_TEXTS[code] for code in sorted(set(_SENT.findall(reason))) if code in CODE_TEXTS}
+
+
 def with_text(reason: str) -> str:
     """A reason with what it means, where it is a code that a site sent; any other text as it is.
 
@@ -91,7 +102,8 @@ def with_text(reason: str) -> str:
     >>> with_text("no reply within 60 s")
     'no reply within 60 s'
     """
-    return f"{reason} ({CODE_TEXTS[reason]})" if reason in CODE_TEXTS else reason
+    found = sent_codes(reason)
+    return f"{reason} ({'; '.join(found.values())})" if found else reason
 
 
 def legend(notes: Iterable[str]) -> list[str]:
@@ -100,5 +112,5 @@ def legend(notes: Iterable[str]) -> list[str]:
     >>> legend(["round 1: degraded 1/2: va missing: va: FK580", "round 2: degraded 1/2: va missing: va: FK580"])
     ["FK580: the site has paused all release: it is asked again until the round's deadline"]
     """
-    found = {code for note in notes for code in _SENT.findall(note)}
-    return [f"{code}: {CODE_TEXTS[code]}" for code in sorted(found) if code in CODE_TEXTS]
+    found = {code: text for note in notes for code, text in sent_codes(note).items()}
+    return [f"{code}: {found[code]}" for code in sorted(found)]

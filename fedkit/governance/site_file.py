@@ -66,6 +66,10 @@ def load_mapping(path: Path, make: str, begin: str) -> Mapping[str, Any]:
     Raises:
         ConfigError: FK120.
     """
+    if path.is_dir():
+        within = sorted(each.name for each in path.glob("*.yaml"))
+        named = f"name the file in it: {path / within[0]}" if len(within) == 1 else "name a file"
+        raise ConfigError([f"{path} is a folder; {named}"], code=CODE)
     if not path.is_file():
         raise ConfigError([f"there is no file {path}; {make}"], code=CODE)
     if problem := shape_problem(path):
@@ -76,8 +80,7 @@ def load_mapping(path: Path, make: str, begin: str) -> Mapping[str, Any]:
         twice = _twice(node) if node is not None else []
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        raise ConfigError([f"{path.name}{f':{mark.line + 1}' if mark else ''} is no valid YAML"], code=CODE) from None
+        raise ConfigError([_no_yaml(path, error)], code=CODE) from None
     except (OSError, ValueError) as error:
         # ValueError: no UTF-8, or a date that cannot be.
         raise ConfigError([f"{path.name} cannot be read ({type(error).__name__})"], code=CODE) from None
@@ -86,6 +89,18 @@ def load_mapping(path: Path, make: str, begin: str) -> Mapping[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError([f"{path.name} holds no keys and values; begin with {begin}"], code=CODE)
     return values
+
+
+def _no_yaml(path: Path, error: yaml.YAMLError) -> str:
+    """Where the file stops being YAML, and why as the parser sees it."""
+    mark, begun = getattr(error, "problem_mark", None), getattr(error, "context_mark", None)
+    why = str(getattr(error, "problem", None) or getattr(error, "reason", None) or "")
+    text = f"{path.name}{f':{mark.line + 1}' if mark else ''} is no valid YAML{f': {why}' if why else ''}"
+    if "'\\t'" in why:
+        return f"{text}; indent with spaces, not with tabs"
+    if mark and begun and begun.line != mark.line:
+        text += f", {getattr(error, 'context', None) or 'in what begins'} (line {begun.line + 1})"
+    return text
 
 
 def _twice(node: Any) -> list[tuple[str, int]]:

@@ -34,18 +34,32 @@ def make_folder(path: Path) -> None:
         raise _cannot(path, error) from None
 
 
-def require_free(path: Path) -> None:
+def require_free(path: Path, remedy: str = "name a folder that does not exist yet") -> None:
     """Refuse a folder that :func:`make_folder` would refuse.
+
+    Args:
+        remedy: what a command's user can do about it.
 
     Raises:
         DeploymentError: FK704.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise DeploymentError(
-            f"{path} exists and is not empty; nothing in it is overwritten",
-            code="FK704",
-            remedy="name a folder that does not exist yet",
-        )
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise DeploymentError(
+                f"{path} exists and is not empty; nothing in it is overwritten", code="FK704", remedy=remedy
+            )
+    elif path.exists():
+        raise DeploymentError(f"{path} is a file, which is not overwritten", code="FK704", remedy=remedy)
+
+
+def require_absent(path: Path, remedy: str) -> None:
+    """Refuse a file that :func:`write_new` would refuse, before anything is done that it would be written for.
+
+    Raises:
+        DeploymentError: FK704.
+    """
+    if path.exists():
+        raise DeploymentError(f"{path} exists; it is not overwritten", code="FK704", remedy=remedy)
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -45,8 +45,8 @@ def init(
     place = profile or folder.absolute().parent / f"{name}-admin"
     # All that can be refused is refused before a folder is made.
     check_choices(name, hosts, port, grpc_port, admin)
-    require_free(folder)
-    require_free(place)
+    require_free(folder, "name another folder for the coordinator, which does not exist yet")
+    require_free(place, "name another folder for the admin's profile, which does not exist yet: --profile FOLDER")
     make_folder(place)
     root = create_signing_key(place / KEY)
     now = time.time()
@@ -73,7 +73,8 @@ def init(
         f"  federation id {settings.federation}\n"
         f"{place}: the profile of {admin}, with the key that decides who belongs to the federation\n"
         "  move it off this host now, to where you work: a stolen coordinator must not hold it\n"
-        f"next: `fedkit server start {folder}` here, `fedkit server invite SITE --profile {place.name}` there"
+        f"next: `fedkit server start {folder}` here; then `fedkit server invite SITE --profile {place}`, or where you"
+        " have moved it"
     )
     show(found, text, json_=json_)
 

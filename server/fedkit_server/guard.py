@@ -43,6 +43,7 @@ class Wakes:
 
     _loop: asyncio.AbstractEventLoop | None = None
     _events: dict[int, asyncio.Event] = field(default_factory=dict)
+    over: bool = False
 
     def wake(self, node_id: int) -> None:
         """A message for a node has been pushed."""
@@ -50,9 +51,17 @@ class Wakes:
             self._loop.call_soon_threadsafe(lambda: self._event(node_id).set())
 
     async def wait(self, node_id: int, timeout: float) -> None:
-        """Until the node is woken, or the time is over."""
+        """Until the node is woken, or the time is over; once nobody shall wait any more, no time at all."""
+        if self.over:
+            return
         with suppress(TimeoutError):
             await asyncio.wait_for(self._event(node_id).wait(), timeout)
+
+    def end(self) -> None:
+        """The coordinator is about to end: whoever waits is answered now."""
+        self.over = True
+        for event in self._events.values():
+            event.set()
 
     def clear(self, node_id: int) -> None:
         """Forget wakes so far; called before the node's messages are looked for."""
@@ -85,6 +94,16 @@ class Guard:
         if scope["type"] != "http":
             await self.flower(scope, receive, send)
             return
+        try:
+            await self._answer(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.wakes.over:
+                raise
+            # Cut off by the coordinator's end, which is no failure to be told of with a traceback.
+            with suppress(Exception):
+                await _refuse(send, 503, "the coordinator is about to end")
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["path"])
         if path.startswith("/fedkit/") or path == "/metrics":
             await self.api(scope, receive, send)

@@ -23,6 +23,7 @@ from fedkit.storage.keys import fingerprint
 from fedkit_server import pki, studies
 from fedkit_server.access import Access
 from fedkit_server.answers import unknown
+from fedkit_server.away import away_of
 from fedkit_server.enrolment import invite
 from fedkit_server.runners import Runs
 from fedkit_server.state import State
@@ -116,9 +117,9 @@ def _summary(call: Call, row: RunRow) -> dict[str, Any]:
 
 
 def run(call: Call) -> dict[str, Any]:
-    """One run, with its job."""
+    """One run, with its job and the sites whose last answer is not there."""
     row = call.run()
-    return {**_summary(call, row), "job": row.job}
+    return {**_summary(call, row), "away": away_of(call.runs.events(row.run, 0)), "job": row.job}
 
 
 def keyring(call: Call) -> dict[str, Any]:

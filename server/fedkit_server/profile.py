@@ -46,6 +46,12 @@ class Profile:
         Raises:
             DeploymentError: FK702, FK703.
         """
+        if not (self.path / KEY).exists():
+            raise DeploymentError(
+                f"the profile {self.path} has no signing key yet",
+                code="FK703",
+                remedy=f"put the file that `fedkit server user key FILE` made, not FILE.pub, there as {KEY}, mode 0600",
+            )
         return load_signing_key(self.path / KEY)
 
 

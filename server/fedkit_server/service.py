@@ -145,14 +145,14 @@ def _server(state: State, runs: Runs, up: Callable[[], None]) -> uvicorn.Server:
     config.load()
     context: Any = config.ssl
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    server = _Server(config, up)
+    server = _Server(config, up, wakes)
     return server
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, up: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, up: Callable[[], None], wakes: Wakes) -> None:
         super().__init__(config)
-        self._up = up
+        self._up, self._wakes = up, wakes
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell when everything answers."""
@@ -160,6 +160,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._up()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer the sites that wait for a message before anybody is cut off."""
+        self._wakes.end()
+        await super().shutdown(sockets)
 
 
 def _listen(address: str, port: int) -> socket.socket:

@@ -22,16 +22,19 @@ def invite(
     Example: fedkit server invite north south --out invitations --profile heart-admin
     """
     from fedkit.data.names import require_site_names
-    from fedkit.storage.private import require_free, write_new
+    from fedkit.storage.private import require_absent, write_new
 
     require_site_names(sites)
     remote = connect(profile)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {site: out / f"{site}.token" for site in dict.fromkeys(sites)}
-    for file in files.values():
-        if file.exists():
-            # Before anything is asked for: the new invitation would make the one in the file void.
-            require_free(file)
+    for site, file in files.items():
+        # Before anything is asked for: the new invitation makes the one in the file void.
+        require_absent(
+            file,
+            f"to invite {site} again delete that file, whose invitation was used or is void once there is a new one; or"
+            " write elsewhere: --out FOLDER",
+        )
     made = []
     for site, file in files.items():
         answer = remote.post("/invites", {"site": site, "hours": hours})

@@ -111,8 +111,9 @@ def with_sites(
         DeploymentError: FK728, FK729; every problem of every site at once.
     """
     by_name = {site["name"]: site for site in sites}
-    if problems := list(_absences(by_name, names, min_sites)):
-        raise _refused(problems, "FK728", "`fedkit server sites` lists them; leave out those that cannot take part")
+    if absences := list(_absences(by_name, names, min_sites)):
+        remedies = dict.fromkeys(remedy for _, remedy in absences)
+        raise _refused([problem for problem, _ in absences], "FK728", "; ".join(remedies))
     offered = {name: by_name[name]["offer"]["datasets"].get(config.data.name) for name in names}
     config = with_delta(config, list(offered.values()))
     problems = [
@@ -180,14 +181,22 @@ def _installed(config: ExperimentConfig) -> tuple[str, ...]:
     return () if config.model.name in MODEL_ARGUMENTS else (config.model.name,)
 
 
-def _absences(sites: Mapping[str, Mapping[str, Any]], names: Sequence[str], min_sites: int) -> Iterator[str]:
+def _absences(
+    sites: Mapping[str, Mapping[str, Any]], names: Sequence[str], min_sites: int
+) -> Iterator[tuple[str, str]]:
+    """What is wrong, and what to do about it."""
     if len(set(names)) < len(names):
-        yield "--sites names a site twice"
+        yield "--sites names a site twice", "name each site once"
     if not 1 <= min_sites <= len(names):
-        yield f"--min-sites is {min_sites}; {len(names)} sites are named"
+        many = f"{len(names)} {'site is' if len(names) == 1 else 'sites are'}"
+        most = "1" if len(names) == 1 else f"1 to {len(names)}"
+        least = f"set --min-sites to {most}, or name more sites" if names else "name sites: --sites A,B"
+        yield f"--min-sites is {min_sites}; {many} named", least
     for name in names:
         if problem := presence(sites.get(name), name, sites).problem:
-            yield problem
+            known = name in sites and sites[name]["state"] != "revoked"
+            wait = "start the sites that are not connected, or leave them out"
+            yield problem, wait if known else "`fedkit server sites` lists them: mend the name, or leave it out"
 
 
 def with_delta(config: ExperimentConfig, offered: Sequence[Mapping[str, Any] | None]) -> ExperimentConfig:

@@ -59,7 +59,7 @@ def add(
     from fedkit_server.remote import segment
 
     remote, place = connect(profile), out or Path(f"{name}-profile")
-    require_free(place)
+    require_free(place, "name a folder that does not exist yet: --out FOLDER")
     public = _public(key_file)
     grown = statements.add(remote.keyring(), name, role, public, remote.profile.key(), time.time())
     remote.post("/keyring", {"statement": grown.statements[-1]})
@@ -141,14 +141,16 @@ def token(
 
     Example: fedkit server user token ben --out token --profile heart-admin
     """
-    from fedkit.storage.private import require_free, write_new
+    from fedkit.storage.private import require_absent, write_new
     from fedkit_server.remote import segment
 
-    if out.exists():
-        require_free(out)
+    require_absent(out, "delete it if it holds a token of before, or name another file: --out FILE")
     answer = connect(profile).post(f"/users/{segment(name)}/token")
     write_new(out, f"{answer['token']}\n".encode())
     show({"name": name, "file": str(out)}, f"{out}: the token of {name}; it goes into their profile", json_=json_)
+
+
+_MAKE = "have the user make one with `fedkit server user key FILE`, which writes FILE.pub"
 
 
 def _public(file: Path) -> bytes:
@@ -158,7 +160,9 @@ def _public(file: Path) -> bytes:
     try:
         text = file.read_bytes()
     except OSError as error:
-        raise DeploymentError(f"{file} cannot be read: {error.strerror}", code="FK703") from None
+        raise DeploymentError(
+            f"{file} cannot be read: {error.strerror}", code="FK703", remedy=f"{_MAKE}, and name that file"
+        ) from None
     if b"PRIVATE KEY" in text:
         raise DeploymentError(
             f"{file} is a private key, which stays with its owner", code="FK703", remedy=f"give {file}.pub"
@@ -168,7 +172,5 @@ def _public(file: Path) -> bytes:
     except (binascii.Error, ValueError):
         public = b""
     if len(public) != PUBLIC_BYTES:
-        raise DeploymentError(
-            f"{file} holds no public key", code="FK703", remedy="give the FILE.pub of `fedkit server user key FILE`"
-        )
+        raise DeploymentError(f"{file} holds no public key", code="FK703", remedy=f"{_MAKE}, and name that file")
     return public

@@ -22,7 +22,7 @@ def status(run: MaybeRun = None, profile: Profile = None, json_: Json = False) -
 
     remote = connect(profile)
     found = remote.get("/status" if run is None else f"/runs/{segment(run)}")
-    show(found, _federation(found) if run is None else _run(found), json_=json_)
+    show(found, _federation(found) if run is None else _one(found), json_=json_)
 
 
 def _federation(found: dict[str, Any]) -> str:
@@ -44,6 +44,14 @@ def _run(run: dict[str, Any]) -> str:
     rounds = f", round {run['round']} of {run['rounds']}" if run.get("rounds") else ""
     outcome = f": {run['outcome']}" if run.get("outcome") else ""
     return f"{run['run']}  {run['state']}{outcome}{rounds}  by {run['submitter']}, {stamp(run['submitted_at'])}"
+
+
+def _one(run: dict[str, Any]) -> str:
+    from fedkit_server.away import away_text
+    from fedkit_server.watching import waits_for
+
+    waits = waits_for(run)
+    return "\n".join([_run(run), *([f"  {waits}"] if waits else []), *away_text(run.get("away") or {})])
 
 
 def watch(run: RunName, profile: Profile = None, json_: Json = False) -> None:
@@ -97,7 +105,7 @@ def pull(
     from fedkit_server.remote import segment
 
     remote, place = connect(profile), out or Path("runs", run)
-    require_free(place)
+    require_free(place, "name a folder that does not exist yet: --out FOLDER")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "run.tar")
         remote.download(f"/runs/{segment(run)}/archive", file)

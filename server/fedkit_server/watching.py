@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from fedkit.errors import DeploymentError, Interrupted
-from fedkit.federation.code_texts import with_text
+from fedkit.federation.code_texts import sent_codes, with_text
 from fedkit_server.remote import Remote, segment
 from fedkit_server.runners import OVER
 
@@ -76,7 +76,7 @@ def follow(remote: Remote, run: str, *, json_: bool) -> str:
     view = View(run)
     try:
         if json_:
-            answer = _until_over(remote, view, lambda event: _print(event))
+            answer = _until_over(remote, view, lambda event: _print(_explained(event)), _print_waits(run))
             _print({key: answer.get(key) for key in ("state", "outcome")} | {"run": run})
         elif sys.stdout.isatty():
             answer = _live(remote, view)
@@ -167,6 +167,15 @@ def _table(view: View) -> Any:
     for row in view.rows(time.time()):
         table.add_row(*map(Text, row))
     return table
+
+
+def _explained(event: dict[str, Any]) -> dict[str, Any]:
+    means = sent_codes(str(event.get("detail") or "")) if event.get("site") else {}
+    return {**event, "means": means} if means else event
+
+
+def _print_waits(run: str) -> Callable[[str], None]:
+    return lambda text: _print({"kind": "queued", "run": run, "detail": text.removeprefix(f"{run}: ")})
 
 
 def _print(value: dict[str, Any]) -> None:

@@ -291,8 +291,11 @@ def test_only_this_site_s_rows_are_in_its_lineage(consenting):
 
 
 def test_doctor_reads_as_a_run_for_a_purpose_would(consenting):
-    from fedkit_client.doctor import _data
     from fedkit_client.start import open_site
+    from fedkit_client.tables import look_at
+
+    def _data(opened, name, purpose):
+        return look_at(opened.file, opened.folder, name, purpose).check
 
     made = consenting(range(25))
     found = _data(open_site(made.folder.site_yaml), DATASET, PURPOSE)

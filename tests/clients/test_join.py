@@ -290,9 +290,22 @@ def test_the_invitation_is_read_from_a_file_or_told_to_be_absent(tmp_path):
 
 
 def test_the_doctor_shows_an_address_before_anything_is_pinned(coordinator):
-    found = {each.name: each.state for each in checks_of_address(_address(coordinator))}
-    assert found == {"proxy": "ok", "DNS": "ok", "TCP": "ok", "TLS": "ok", "certificate": "ok"}
+    found = {each.name: each.state for each in checks_of_address(_address(coordinator), coordinator.grpc_port)}
+    names = ("proxy", "DNS", "TCP", "TLS", "clock", "certificate", "enrolment port")
+    assert found == dict.fromkeys(names, "ok")
     assert [each.state for each in checks_of_address(f"127.0.0.1:{free_port()}")][-1] == "fail"
+
+
+def test_the_doctor_finds_a_closed_enrolment_port_before_joining(coordinator):
+    (last,) = [each for each in checks_of_address(_address(coordinator), free_port()) if each.state == "fail"]
+    assert last.name == "enrolment port" and "FK747" in last.found and "--grpc-port" in last.remedy
+
+
+def test_the_doctor_finds_clocks_that_are_apart_before_joining(coordinator, monkeypatch):
+    monkeypatch.setattr("fedkit_client.trust.skew_of", lambda headers, now: -3600.0)
+    found = checks_of_address(_address(coordinator), coordinator.grpc_port)
+    (clock,) = [each for each in found if each.name == "clock"]
+    assert clock.state == "fail" and "FK745" in clock.found and "3600 s ahead" in clock.found
 
 
 def test_the_doctor_s_exit_status_says_that_a_check_failed(capsys):

@@ -177,7 +177,11 @@ def test_a_limit_that_cannot_be_met_names_the_least(tmp_path):
     require_disk(Limits(disk=3 << 20), tmp_path)
     with pytest.raises(DeploymentError) as caught:
         require_disk(Limits(disk=3 << 20), tmp_path, 2 << 20)
-    assert caught.value.code == "FK762"
+    assert caught.value.code == "FK762" and "takes 2.0MiB and would take 4.0MiB" in caught.value.message
+    with pytest.raises(DeploymentError) as caught:
+        require_disk(Limits(disk=10 << 10), tmp_path)
+    assert "takes 2.0MiB; limits.disk is 10.0KiB" in caught.value.message
+    assert caught.value.remedy.startswith("set limits.disk above 2.0MiB")
 
 
 def test_the_state_is_written_whole_and_says_what_changed(tmp_path):

@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,26 @@ TOP = [
 @pytest.mark.parametrize(("changes", "why"), TOP)
 def test_a_wrong_value_at_the_top_is_named(site_file, changes, why):
     assert why in problems(site_file, **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("site: a\ndata:\n\tb: 1\n", r":3 is no valid YAML: found character '\\t' .*; indent with spaces"),
+        ("site: a\ndata: {b: c\nlimits: {}\n", r":3 is no valid YAML: expected ',' or '}'.*\(line 2\)"),
+        ("site: [a", r":1 is no valid YAML: expected ',' or '\]'"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_line_and_the_reason(tmp_path, text, said):
+    (tmp_path / "site.yaml").write_text(text)
+    assert re.search(said, problems(read_site_file, tmp_path / "site.yaml"))
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_with_the_file_in_it(tmp_path):
+    (tmp_path / "site").mkdir()
+    assert "site is a folder; name a file" in problems(read_site_file, tmp_path / "site")
+    (tmp_path / "site" / "site.yaml").write_text("site: a\n")
+    assert f"is a folder; name the file in it: {tmp_path}/site/site.yaml" in problems(read_site_file, tmp_path / "site")
 
 
 def test_all_problems_come_at_once(site_file):

@@ -13,6 +13,7 @@ from fedkit_server.cli import app
 from fedkit_server.tokens import looks_like_token
 
 from fedkit.cli.main import main
+from fedkit.errors import DeploymentError
 
 HEAVY = (
     "torch",
@@ -92,6 +93,56 @@ def test_init_makes_a_folder_and_a_profile_that_only_the_owner_reads(tmp_path, c
 def test_init_says_to_move_the_profile_away(tmp_path, capsys):
     _, out, _ = _run(["init", tmp_path / "c", "--name", "heart", "--host", "localhost"], capsys)
     assert "move it off this host" in out
+    _, out, _ = _run(
+        ["init", tmp_path / "d", "--name", "heart", "--host", "localhost", "--profile", tmp_path / "a" / "b"], capsys
+    )
+    # The whole path: a copied command finds it.
+    assert f"fedkit server invite SITE --profile {tmp_path}/a/b`" in out
+
+
+def test_a_taken_profile_is_told_with_the_option_that_names_another(tmp_path, capsys):
+    (tmp_path / "heart-admin").mkdir()
+    (tmp_path / "heart-admin" / "mine").write_text("")
+    _, out, _ = _init(tmp_path, capsys)
+    assert "--profile FOLDER" in json.loads(out)["error"]["message"]
+
+
+def _profile(tmp_path, capsys, port=1):
+    _init(tmp_path, capsys, "--port", str(port))
+    return tmp_path / "heart-admin"
+
+
+def test_inviting_again_is_told_what_to_do_with_the_file_of_before(tmp_path, capsys):
+    (tmp_path / "inv").mkdir()
+    (tmp_path / "inv" / "north.token").write_text("fedkit-invite-1.old\n")
+    profile = _profile(tmp_path, capsys)
+    words = ["invite", "north", "--out", tmp_path / "inv", "--profile", profile, "--json"]
+    message = json.loads(_run(words, capsys)[1])["error"]["message"]
+    assert "FK704" in message and "delete that file" in message and "--out FOLDER" in message
+    assert "is not empty" not in message
+    # The remedy is one: with the file gone the next refusal is the network's.
+    (tmp_path / "inv" / "north.token").unlink()
+    assert json.loads(_run(words, capsys)[1])["error"]["code"] == "FK712"
+
+
+@pytest.mark.parametrize("content", [None, "junk"])
+def test_what_is_no_public_key_is_told_how_one_is_made(tmp_path, capsys, monkeypatch, content):
+    monkeypatch.setattr("fedkit_server.remote.Remote.keyring", lambda self: None)
+    if content is not None:
+        (tmp_path / "ben.pub").write_text(content)
+    words = ["user", "add", "ben", "--role", "viewer", "--key", tmp_path / "ben.pub", "--out", tmp_path / "new"]
+    status, out, _ = _run([*words, "--profile", _profile(tmp_path, capsys), "--json"], capsys)
+    error = json.loads(out)["error"]
+    assert status == 2 and error["code"] == "FK703" and "fedkit server user key FILE" in error["message"]
+
+
+def test_a_profile_without_its_key_says_where_the_key_goes(tmp_path, capsys):
+    from fedkit_server.profile import open_profile
+
+    profile = _profile(tmp_path, capsys)
+    (profile / "signing.key").unlink()
+    with pytest.raises(DeploymentError, match=r"FK703.*no signing key yet.*there as signing\.key"):
+        open_profile(profile).key()
 
 
 @pytest.mark.parametrize("taken", ["coordinator", "heart-admin"])

@@ -60,6 +60,26 @@ def test_sites_that_cannot_take_part_are_named(names, quorum, said):
 
 
 @pytest.mark.parametrize(
+    ("names", "quorum", "remedy"),
+    [
+        (["north", "mars"], 1, "`fedkit server sites` lists them: mend the name, or leave it out"),
+        (["north", "west"], 1, "start the sites that are not connected, or leave them out"),
+        (["north", "south"], 3, "set --min-sites to 1 to 2, or name more sites"),
+        (["north"], 3, "set --min-sites to 1, or name more sites"),
+        (["north", "north"], 1, "name each site once"),
+        ([], 1, "name sites: --sites A,B"),
+    ],
+)
+def test_the_remedy_is_that_of_what_is_wrong_and_of_nothing_else(names, quorum, remedy):
+    with pytest.raises(DeploymentError) as refused:
+        with_sites(HEART, SITES, names, quorum, 60)
+    assert refused.value.remedy == remedy
+    with pytest.raises(DeploymentError) as refused:
+        with_sites(HEART, SITES, [*names, "west"], 9, 60)
+    assert refused.value.remedy.startswith(("set --min-sites", "name each site once; set --min-sites"))
+
+
+@pytest.mark.parametrize(
     ("overrides", "data", "said"),
     [
         (["model=mlp"], {}, "north does not admit the model mlp; it admits logistic"),

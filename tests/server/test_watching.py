@@ -8,6 +8,7 @@ from fedkit_server.watch_commands import _show_results
 from fedkit_server.watching import View, follow
 
 from fedkit.errors import DeploymentError
+from fedkit.federation.code_texts import CODE_TEXTS
 from tests.reporting.conftest import Fabricated, write
 
 EVENTS = [
@@ -71,6 +72,15 @@ def test_json_is_an_object_a_line(capsys):
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert found[:-1] == EVENTS
     assert found[-1] == {"state": "failed", "outcome": "degraded", "run": "r"}
+
+
+def test_json_says_what_a_sites_code_means_and_that_a_run_is_queued(capsys):
+    refused = {**EVENTS[4], "kind": "refused", "detail": "FK570"}
+    queued = {"events": [], "state": "queued", "outcome": None, "before": ["q"]}
+    follow(Scripted(queued, _answer([refused]), _answer([], "finished", "failed")), "r", json_=True)
+    first, second, _ = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert first == {"kind": "queued", "run": "r", "detail": "queued behind 1 run: q"}
+    assert second == {**refused, "means": {"FK570": CODE_TEXTS["FK570"]}}
 
 
 def test_a_coordinator_that_starts_again_is_waited_for(monkeypatch, capsys):
