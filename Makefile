@@ -54,6 +54,7 @@ results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
 	$(BIN)/python experiments/heart_disease/table.py --write
 	$(BIN)/python experiments/flamby_heart/table.py --write
 	$(BIN)/python experiments/privacy_utility/table.py --write
+	$(BIN)/python experiments/digits/table.py --write
 
 images: $(VENV)/.runtime  ## build the coordinator's and the site's image with podman or docker
 	$(BIN)/python experiments/federation/engine.py
