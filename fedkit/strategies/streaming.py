@@ -6,16 +6,22 @@ of Flower's classes of the same names (equal to 1e-6); Flower's own work on full
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.storage.mapped import slices
+from fedkit.storage.mapped import CHUNK, slices
 from fedkit.types import Float32
 
 Chunk = NDArray[np.float64]
+_A_THREAD = 2**20
+"""Parameters that are worth a thread of their own."""
+
 ServerState = Mapping[str, Float32]
 """What a strategy keeps from round to round: named float32 [d] arrays."""
 
@@ -62,13 +68,37 @@ def fold(mean: Float32, total: float, delta: Float32, weight: float) -> float:
         The weight of all updates with this one.
     """
     after = total + weight
-    share = weight / after
-    for part in slices(delta):
-        step = np.subtract(delta[part], mean[part], dtype=np.float64)
-        step *= share
-        step += mean[part]
-        mean[part] = step
+    share, size = weight / after, len(delta)
+    threads = min(_cores(), size // _A_THREAD)
+    if threads < 2:
+        _blend(mean, delta, share)
+        return after
+    ends = [size * index // threads for index in range(threads + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        # Parameter by parameter: in how many parts it is done changes no bit.
+        for done in [pool.submit(_blend, mean[a:b], delta[a:b], share) for a, b in itertools.pairwise(ends)]:
+            done.result()
     return after
+
+
+def _blend(mean: Float32, delta: Float32, share: float) -> None:
+    """mean <- mean + share (delta - mean), in float64, rounded once as it is kept."""
+    widest = min(CHUNK, len(delta))
+    step, old = np.empty(widest), np.empty(widest)
+    for part in slices(delta):
+        size = part.stop - part.start
+        by, before = step[:size], old[:size]
+        # Copied first: arithmetic on mixed types converts in small pieces, at two thirds of the speed.
+        by[...] = delta[part]
+        before[...] = mean[part]
+        by -= before
+        by *= share
+        by += before
+        mean[part] = by
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fed_avg() -> Streaming:

@@ -13,7 +13,7 @@ from fedkit.config.arguments import STRATEGY_ARGUMENTS
 from fedkit.config.experiment import StrategyConfig
 from fedkit.federation.flower_internals import local_identity
 from fedkit.storage.mapped import CHUNK
-from fedkit.strategies import STRATEGIES, build, memory_note
+from fedkit.strategies import STRATEGIES, build, memory_note, streaming
 from fedkit.strategies.streaming import STREAMING, Streaming, fold
 from tests.federation.scripted import ScriptedGrid
 
@@ -121,6 +121,21 @@ def test_more_than_a_chunk_is_folded_and_finished_throughout():
         fold(mean, 0.0, np.ones(size, np.float32), 1.0)
         after, _ = ours.finish(np.zeros(size, np.float32), mean, ours.init(size), 1)
         assert len(np.unique(after)) == 1 and after[0] > 0
+
+
+@pytest.mark.parametrize("cores", [2, 3])
+def test_threads_change_no_bit_of_the_mean(cores, monkeypatch):
+    monkeypatch.setattr(streaming, "_A_THREAD", 1000)
+    generator = np.random.default_rng(0)
+    deltas = [generator.normal(size=5003).astype(np.float32) for _ in range(4)]
+    means = []
+    for count in (1, cores):
+        monkeypatch.setattr(streaming, "_cores", lambda count=count: count)
+        mean, total = np.zeros(5003, np.float32), 0.0
+        for delta in deltas:
+            total = fold(mean, total, delta, 1.5)
+        means.append(mean.tobytes())
+    assert means[0] == means[1]
 
 
 def test_neither_fold_nor_finish_needs_memory_of_the_models_size():
