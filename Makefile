@@ -44,8 +44,10 @@ check: $(VENV)/.dev  ## the developer's loop: format, lint, types, import contra
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not deploy"
 
-bench: $(VENV)/.dev  ## ratios against named peers, measured in one run
-	$(BIN)/python experiments/benchmarks/bench_step.py
+bench: $(VENV)/.dev  ## ratios against named peers, measured in one run (BENCH=--quick, BENCH=--write)
+	$(BIN)/python experiments/benchmarks/bench_step.py $(BENCH)
+	$(BIN)/python experiments/benchmarks/bench_aggregation.py $(BENCH)
+	$(BIN)/python experiments/benchmarks/bench_parts.py $(BENCH)
 
 bench-deployed: $(VENV)/.dev  ## a deployed federation beside stock Flower's, about 25 minutes
 	$(BIN)/python experiments/benchmarks/bench_deployed.py

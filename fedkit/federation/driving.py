@@ -111,7 +111,7 @@ def _streaming(strategy: Streaming) -> Driver:
             # Not before there is something to add: while requests are sent, there may be no room for it.
             if not len(mean):
                 mean = np.zeros(len(parameters), np.float32)
-            total = fold(mean, total, update.delta, update.weight)
+            total = fold(mean, total, update.delta, update.weight, precise=strategy.precise)
 
         return Sum(add, lambda _: strategy.finish(parameters, mean, state, number) if len(mean) else None)
 

@@ -132,15 +132,18 @@ def _scores(gram: NDArray[np.float64], liars: int) -> tuple[NDArray[np.float64],
 
 def _gram(updates: Sequence[Float32], kind: type[np.floating]) -> NDArray[np.float64]:
     """Products of all pairs of updates, blocks in ``kind``, their sum in float64: [n, n]."""
+    from threadpoolctl import threadpool_limits
+
     gram = np.zeros((len(updates), len(updates)))
     width = _width(len(updates))
     block = np.empty((len(updates), width), kind)
-    for part in together(updates, width):
-        size = part.stop - part.start
-        rows = block[:, :size]
-        for row, update in zip(rows, updates, strict=True):
-            row[...] = update[part]
-        gram += rows @ rows.T
+    # Products this small gain little from a second thread, and lose a hundredfold where another process has its core.
+    with threadpool_limits(limits=1, user_api="blas"):
+        for part in together(updates, width):
+            rows = block[:, : part.stop - part.start]
+            for row, update in zip(rows, updates, strict=True):
+                row[...] = update[part]
+            gram += rows @ rows.T
     return gram
 
 
