@@ -44,8 +44,10 @@ check: $(VENV)/.dev  ## the developer's loop: format, lint, types, import contra
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not deploy"
 
-bench: $(VENV)/.dev  ## ratios against named peers, measured in one run
-	$(BIN)/python experiments/benchmarks/bench_step.py
+bench: $(VENV)/.dev  ## ratios against named peers, measured in one run (BENCH=--quick, BENCH=--write)
+	$(BIN)/python experiments/benchmarks/bench_step.py $(BENCH)
+	$(BIN)/python experiments/benchmarks/bench_aggregation.py $(BENCH)
+	$(BIN)/python experiments/benchmarks/bench_parts.py $(BENCH)
 
 bench-deployed: $(VENV)/.dev  ## a deployed federation beside stock Flower's, about 25 minutes
 	$(BIN)/python experiments/benchmarks/bench_deployed.py
@@ -54,6 +56,7 @@ results: $(VENV)/.runtime  ## regenerate the tables of experiments/*/README.md
 	$(BIN)/python experiments/heart_disease/table.py --write
 	$(BIN)/python experiments/flamby_heart/table.py --write
 	$(BIN)/python experiments/privacy_utility/table.py --write
+	$(BIN)/python experiments/digits/table.py --write
 
 images: $(VENV)/.runtime  ## build the coordinator's and the site's image with podman or docker
 	$(BIN)/python experiments/federation/engine.py

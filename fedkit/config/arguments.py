@@ -72,6 +72,12 @@ _MALICIOUS = {"num_malicious_nodes": Argument(0, "count", at_least=0)}
 
 MODEL_ARGUMENTS: Mapping[str, Mapping[str, Argument]] = {
     "logistic": {},
+    "cnn": {
+        "channels": Argument((16, 32), "counts", at_least=1, below=4097),
+        "kernel": Argument(3, "count", at_least=1, below=16),
+        "groups": Argument(4, "count", at_least=0, below=4097),
+        "hidden": Argument((64,), "counts", at_least=1, below=100_001),
+    },
     "mlp": {"hidden": Argument((32,), "counts", at_least=1, below=100_001)},
 }
 

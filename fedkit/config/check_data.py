@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from fedkit.config.wording import names_a_secret, shown, suggestion
 _WANTED = {"builtin": ("path",), "csv": ("path",), "parquet": ("path",), "sql": ("query",), "site": ()}
 _SOURCE_KEYS = ("path", "query", "url", "url_env", "url_file")
 _URLS = ("url", "url_env", "url_file")
+_MOST_AXES = 4
 
 
 def check_data(data: DataConfig, *, python: bool = False) -> list[str]:
@@ -29,6 +31,7 @@ def check_data(data: DataConfig, *, python: bool = False) -> list[str]:
         *check_source(data.source),
         *_target(data.target),
         *_features(data),
+        *_shape(data),
         *_columns(data),
         *_missing(data),
         *_split(data),
@@ -129,6 +132,27 @@ def _features(data: DataConfig) -> Iterator[str]:
         if len(levels) < fewest:
             yield f"{key} has {len(levels)} levels; at least {fewest} {'is' if fewest == 1 else 'are'} needed"
         yield from _distinct(key, levels)
+
+
+def _shape(data: DataConfig) -> Iterator[str]:
+    """An example's shape must be filled by the encoded features, to the last one."""
+    shape, features, missing = data.features.shape, data.features, data.missing
+    if shape is None:
+        return
+    if not 1 <= len(shape) <= _MOST_AXES or min(shape) < 1:
+        yield (
+            f"data.features.shape is {list(shape)}; 1 to {_MOST_AXES} axes of at least 1 are needed, such as an image's"
+            " [channels, height, width]"
+        )
+        return
+    numbers = len(features.numeric) * (2 if missing.indicator and missing.numeric == "midpoint" else 1)
+    count = numbers + sum(len(levels) - features.drop_first for levels in features.categorical.values())
+    if math.prod(shape) != count:
+        also = "; missing.indicator doubles the numbers, so set data.missing.indicator=false"
+        yield (
+            f"data.features.shape {list(shape)} holds {math.prod(shape)} values and the features make {count}: declare"
+            f" one numeric column a pixel{also if numbers > len(features.numeric) else ''}"
+        )
 
 
 def _columns(data: DataConfig) -> Iterator[str]:

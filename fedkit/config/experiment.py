@@ -45,6 +45,9 @@ class FeaturesConfig:
     categorical: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     drop_first: bool = False
     """One-hot without the first level (k - 1 columns); a missing value then reads as the first level."""
+    shape: tuple[int, ...] | None = None
+    """Of one example, where it is no row of numbers: an image's [channels, height, width]. The encoded features fill it
+    in their order, the last axis first, so that a row of pixels lies together."""
 
 
 @dataclass(frozen=True)

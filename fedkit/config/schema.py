@@ -45,6 +45,7 @@ class FeaturesSchema:
     numeric: dict[str, list[Any]] = field(default_factory=dict)
     categorical: dict[str, list[Any]] = field(default_factory=dict)
     drop_first: bool = False
+    shape: list[Any] | None = None
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -34,6 +35,24 @@ def feature_names(config: DataConfig) -> tuple[str, ...]:
     for name, levels in config.features.categorical.items():
         names += [f"{name}={text_of(level)}" for level in levels[1 if config.features.drop_first else 0 :]]
     return tuple(names)
+
+
+def input_shape(config: DataConfig) -> tuple[int, ...]:
+    """Shape of one encoded example: as declared, else a row of all features.
+
+    Raises:
+        DataError: FK218, a declared shape that the features do not fill.
+    """
+    names, shape = feature_names(config), config.features.shape
+    if shape is None:
+        return (len(names),)
+    if not shape or min(shape) < 1 or math.prod(shape) != len(names):
+        raise DataError(
+            f"features.shape {list(shape)} holds {math.prod(shape)} values and the declaration makes {len(names)}",
+            code="FK218",
+            remedy="declare one numeric column a pixel, row after row, and missing.indicator: false",
+        )
+    return tuple(shape)
 
 
 def has_indicators(config: DataConfig) -> bool:

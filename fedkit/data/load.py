@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedkit.config.experiment import DataConfig
 from fedkit.data.assemble import Rows, fingerprint, make_site, z_scores
 from fedkit.data.counts import check_counts
-from fedkit.data.declared import feature_names, task_of
+from fedkit.data.declared import feature_names, input_shape, task_of
 from fedkit.data.encode import encode_features, encode_subgroups, encode_target
 from fedkit.data.names import require_site_names
 from fedkit.data.partition import partition_units, site_names
@@ -179,7 +179,7 @@ def _encode(config: DataConfig, task: Task, table: Table, units: Units, *, own: 
     names, site = site_of_rows(config, table) if own is None else ((own,), np.zeros(len(table), dtype=np.int64))
     chosen, crowd = _bounded(config, table, units.of_row + len(units) * site, np.flatnonzero(kept))
     warnings += crowd
-    rows = Rows(features.x, y, units, subgroups).take(chosen)
+    rows = Rows(features.x.reshape(len(table), *input_shape(config)), y, units, subgroups).take(chosen)
     if config.partition is not None:
         names, site = site_names(config.partition), partition_units(config, task, rows.units, rows.y)[rows.units.of_row]
     else:
@@ -273,13 +273,12 @@ def _pooled_z_scores(
 
 def _dataset(config: DataConfig, task: Task, sites: list[Site], warnings: tuple[str, ...]) -> Dataset:
     unit: Literal["record", "patient"] = "record" if config.unit_column is None else "patient"
-    names = feature_names(config)
     return Dataset(
         name=config.name,
         task=task,
         unit=unit,
-        input_shape=(len(names),),
-        feature_names=names,
+        input_shape=input_shape(config),
+        feature_names=feature_names(config),
         sites=tuple(sites),
         test_fraction=config.split.test_fraction,
         split=config.split.kind,

@@ -1,4 +1,4 @@
-"""One way to drive every strategy: those that stream, and Flower's, which see full models and Flower's messages."""
+"""One way to drive every strategy: our own, and Flower's, which see full models and Flower's messages."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from fedkit.federation.chosen import ChosenSites
 from fedkit.federation.flower_internals import seeded_sampling
 from fedkit.federation.strategy_guard import strategy_errors
 from fedkit.strategies import AnyStrategy, needs_statistics
+from fedkit.strategies.robust import Robust
 from fedkit.strategies.streaming import ServerState, Streaming, fold
 from fedkit.types import ClientUpdate, Float32, Metrics
 
@@ -41,11 +42,16 @@ class Sum:
 
     Attributes:
         add: take in the next update, in the fixed order of sites.
-        finish: the model and state after the round; None where the strategy returns no model.
+        finish: (the round's updates in that order) to the model and state after it; None where the strategy returns
+            no model.
+        least: updates below which there is no model.
+        holds: ``finish`` reads the updates, which must be at hand until then; without, it is given none to read.
     """
 
     add: Callable[[ClientUpdate], None]
-    finish: Callable[[], tuple[Float32, ServerState] | None]
+    finish: Callable[[Sequence[ClientUpdate]], tuple[Float32, ServerState] | None]
+    least: int = 1
+    holds: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,8 @@ def drive(
     """
     if isinstance(strategy, Streaming):
         return _streaming(strategy)
+    if isinstance(strategy, Robust):
+        return _robust(strategy)
     if journaled and type(strategy) not in _KEEP_NOTHING:
         raise FederationError(
             f"{type(strategy).__name__} may keep a state of its own, which the round journal cannot hold",
@@ -103,15 +111,37 @@ def _streaming(strategy: Streaming) -> Driver:
             # Not before there is something to add: while requests are sent, there may be no room for it.
             if not len(mean):
                 mean = np.zeros(len(parameters), np.float32)
-            total = fold(mean, total, update.delta, update.weight)
+            total = fold(mean, total, update.delta, update.weight, precise=strategy.precise)
 
-        return Sum(add, lambda: strategy.finish(parameters, mean, state, number) if len(mean) else None)
+        return Sum(add, lambda _: strategy.finish(parameters, mean, state, number) if len(mean) else None)
 
+    return _ours(strategy.name, strategy.init, begin, strategy.proximal_mu)
+
+
+def _robust(strategy: Robust) -> Driver:
+    def begin(number: int, parameters: Float32, state: ServerState) -> Sum:
+        def finish(updates: Sequence[ClientUpdate]) -> tuple[Float32, ServerState] | None:
+            # Each is mapped once, where it lies in a journal.
+            taken = list(updates)
+            deltas, weights = [update.delta for update in taken], [update.weight for update in taken]
+            return strategy.finish(parameters, deltas, weights), state
+
+        return Sum(lambda _: None, finish, strategy.least, holds=True)
+
+    return _ours(strategy.name, lambda _size: {}, begin)
+
+
+def _ours(
+    name: str,
+    init: Callable[[int], ServerState],
+    begin: Callable[[int, Float32, ServerState], Sum],
+    proximal_mu: float = 0.0,
+) -> Driver:
     return Driver(
-        strategy.name,
+        name,
         False,
-        strategy.init,
-        lambda _number, _parameters, sites: (list(sites), strategy.proximal_mu),
+        init,
+        lambda _number, _parameters, sites: (list(sites), proximal_mu),
         lambda _number, _parameters, sites: list(sites),
         begin,
         lambda _number, _heard: None,
@@ -149,7 +179,7 @@ def _flowers(
     def begin(number: int, parameters: Float32, state: ServerState) -> Sum:
         updates: list[ClientUpdate] = []
 
-        def finish() -> tuple[Float32, ServerState] | None:
+        def finish(_updates: Sequence[ClientUpdate]) -> tuple[Float32, ServerState] | None:
             # Flower refuses replies whose keys differ; a metric that one site leaves out is left out for all.
             shared = set.intersection(*(set(update.metrics) for update in updates)) if updates else set()
             replies = [

@@ -147,7 +147,7 @@ class Running:
 
     def _train(self, number: int, *, aggregated: bool) -> tuple[InOrder, dict[str, str], str | None]:
         """Ask for updates and fold them; the last value says why there is no model."""
-        loop, least = self.loop, self.loop.config.min_sites
+        loop = self.loop
         if aggregated:
             phase = self.phases["train"]
             order = InOrder(phase.asked, lambda _: None, loop.journal, number)
@@ -156,7 +156,7 @@ class Running:
         chosen, mu = self.driver.trains(number, self.parameters, loop.sample(number))
         phase = self.courier.begin(number, "train", chosen, mu, self.phases)
         total = self.driver.begin(number, self.parameters, self.state)
-        order = InOrder(phase.asked, total.add, loop.journal, number, loop.keep_updates)
+        order = InOrder(phase.asked, total.add, loop.journal, number, loop.keep_updates or total.holds)
         planned, declared, needs_loss = loop.weights or {}, loop.declared or {}, self.driver.needs_loss
 
         def accept(site: str, content: RecordDict) -> None:
@@ -172,7 +172,10 @@ class Running:
 
         reception = Reception(accept, order.restore, order.settle, self._note)
         failed = self.courier.carry(number, "train", phase, self.parameters, reception)
-        after = total.finish() if len(order.accepted) >= least else None
+        least = max(loop.config.min_sites, total.least)
+        after = total.finish(order.updates()) if len(order.accepted) >= least else None
+        if not loop.keep_updates:
+            order.kept.clear()
         if after is None:
             return (
                 order,

@@ -28,5 +28,8 @@ def declaration_digest(data: DataConfig) -> str:
     for key in (*_EACH_SITES_OWN, *_NO_MEANING):
         del values[key]
     values["missing"]["codes"].pop(data.unit_column, None)
+    if values["features"]["shape"] is None:
+        # As if the key did not exist: what a site has approved of its table before there was one stays approved.
+        del values["features"]["shape"]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(b"fedkit-declaration-1\n" + text.encode()).hexdigest()

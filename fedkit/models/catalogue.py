@@ -12,12 +12,14 @@ from torch.overrides import TorchFunctionMode
 
 from fedkit.config.experiment import ModelConfig
 from fedkit.errors import TrainingError
+from fedkit.models.cnn import cnn
 from fedkit.models.logistic import logistic
 from fedkit.models.mlp import mlp
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": logistic,
     "mlp": mlp,
+    "cnn": cnn,
 }
 
 

@@ -9,9 +9,7 @@ from typing import Any
 from torch import nn
 
 from fedkit.errors import TrainingError
-
-# What a ledger can keep of one reply (FK357), a gigabyte.
-_MOST = 249_000_000
+from fedkit.models.limits import MOST_PARAMETERS
 
 
 def mlp(input_shape: tuple[int, ...], num_outputs: int, hidden: Any = (32,)) -> nn.Module:
@@ -29,9 +27,10 @@ def mlp(input_shape: tuple[int, ...], num_outputs: int, hidden: Any = (32,)) -> 
             message = f"hidden width {size!r} is not a whole number of at least 1"
             raise TrainingError(message, code="FK402", remedy="set hidden: [32]")
         count += (width + 1) * size
-        if count > _MOST:
+        if count > MOST_PARAMETERS:
             raise TrainingError(
-                f"hidden {list(hidden)!r} makes more than {_MOST:,} parameters, the most that an update may have",
+                f"hidden {list(hidden)!r} makes more than {MOST_PARAMETERS:,} parameters, the most that an update may"
+                " have",
                 code="FK402",
                 remedy="set hidden: [32], or narrower layers",
             )

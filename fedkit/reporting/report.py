@@ -221,7 +221,6 @@ def _data_facts(view: RunView) -> list[tuple[str, str]]:
     )
     if task.get("range"):
         kind += f", range {task['range'][0]:g} to {task['range'][1]:g}"
-    features = [str(f) for f in data.get("feature_names") or ()]
     local = list((manifest.get("local") or {}).values())
     steps = sorted({plan.get("steps") for plan in local})
     facts = [
@@ -236,10 +235,7 @@ def _data_facts(view: RunView) -> list[tuple[str, str]]:
         ("Unit of privacy", f"one {data.get('unit', 'record')}"),
         ("Split", str(data.get("split", ""))),
         ("Scaling", str(data.get("scaling", ""))),
-        (
-            "Features",
-            f"{len(features)}: {', '.join(features[:24])}{', …' if len(features) > 24 else ''}" if features else "",
-        ),
+        ("Features", text.features(data.get("feature_names") or (), data.get("input_shape") or ())),
         ("Model", _part(manifest.get("model"), "parameters")),
         ("Strategy", _part(manifest.get("strategy"))),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,18 @@ def plural(count: int, noun: str) -> str:
     ('1 site', '4 sites')
     """
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def features(names: Sequence[object], shape: Sequence[int], most: int = 24) -> str:
+    """How many features there are, in which shape if they make an image, and the first of them.
+
+    >>> features(["age", "rate"], [2]), features(["a", "b", "c", "d"], [1, 2, 2], 3), features([], [])
+    ('2: age, rate', '4 as 1 x 2 x 2: a, b, c, …', '')
+    """
+    if not names:
+        return ""
+    image = f" as {' x '.join(map(str, shape))}" if len(shape) > 1 else ""
+    return f"{len(names)}{image}: {', '.join(map(str, names[:most]))}{', …' if len(names) > most else ''}"
 
 
 def redact(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 CHUNK = 2**17
 """Entries of one slice: in float64 a temporary of 1 MiB, which stays in a core's cache."""
 
+_KEPT = 2**25
 _LET_GO = 16
 """Slices after which pages are given back: a call of the system for each would cost more than it saves."""
 
@@ -34,6 +35,25 @@ def slices(values: NDArray[Any]) -> Iterator[slice]:
             pages.let_go(stop)
 
 
+def together(arrays: Sequence[NDArray[Any]], width: int) -> Iterator[slice]:
+    """Slices that cover arrays of one length side by side; pages behind them are given back, as by :func:`slices`.
+
+    All arrays together keep at most ``_KEPT`` bytes of their files in memory, or one slice of each.
+
+    >>> [part.stop for part in together([np.zeros(5), np.ones(5)], 4)]
+    [4, 5]
+    """
+    pages = [found for found in map(_Pages.of, arrays) if found is not None]
+    size = len(arrays[0])
+    often = max(1, _KEPT // (len(arrays) * width * arrays[0].itemsize))
+    for number, start in enumerate(range(0, size, width), 1):
+        stop = min(start + width, size)
+        yield slice(start, stop)
+        if number % often == 0 or stop == size:
+            for each in pages:
+                each.let_go(stop)
+
+
 class _Pages:
     """Where in a mapping an array lies."""
 
@@ -41,7 +61,8 @@ class _Pages:
         base = np.frombuffer(mapping, np.uint8)
         self._mapping, self._item = mapping, values.itemsize
         self._offset = values.ctypes.data - base.ctypes.data
-        self._done = 0
+        # Of an array that begins in the middle of a file, what lies before it is another reader's.
+        self._done = -(-self._offset // mmap.PAGESIZE) * mmap.PAGESIZE
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> _Pages | None:

@@ -1,6 +1,7 @@
-"""Strategies by name: those that stream (``streaming``), and Flower's own, which hold all updates of a round.
+"""Strategies by name: those that stream (``streaming``), those that read all updates of a round block by block
+(``robust``), and Flower's own, which hold all of them.
 
-``STRATEGIES`` names Flower's class for every name, the ones that stream included: what our own are equal to. Flower's
+``STRATEGIES`` names Flower's class for every name: what our own are equal to. Flower's
 differential-privacy wrappers (their accounting covers neither records nor several runs) and its tree strategies are
 not offered.
 """
@@ -28,9 +29,10 @@ from flwr.serverapp.strategy import (
 from fedkit.config.experiment import StrategyConfig
 from fedkit.errors import FederationError
 from fedkit.strategies.adaptive import FedAdamUncorrected, fed_adagrad
+from fedkit.strategies.robust import ROBUST, Robust, fewest_for_krum
 from fedkit.strategies.streaming import STREAMING, Streaming
 
-AnyStrategy = Strategy | Streaming
+AnyStrategy = Strategy | Streaming | Robust
 
 STRATEGIES: Mapping[str, Callable[..., Strategy]] = {
     "fedavg": FedAvg,
@@ -53,8 +55,8 @@ NEEDS_CLIENT_STATISTICS = frozenset({"qfedavg"})
 
 # Smallest federation, by the number f of sites that may lie (Blanchard et al. 2017; El Mhamdi et al. 2018).
 _MIN_SITES: Mapping[str, Callable[[int], int]] = {
-    "krum": lambda f: 2 * f + 3,
-    "multikrum": lambda f: 2 * f + 3,
+    "krum": fewest_for_krum,
+    "multikrum": fewest_for_krum,
     "bulyan": lambda f: 4 * f + 3,
 }
 
@@ -63,7 +65,7 @@ _NO_QUORUM: Mapping[str, Any] = {"min_train_nodes": 1, "min_evaluate_nodes": 1, 
 
 
 def build(config: StrategyConfig, *, num_sites: int, private: bool) -> AnyStrategy:
-    """Make the strategy that a config names: one that streams, where there is one.
+    """Make the strategy that a config names: our own, where there is one.
 
     Args:
         num_sites: how many sites take part in a round.
@@ -91,6 +93,8 @@ def build(config: StrategyConfig, *, num_sites: int, private: bool) -> AnyStrate
     try:
         if config.name in STREAMING:
             return STREAMING[config.name](**config.arguments)
+        if config.name in ROBUST:
+            return ROBUST[config.name](**config.arguments)
         return STRATEGIES[config.name](**_NO_QUORUM, **config.arguments)
     except (TypeError, ValueError) as error:
         raise FederationError(
@@ -113,10 +117,10 @@ def memory_note(strategy: AnyStrategy, *, sites: int, parameters: int) -> str | 
     if isinstance(strategy, Streaming):
         return None
     size = parameters * 4 / 1e6
-    return (
-        f"Flower's {type(strategy).__name__} holds all updates of a round: up to {sites} models of"
-        f" {size:.{1 if size >= 1 else 4}f} MB at once"
-    )
+    models = f"up to {sites} models of {size:.{1 if size >= 1 else 4}f} MB at once"
+    if isinstance(strategy, Robust):
+        return f"{strategy.name} reads all updates of a round side by side: a simulation holds {models}"
+    return f"Flower's {type(strategy).__name__} holds all updates of a round: {models}"
 
 
 def layers(strategy: AnyStrategy) -> Iterator[Strategy]:

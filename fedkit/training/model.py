@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
-from fedkit.data.declared import feature_names, task_of
+from fedkit.data.declared import input_shape, task_of
 from fedkit.errors import TrainingError
 from fedkit.models import build
 from fedkit.models.catalogue import initialise
@@ -41,9 +41,9 @@ def declared_model(
     14
     """
     task = task_of(config.data)
-    input_shape = (len(feature_names(config.data)),)
-    module = build(config.model, input_shape, task.num_outputs, config.seed, models or {}, values=values)
-    check_output(module, input_shape, task)
+    shape = input_shape(config.data)
+    module = build(config.model, shape, task.num_outputs, config.seed, models or {}, values=values)
+    check_output(module, shape, task)
     return module
 
 

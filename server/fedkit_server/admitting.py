@@ -43,12 +43,12 @@ def check_size(job: Job, models: Mapping[str, Allowed]) -> None:
     # Imported here: an idle coordinator has no torch in memory.
     import torch
 
-    from fedkit.data.declared import feature_names, task_of
+    from fedkit.data.declared import input_shape, task_of
     from fedkit.governance.allow import allowed_models
     from fedkit.models import build
 
     config = job.config
-    own, shape = allowed_models(models, config.model.name), (len(feature_names(config.data)),)
+    own, shape = allowed_models(models, config.model.name), input_shape(config.data)
     try:
         with torch.device("meta"):
             module = build(config.model, shape, task_of(config.data).num_outputs, config.seed, own)

@@ -13,7 +13,7 @@ import numpy as np
 from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
-from fedkit.data.declared import feature_names, task_of
+from fedkit.data.declared import feature_names, input_shape, task_of
 from fedkit.federation.code_texts import legend
 from fedkit.federation.folding import Recorded
 from fedkit.federation.job import Job
@@ -46,7 +46,7 @@ def declared_run(config: ExperimentConfig, models: Mapping[str, Callable[..., nn
     Raises:
         FedkitError: plans or a model that cannot be.
     """
-    data, shape = config.data, (len(feature_names(config.data)),)
+    data, shape = config.data, input_shape(config.data)
     nobody = Examples(np.zeros((0, *shape), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
     dataset = Dataset(
         name=data.name,

@@ -18,6 +18,7 @@ from fedkit.federation.rounds import RoundLoop
 from fedkit.runs.directory import RunDirectory, read_digests, reopen
 from fedkit.runs.journal import open_journal
 from fedkit.storage.atomic import append_line
+from fedkit.strategies.robust import ROBUST
 from fedkit.strategies.streaming import STREAMING
 from tests.federation.scripted import ScriptedGrid, loop_over
 
@@ -36,9 +37,11 @@ def _loop(folder: Path, name: str, journal, shuffle: random.Random) -> RoundLoop
 
     grid.asked = Log()
     strategy = (
-        FedMedian(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1) if name == "fedmedian" else None
+        FedMedian(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+        if name == "fedmedian"
+        else {**STREAMING, **ROBUST}[name]()
     )
-    return loop_over(grid, strategy=strategy or STREAMING[name](), num_rounds=ROUNDS, size=SIZE, journal=journal,
+    return loop_over(grid, strategy=strategy, num_rounds=ROUNDS, size=SIZE, journal=journal,
                      timeout=600.0)  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from flwr.app import Message, RecordDict
 from fedkit.federation import wire
 from fedkit.federation.flower_internals import assign_id
 from fedkit.runs.journal import open_journal
+from fedkit.strategies.robust import ROBUST
 from fedkit.strategies.streaming import STREAMING
 from fedkit.types import ClientUpdate
 from tests.federation.scripted import ScriptedGrid, loop_over
@@ -39,8 +40,9 @@ def main(folder: Path, name: str, size: int, sites: int) -> None:
             return list(self.waiting)
 
     grid = LeanGrid(dict.fromkeys(names, answer), lambda waiting, _: [w for w in waiting if w != names[0]] or waiting)
+    strategy = {**STREAMING, **ROBUST}[name]()
     with open_journal(folder / "journal") as journal:
-        loop = loop_over(grid, strategy=STREAMING[name](), num_rounds=2, size=size, journal=journal, timeout=600.0,
+        loop = loop_over(grid, strategy=strategy, num_rounds=2, size=size, journal=journal, timeout=600.0,
                          evaluates=frozenset(), measures={})  # fmt: skip
         tracemalloc.start()
         parameters = [np.zeros(size, np.float32)]

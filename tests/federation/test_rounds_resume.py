@@ -17,6 +17,7 @@ from fedkit.errors import FederationError, RunError
 from fedkit.federation import asking, wire
 from fedkit.runs.directory import create, reopen
 from fedkit.runs.journal import open_journal
+from fedkit.strategies.robust import ROBUST
 from fedkit.strategies.streaming import fed_avg
 from fedkit.types import ClientUpdate
 from tests.federation.scripted import SIZE, Recorder, ScriptedGrid, honest, loop_over
@@ -41,9 +42,9 @@ def _silent(site, message):
 
 
 @settings(max_examples=15)
-@given(shuffle=st.permutations(NAMES), journaled=st.booleans(), held=st.booleans())
-def test_no_order_of_arrival_changes_a_bit(tmp_path_factory, shuffle, journaled, held):
-    strategy = (lambda: FedMedian(**LEAST)) if held else (lambda: None)
+@given(shuffle=st.permutations(NAMES), journaled=st.booleans(), kind=st.sampled_from(["streams", "robust", "held"]))
+def test_no_order_of_arrival_changes_a_bit(tmp_path_factory, shuffle, journaled, kind):
+    strategy = {"streams": lambda: None, "robust": ROBUST["fedmedian"], "held": lambda: FedMedian(**LEAST)}[kind]
     whole, expected = _run(ScriptedGrid(_sites()), strategy=strategy())
 
     def one_by_one(waiting, waits):
@@ -354,7 +355,7 @@ def _script(name, *arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["fedadam", "fedmedian"])
+@pytest.mark.parametrize("strategy", ["fedadam", "fedmedian", "multikrum"])
 def test_a_coordinator_that_is_killed_again_and_again_makes_the_same_model(tmp_path, strategy):
     found = _script("killed.py", tmp_path, strategy, 20)
     assert found["kills"] >= 20
@@ -364,8 +365,38 @@ def test_a_coordinator_that_is_killed_again_and_again_makes_the_same_model(tmp_p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "journaled", "bound"), [("fedavg", True, 3.0), ("fedadam", True, 5.0)])
+@pytest.mark.parametrize(
+    ("strategy", "journaled", "bound"),
+    [("fedavg", True, 3.0), ("fedadam", True, 5.0), ("fedmedian", True, 2.0), ("krum", True, 2.0)],
+)
 def test_memory_is_that_of_the_model_when_the_first_site_comes_last(tmp_path, strategy, journaled, bound):
     found = _script("measured_memory.py", tmp_path, strategy, 5_000_000, 20)
     assert found["models"] < bound, found
     assert found["outcome"] == "complete"
+
+
+@pytest.mark.parametrize("journaled", [True, False])
+def test_robust_strategies_see_every_update_and_median_is_flowers(tmp_path, journaled):
+    theirs, expected = _run(ScriptedGrid(_sites()), strategy=FedMedian(**LEAST))
+    changes = {"journal": open_journal(tmp_path)} if journaled else {}
+    ours, record = _run(ScriptedGrid(_sites()), strategy=ROBUST["fedmedian"](), **changes)
+    if journaled:
+        changes["journal"].close()
+    np.testing.assert_allclose(ours.parameters, theirs.parameters, rtol=0, atol=1e-5)
+    assert ours.outcome == "complete" and record.updates.keys() == expected.updates.keys()
+
+
+def test_a_simulation_that_records_no_updates_still_has_them_for_a_median():
+    kept, _ = _run(ScriptedGrid(_sites()), strategy=ROBUST["fedmedian"]())
+    finish, record = _run(ScriptedGrid(_sites()), strategy=ROBUST["fedmedian"](), keep_updates=False)
+    assert finish.parameters.tobytes() == kept.parameters.tobytes()
+    assert not any(record.updates[number] for number in record.updates)
+
+
+def test_krum_makes_no_model_of_fewer_updates_than_bear_its_liars():
+    whole, _ = _run(ScriptedGrid({**_sites(), "fifth": None}), strategy=ROBUST["krum"](num_malicious_nodes=1))
+    assert whole.outcome == "complete"
+    grid = ScriptedGrid({**_sites(), "fifth": _silent})
+    finish, _ = _run(grid, strategy=ROBUST["krum"](num_malicious_nodes=1), timeout=0.5)
+    assert (finish.outcome, finish.rounds) == ("failed", 0)
+    assert any("4 usable updates, at least 5 needed" in note for note in finish.notes), finish.notes

@@ -16,8 +16,10 @@ def test_logistic_equals_a_seeded_torch_linear_bit_for_bit():
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize(("shape", "outputs"), [((7,), 1), ((2, 3), 4)])
+@pytest.mark.parametrize(("shape", "outputs"), [((7,), 1), ((2, 3), 4), ((2, 5, 4), 3)])
 def test_every_model_answers_n_by_outputs(name, shape, outputs):
+    if name == "cnn" and len(shape) != 3:
+        pytest.skip("it takes images only")
     model = build(ModelConfig(name), shape, outputs, 0)
     assert model(torch.zeros(5, *shape)).shape == (5, outputs)
 
@@ -59,10 +61,11 @@ def test_a_model_without_first_values_has_the_shapes_of_one_with_them(name, monk
     def drawn(*_args, **_kwargs):
         raise AssertionError("values were drawn")
 
-    whole = build(ModelConfig(name), (13,), 1, 42)
+    shape = (1, 8, 8) if name == "cnn" else (13,)
+    whole = build(ModelConfig(name), shape, 1, 42)
     for method in ("uniform_", "normal_"):
         monkeypatch.setattr(torch.Tensor, method, drawn)
-    bare = build(ModelConfig(name), (13,), 1, 42, values=False)
+    bare = build(ModelConfig(name), shape, 1, 42, values=False)
     assert {n: p.shape for n, p in bare.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
 
 

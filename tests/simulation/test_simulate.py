@@ -342,11 +342,17 @@ def test_arrays_in_a_private_run_need_a_declared_task(here):
 
 
 def test_what_holds_all_updates_says_so_before_the_run(here):
-    held, own, streamed = (
+    robust, held, own, streamed = (
         fedkit.simulate("heart_disease", overrides=[*PLAIN, *words], strategy=strategy)
-        for words, strategy in ((["strategy=fedmedian"], None), ([], FedAvg()), (["strategy=fedadam"], None))
+        for words, strategy in (
+            (["strategy=fedmedian"], None),
+            (["strategy=bulyan"], None),
+            ([], FedAvg()),
+            (["strategy=fedadam"], None),
+        )
     )
-    assert any("FedMedian holds all updates of a round: up to 4 models" in note for note in held.result["notes"])
+    assert any("fedmedian reads all updates of a round" in note for note in robust.result["notes"])
+    assert any("Bulyan holds all updates of a round: up to 4 models" in note for note in held.result["notes"])
     assert any("FedAvg holds all updates" in note for note in own.result["notes"])
     assert not any("holds all updates" in note for note in streamed.result["notes"])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedkit.storage.mapped import CHUNK, slices
+from fedkit.storage.mapped import CHUNK, slices, together
 
 SIZE = 20 * 2**20 + 3
 
@@ -67,3 +67,39 @@ def test_what_was_written_to_a_private_mapping_stays(file):
     values[:] = 7
     assert all((values[part] == 7).all() for part in slices(values))
     assert (values == 7).all()
+
+
+@pytest.mark.parametrize("size", [1, 6, 7, 8, 50])
+def test_arrays_side_by_side_are_covered_once_and_in_order(size):
+    arrays = [np.arange(size), np.arange(size) + 1]
+    parts = list(together(arrays, 7))
+    for values in arrays:
+        assert np.array_equal(np.concatenate([values[part] for part in parts]), values)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc/self/smaps")
+def test_files_read_side_by_side_are_not_held(file, tmp_path):
+    (tmp_path / "more").mkdir()
+    others = [tmp_path / "more" / f"{index}.f32" for index in range(3)]
+    for other in others:
+        other.write_bytes(file.read_bytes())
+    files = [file, *others]
+    arrays = [np.memmap(path, "<f4", "r", 4) for path in files]
+    most = total = 0
+    for part in together(arrays, 2**14):
+        total += sum(float(values[part].sum(dtype=np.float64)) for values in arrays)
+        most = max(most, sum(map(held, files))) if part.start % 2**18 == 0 else most
+    assert total == 4 * np.arange(SIZE, dtype="<f4").sum(dtype=np.float64)
+    assert 0 < most < 64 * 2**20 < 4 * 4 * SIZE
+    assert sum(map(held, files)) < 4 * 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc/self/smaps")
+def test_a_reader_of_the_second_half_leaves_the_first_to_whoever_reads_it(file):
+    values = np.memmap(file, "<f4", "r", 4)
+    first = values[: SIZE // 2]
+    assert float(first.sum()) > 0
+    before = held(file)
+    for part in slices(values[SIZE // 2 :]):
+        values[SIZE // 2 :][part].sum()
+    assert held(file) > before * 0.9

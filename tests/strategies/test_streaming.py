@@ -13,7 +13,7 @@ from fedkit.config.arguments import STRATEGY_ARGUMENTS
 from fedkit.config.experiment import StrategyConfig
 from fedkit.federation.flower_internals import local_identity
 from fedkit.storage.mapped import CHUNK
-from fedkit.strategies import STRATEGIES, build, memory_note
+from fedkit.strategies import STRATEGIES, build, memory_note, streaming
 from fedkit.strategies.streaming import STREAMING, Streaming, fold
 from tests.federation.scripted import ScriptedGrid
 
@@ -53,7 +53,7 @@ def _flower_round(strategy, x, deltas, weights, number):
 def _our_round(strategy, x, deltas, weights, number, state):
     mean, total = np.zeros_like(x), 0.0
     for delta, weight in zip(deltas, weights, strict=True):
-        total = fold(mean, total, delta, weight)
+        total = fold(mean, total, delta, weight, precise=strategy.precise)
     return strategy.finish(x, mean, state, number)
 
 
@@ -94,22 +94,23 @@ def test_prox_tells_its_mu_and_the_others_zero():
     assert STREAMING["fedavg"]().proximal_mu == 0.0
 
 
-@given(st.integers(0, 2**32), st.integers(1, 9))
-def test_the_running_mean_is_the_weighted_mean_of_those_who_came(seed, sites):
+@given(st.integers(0, 2**32), st.integers(1, 120), st.booleans())
+def test_the_running_mean_is_the_weighted_mean_of_those_who_came(seed, sites, precise):
     generator = np.random.default_rng(seed)
     deltas = generator.normal(size=(sites, 20)).astype(np.float32)
     weights = generator.uniform(0.01, 1e6, sites)
     mean, total = np.zeros(20, np.float32), 0.0
     for delta, weight in zip(deltas, weights, strict=True):
-        total = fold(mean, total, delta, float(weight))
+        total = fold(mean, total, delta, float(weight), precise=precise)
     np.testing.assert_allclose(mean, np.average(deltas.astype(np.float64), axis=0, weights=weights), atol=1e-6)
     assert total == pytest.approx(weights.sum())
 
 
-def test_one_sites_mean_is_its_update_bit_for_bit():
+@pytest.mark.parametrize("precise", [False, True])
+def test_one_sites_mean_is_its_update_bit_for_bit(precise):
     delta = np.random.default_rng(0).normal(size=1000).astype(np.float32)
     mean = np.zeros(1000, np.float32)
-    fold(mean, 0.0, delta, 0.37)
+    fold(mean, 0.0, delta, 0.37, precise=precise)
     assert mean.tobytes() == delta.tobytes()
 
 
@@ -121,6 +122,22 @@ def test_more_than_a_chunk_is_folded_and_finished_throughout():
         fold(mean, 0.0, np.ones(size, np.float32), 1.0)
         after, _ = ours.finish(np.zeros(size, np.float32), mean, ours.init(size), 1)
         assert len(np.unique(after)) == 1 and after[0] > 0
+
+
+@pytest.mark.parametrize("precise", [False, True])
+@pytest.mark.parametrize("cores", [2, 3])
+def test_threads_change_no_bit_of_the_mean(cores, precise, monkeypatch):
+    monkeypatch.setattr(streaming, "_A_THREAD", 1000)
+    generator = np.random.default_rng(0)
+    deltas = [generator.normal(size=5003).astype(np.float32) for _ in range(4)]
+    means = []
+    for count in (1, cores):
+        monkeypatch.setattr(streaming, "_cores", lambda count=count: count)
+        mean, total = np.zeros(5003, np.float32), 0.0
+        for delta in deltas:
+            total = fold(mean, total, delta, 1.5, precise=precise)
+        means.append(mean.tobytes())
+    assert means[0] == means[1]
 
 
 def test_neither_fold_nor_finish_needs_memory_of_the_models_size():

@@ -12,6 +12,7 @@ CHECKSUMS = {
     "heart_disease.csv": "907def608938ed9ec8113d9b9f02b87e84a9d9a5e309e295f27b10eb2de879c5",
     "breast_cancer.csv": "fefd0594fe431ad9205a996d0fb446ec2f093a41fbee00c6df7fcc29518b15c6",
     "diabetes.csv": "b4e9eebd4f09de1afaf1e0c38e8c180b18d3f031c0d641a580dab2e5c3e37c26",
+    "digits.csv": "5b7ec5cd43ad9c096d4cbbd752fd7bf086d65c294fb19b7e7e89cb676b4a03d0",
 }
 FOLDER = Path(__file__).parent
 
