@@ -20,6 +20,7 @@ from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
 from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
+from fedkit.training.engine import REFERENCE, Engine, choose
 from fedkit.training.evaluate import predict
 from fedkit.types import Float32, Predictions
 
@@ -43,6 +44,7 @@ def run_local(
     evaluate: bool = True,
     order: Callable[[list[Message]], list[Message]] | None = None,
     gates: Mapping[str, Gate] | None = None,
+    engine: Engine | None = None,
 ) -> Finish:
     """Run every round in this process.
 
@@ -51,6 +53,7 @@ def run_local(
         evaluate: measure the model at each site as the schedule says.
         order: a permutation of the replies, for tests.
         gates: site to the gate of its ledger.
+        engine: what trains the sites, else what the config asks for.
     """
     sites = {site.name: site for site in prepared.dataset.sites}
     runtime = SiteRuntime(
@@ -64,12 +67,25 @@ def run_local(
         # All sites are on this machine, and so is whoever reads the exact metrics.
         exact=True,
         gates=gates or {},
+        engine=engine or engine_for(prepared),
     )
     with one_thread():
         loop = make_loop(prepared, InProcessGrid(runtime, order), strategy or strategy_for(prepared))
         if not evaluate:
             loop = replace(loop, measures={})
         return loop.run(pack(prepared.model), on_round)
+
+
+def engine_for(prepared: Prepared) -> Engine:
+    """What trains the sites of a run: the config's engine, or that which suits the model.
+
+    Raises:
+        TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose`.
+    """
+    if prepared.config.federation.kind != "local":
+        return replace(REFERENCE, why=f"federation={prepared.config.federation.kind} trains a site a process")
+    dataset = prepared.dataset
+    return choose(prepared.config.training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
 
 
 def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoop:
