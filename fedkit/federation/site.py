@@ -16,9 +16,9 @@ from fedkit.federation.gate import Gate, Recall, request_digest
 from fedkit.federation.public_codes import on_records
 from fedkit.privacy.histogram import noisy_histogram
 from fedkit.privacy.randomness import Secure, Seeded, Source
+from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.evaluate import predict
 from fedkit.training.histograms import HistogramSpec, cells_of
-from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.training.metrics import metrics
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, RoundPlan, Site, SiteState, Task

@@ -120,7 +120,7 @@ class _Apart:
                 found = [part / sum(len(piece) for piece in pieces) for part in found]
             total.add(found, present)
         sizes = [layer.size for layer in stacked.layers]
-        flat = total.result().split(sizes)
+        flat = torch.split(total.result(), sizes)
         return [part.view(layer.outputs, layer.width) for part, layer in zip(flat, stacked.layers, strict=True)]
 
 

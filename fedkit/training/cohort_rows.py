@@ -21,10 +21,11 @@ def padded(rows: int) -> int:
     A function of its argument alone: what a row's arithmetic depends on must not depend on who shares the call.
 
     >>> [padded(n) for n in (1, 16, 17, 50, 129)]
-    [1, 16, 18, 52, 144]
+    [2, 16, 18, 52, 144]
     """
     grain = 1 << max(0, rows.bit_length() - 4)
-    return -(-max(1, rows) // grain) * grain
+    # One row's product would be of a vector, which is added up differently where there are few sites.
+    return max(2, -(-rows // grain) * grain)
 
 
 class Rows:

@@ -127,7 +127,7 @@ def _places(plan: LocalPlan) -> int:
 
 
 def _bytes(layers: Sequence[Layer], places: int) -> int:
-    """An upper estimate of what one site takes: parameters, gradient, sums, noise and moments; rows and their factors."""
+    """An upper estimate of what one site takes: parameters, gradient, sums, noise, moments; rows and their factors."""
     d = sum(layer.size for layer in layers)
     widths = sum(layer.width + layer.outputs for layer in layers)
     return 60 * d + 24 * places * widths

@@ -20,8 +20,9 @@ _GRAIN = 32
 """float32 numbers: two cache lines, and two of the widest vectors."""
 
 
-def blocks(sites: int, rows: int, width: int) -> Tensor:
+def blocks(*shape: int) -> Tensor:
     """float32 [sites, rows, width], not initialised, each site on a boundary."""
+    sites, rows, width = shape
     stride = _stride(rows * width)
     return torch.empty(sites * stride).as_strided((sites, rows, width), (stride, width, 1))
 
@@ -97,25 +98,22 @@ class Stacked:
         weights = [weight[first : first + sites] for weight in self.weights]
         inputs, traces = [x], []
         for index, (layer, weight) in enumerate(zip(self.layers, weights, strict=True)):
-            hidden = torch.bmm(inputs[-1], weight.transpose(1, 2), out=blocks(sites, rows, layer.outputs))
+            hidden = _product(inputs[-1], weight.transpose(1, 2))
             trace = []
             for function in layer.after:
-                before, hidden = hidden, function.forward(hidden)
-                if function is not layer.after[-1]:
-                    hidden = _aligned(hidden)
+                before, hidden = hidden, _like(hidden, function.forward(_whole(hidden)))
                 trace.append((function, before, hidden))
             traces.append(trace)
             if index + 1 < len(self.layers):
                 inputs.append(self._with_bias(index, hidden, sites, rows))
-        error = _aligned(residual(_aligned(hidden) if traces[-1] else hidden))
+        error = _aligned(residual(blocks(*hidden.shape).copy_(hidden) if traces[-1] else hidden))
         errors = []
         for index in reversed(range(len(self.layers))):
             for function, before, after in reversed(traces[index]):
-                error = _aligned(function.backward(error, before, after))
+                error = _like(error, function.backward(*map(_whole, (error, before, after))))
             errors.append(error)
             if index:
-                layer = self.layers[index]
-                error = torch.bmm(error, weights[index][..., : layer.inputs], out=blocks(sites, rows, layer.inputs))
+                error = _product(error, weights[index][..., : self.layers[index].inputs])
         return inputs, errors[::-1]
 
     def outputs(self, x: Tensor) -> Tensor:
@@ -154,10 +152,29 @@ def _stride(numbers: int) -> int:
     return -(-numbers // _GRAIN) * _GRAIN
 
 
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """[sites, rows, width] from [sites, rows, m] and [sites, m, width]."""
+    found = blocks(*left.shape[:2], right.shape[2])
+    if right.shape[2] == 1:
+        # As a matrix product it would be one of another kind where there are few sites.
+        return torch.sum(left * right.transpose(1, 2), -1, keepdim=True, out=found)
+    return torch.bmm(left, right, out=found)
+
+
+def _whole(block: Tensor) -> Tensor:
+    """All numbers of :func:`blocks` in one row, those between the sites too: full vectors to the end."""
+    sites, rows, width = block.shape
+    return block.as_strided((sites * _stride(rows * width),), (1,))
+
+
+def _like(block: Tensor, whole: Tensor) -> Tensor:
+    sites, rows, width = block.shape
+    return whole.as_strided((sites, rows, width), (_stride(rows * width), width, 1))
+
+
 def _aligned(values: Tensor) -> Tensor:
-    """The same values in :func:`blocks`; always a copy where a site does not fill its stride."""
-    sites, rows, width = values.shape
-    stride = _stride(rows * width)
-    if values.stride() == (stride, width, 1):
+    """The same values in :func:`blocks`."""
+    _, rows, width = values.shape
+    if values.stride() == (_stride(rows * width), width, 1):
         return values
-    return blocks(sites, rows, width).copy_(values)
+    return blocks(*values.shape).copy_(values)

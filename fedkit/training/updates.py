@@ -14,8 +14,8 @@ from torch import Tensor
 from fedkit.errors import TrainingError
 
 Update = Callable[[Tensor], None]
-"""Takes a gradient float32 [d] (it may be overwritten) and moves the parameters; of stacked sites a shorter one moves the
-first sites' alone."""
+"""Takes a gradient float32 [d], which it may overwrite, and moves the parameters; one of fewer sites moves the first
+sites' alone."""
 
 
 def updater(flat: Tensor, optimizer: str, learning_rate: float, proximal_mu: float) -> Update:

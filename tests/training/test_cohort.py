@@ -1,6 +1,7 @@
 """The closed form against the reference, site after site: same lots, same noise, same weights."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ OUTPUTS = {"binary": 1, "multiclass": 3, "regression": 1}
 def network(widths, activation=nn.ReLU, bias=True, seed=0):
     torch.manual_seed(seed)
     layers = [nn.Flatten()]
-    for before, after in zip(widths[:-1], widths[1:], strict=True):
+    for before, after in itertools.pairwise(widths):
         layers += [nn.Linear(before, after, bias=bias), activation()]
     return nn.Sequential(*layers[:-1])
 

@@ -1,7 +1,7 @@
-from types import SimpleNamespace
+import subprocess
+import sys
 
 import pytest
-import torch
 from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
@@ -78,31 +78,27 @@ def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
     assert chosen(wide, memory_gb=enough, engine="closed_form").at_once == 1
 
 
-@pytest.mark.slow
-def test_the_memory_of_a_chunk_is_within_its_estimate():
-    import tracemalloc
-
-    from fedkit.training.engine import _bytes
-    from fedkit.training.stack import linear_stack
-
-    model = nn.Sequential(nn.Linear(5, 700), nn.ReLU(), nn.Linear(700, 300), nn.ReLU(), nn.Linear(300, 1))
-    layers = linear_stack(model, (5,), 1)
-    assert not isinstance(layers, str)
-    seen = SimpleNamespace(now=0, most=0)
-    # torch's own allocations, by its profiler: numpy's are in tracemalloc.
-    from fedkit.training.cohort import Cohort
-    from tests.training.builders import round_plan, site
-
-    sites = [site(f"s{k}", 60, k) for k in range(8)]
-    plans = {s.name: local_plan(2, optimizer="adam", privacy=privacy_plan(s.name, steps=2)) for s in sites}
-    plan = round_plan(model, plans, mu=0.1)
-    tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        Cohort(layers, 8).train(model, BINARY, sites, plan, {})
-    numpy_peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            seen.now += event.nbytes()
-            seen.most = max(seen.most, seen.now)
-    assert 0.3 < (seen.most + numpy_peak) / (8 * _bytes(layers, 52)) < 1.0
+def test_the_memory_of_a_chunk_is_within_its_estimate(tmp_path):
+    """Peak memory of a fresh process, with and without 40 more sites at once."""
+    script = """
+import resource, sys, torch
+from torch import nn
+from fedkit.training.cohort import Cohort
+from fedkit.training.engine import _bytes
+from fedkit.training.stack import linear_stack
+from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
+torch.set_num_threads(1)
+count = int(sys.argv[1])
+model = nn.Sequential(nn.Linear(5, 700), nn.ReLU(), nn.Linear(700, 300), nn.ReLU(), nn.Linear(300, 1))
+layers = linear_stack(model, (5,), 1)
+sites = [site(f"s{k}", 60, k) for k in range(count)]
+plans = {s.name: local_plan(2, optimizer="adam", privacy=privacy_plan(s.name, steps=2, max_lot=18)) for s in sites}
+Cohort(layers, count).train(model, BINARY, sites, round_plan(model, plans, mu=0.1), {})
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, _bytes(layers, 18))
+"""
+    peaks = []
+    for count in (2, 42):
+        done = subprocess.run([sys.executable, "-c", script, str(count)], capture_output=True, text=True, check=True)
+        peak, each = map(int, done.stdout.split())
+        peaks.append(peak)
+    assert 0.3 * 40 * each < peaks[1] - peaks[0] < 40 * each
