@@ -11,7 +11,7 @@ Both have the same mathematics, lots, batches, noise and privacy; their results 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -55,7 +55,17 @@ class Engine:
         return {"name": self.name, "why": self.why, "at_once": self.at_once}
 
 
-REFERENCE = Engine("reference", "training.engine=reference", local.train, local.check_model)
+def _train(
+    model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
+) -> tuple[list[ClientUpdate], dict[str, SiteState]]:
+    return local.train(model, task, sites, plan, state)
+
+
+def _check(model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
+    local.check_model(model, task, sites, plan)
+
+
+REFERENCE = Engine("reference", "training.engine=reference", _train, _check)
 
 
 def choose(
@@ -90,7 +100,7 @@ def choose(
     code, why, remedy = found
     if training.engine == "closed_form":
         raise TrainingError(f"training.engine=closed_form cannot train this model: {why}", code=code, remedy=remedy)
-    return Engine("reference", why, local.train, local.check_model)
+    return replace(REFERENCE, why=why)
 
 
 def _closed_form(

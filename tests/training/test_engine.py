@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -80,8 +81,10 @@ def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
 
 def test_the_memory_of_a_chunk_is_within_its_estimate(tmp_path):
     """Peak memory of a fresh process, with and without 40 more sites at once."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell a process' peak")
     script = """
-import resource, sys, torch
+import sys, torch
 from torch import nn
 from fedkit.training.cohort import Cohort
 from fedkit.training.engine import _bytes
@@ -93,8 +96,10 @@ model = nn.Sequential(nn.Linear(5, 700), nn.ReLU(), nn.Linear(700, 300), nn.ReLU
 layers = linear_stack(model, (5,), 1)
 sites = [site(f"s{k}", 60, k) for k in range(count)]
 plans = {s.name: local_plan(2, optimizer="adam", privacy=privacy_plan(s.name, steps=2, max_lot=18)) for s in sites}
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
 Cohort(layers, count).train(model, BINARY, sites, round_plan(model, plans, mu=0.1), {})
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, _bytes(layers, 18))
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(1024 * int(status["VmHWM"].split()[0]), _bytes(layers, 18))
 """
     peaks = []
     for count in (2, 42):
