@@ -60,9 +60,7 @@ def run_local(
     strategy = strategy or strategy_for(prepared)
     # A strategy of our own that needs no loss is told none: it would cost a pass over every row.
     told = not isinstance(strategy, Streaming)
-    plans = {
-        name: replace(plan, reports_loss=plan.reports_loss and told) for name, plan in prepared.local.sites.items()
-    }
+    plans = {n: plan if told else replace(plan, reports_loss=False) for n, plan in prepared.local.sites.items()}
     runtime = SiteRuntime(
         prepared.model,
         prepared.dataset.task,
