@@ -34,7 +34,10 @@ def readable() -> Iterator[None]:
 
 def pack_array(array: NDArray[Any]) -> ArrayRecord:
     """One flat array, as every message carries it."""
-    return ArrayRecord({_ARRAY: _packed(array)})
+    record = ArrayRecord()
+    # Given as a dict it would be made twice.
+    record[_ARRAY] = _packed(array)
+    return record
 
 
 def unpack_array(content: RecordDict) -> Float32:

@@ -81,6 +81,10 @@ def columns_of(rows: int, source: Source, width: int) -> Iterator[Block]:
 
 def _slots(rows: int, source: Source, places: int, most: int) -> Iterator[Block]:
     place = source.permutation(places)[:rows]
+    if places <= most:
+        if rows:
+            yield Block(np.arange(rows), place, places)
+        return
     for first in range(0, places, most):
         size = min(most, places - first)
         here = np.flatnonzero((place >= first) & (place < first + size))
