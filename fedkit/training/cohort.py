@@ -81,7 +81,7 @@ class Cohort:
         if local.privacy is None:
             kind: tuple[object, ...] = (padded(local.batch_size),)
         else:
-            kind = alike(site, local.privacy, sum(layer.size for layer in self.layers))
+            kind = alike(site, local.privacy)
         return local.privacy is None, local.optimizer, local.learning_rate, *kind
 
     def _chunk(self, task: Task, sites: Sequence[Site], plan: RoundPlan) -> list[ClientUpdate]:

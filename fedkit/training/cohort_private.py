@@ -6,7 +6,7 @@ lots and the same noise, and differ by the rounding of float32 alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,11 +27,10 @@ from fedkit.training.updates import updater
 from fedkit.types import Float32, Int64, PrivacyPlan, RoundPlan, Site, Task
 
 
-def alike(site: Site, plan: PrivacyPlan, d: int) -> tuple[object, ...]:
+def alike(site: Site, plan: PrivacyPlan) -> tuple[object, ...]:
     """What sites must agree on to share arrays: where rows go, and the clip."""
     records = plan.unit == "record" and site.train.num_units == len(site.train)
-    slots = records and in_slots(0, max_lot=plan.max_lot, lot_size=plan.lot_size, d=d)
-    return slots, padded(plan.max_lot) if slots else 0, plan.max_grad_norm
+    return records, padded(plan.max_lot) if records else 0, plan.max_grad_norm
 
 
 def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan: RoundPlan) -> Float32:
@@ -66,7 +65,7 @@ def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], pl
         noise = np.empty((active, stacked.d), dtype=np.int64)
         apart = [draw.next(index[k], noise[k]) for k, draw in enumerate(drawn[:active])]
         now = [total[:active] for total in sums]
-        if drawn[0].slots:
+        if drawn[0].records:
             x, residual = rows.at(index)
             inputs, errors = stacked.passes(x, residual)
             present = torch.from_numpy(index != rows.nobody)
@@ -139,12 +138,12 @@ class _Draws:
     unit: Int64
     d: int
     nobody: int
+    places: Callable[[int], Int64]
 
     def __post_init__(self) -> None:
         self.units = int(self.unit[-1]) + 1 if len(self.unit) else 0
         self.records = self.plan.unit == "record" and self.units == len(self.unit)
         self._slots = {"max_lot": self.plan.max_lot, "lot_size": self.plan.lot_size, "d": self.d}
-        self.slots = self.records and in_slots(0, **self._slots)  # type: ignore[arg-type]
 
     def next(self, index: Int64, noise: Int64) -> _Apart | None:
         """Draw a step: fill the lot's places [places] and the noise [d], or return what no place is for."""
@@ -157,6 +156,11 @@ class _Draws:
             for block in blocks_of(len(chosen), source, **self._slots, most=most_rows(self.d)):  # type: ignore[arg-type]
                 source.seed()
                 index[block.first + block.places] = self.order[chosen[block.rows]]
+        elif len(chosen) <= plan.max_lot:
+            # So wide a model's rows stand in columns in the reference, which draws for them; here a place is cheap.
+            for _ in blocks_of(len(chosen), source, **self._slots, most=most_rows(self.d)):  # type: ignore[arg-type]
+                source.seed()
+            index[self.places(plan.max_lot)[: len(chosen)]] = self.order[chosen]
         else:
             apart = self._in_columns(chosen)
         noise[:] = integer_noise(source, self.d, plan.noise_multiplier)
@@ -190,7 +194,13 @@ def _draws(site: Site, plan: RoundPlan, d: int, at: int, nobody: int) -> _Draws:
     privacy = local.privacy
     if privacy is None or privacy.steps != local.steps:
         raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
-    source: Source
-    source = Secure() if privacy.noise == "secure" else Seeded(plan.seed, plan.round, site.name, "lots and noise")
     order = np.argsort(site.train.unit, kind="stable")
-    return _Draws(privacy, source, order + at, site.train.unit[order], d, nobody)
+    unit = site.train.unit[order]
+    if privacy.noise == "secure":
+        secure = Secure()
+        return _Draws(privacy, secure, order + at, unit, d, nobody, secure.permutation)
+    seeded = Seeded(plan.seed, plan.round, site.name, "lots and noise")
+    # Where the reference draws columns in their stead, places must not use up what it draws its noise from.
+    slots = in_slots(0, max_lot=privacy.max_lot, lot_size=privacy.lot_size, d=d)
+    places = seeded if slots else Seeded(plan.seed, plan.round, site.name, "places")
+    return _Draws(privacy, seeded, order + at, unit, d, nobody, places.permutation)

@@ -134,10 +134,12 @@ def test_a_lot_of_more_rows_than_places_is_not_truncated():
     assert_same(model, *both(model, "binary", sites, round_plan(model, plans)))
 
 
-def test_rows_in_columns_are_where_the_reference_has_them(monkeypatch):
+@pytest.mark.parametrize("max_lot", [50, 8])
+def test_rows_that_the_reference_has_in_columns_are_drawn_and_added_alike(max_lot, monkeypatch):
+    """50: as many places as any lot has rows; 8: fewer than some lots have."""
     monkeypatch.setattr("fedkit.privacy.placement.CHEAP", 10)
     model = network((5, 6, 1))
-    plans = {"north": private("north", 10, max_lot=50, lot_size=10.0)}
+    plans = {"north": private("north", 10, max_lot=max_lot, lot_size=3.0)}
     assert_same(model, *both(model, "binary", [site("north", 40, 1, "binary")], round_plan(model, plans)))
 
 
