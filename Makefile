@@ -7,7 +7,7 @@ WORKERS ?= 2
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check bench bench-deployed images federation federation-local docs results lock clean
+.PHONY: help demo test test-deploy check bench bench-simulation bench-deployed images federation federation-local docs results lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ bench: $(VENV)/.dev  ## ratios against named peers, measured in one run (BENCH=-
 	$(BIN)/python experiments/benchmarks/bench_step.py $(BENCH)
 	$(BIN)/python experiments/benchmarks/bench_aggregation.py $(BENCH)
 	$(BIN)/python experiments/benchmarks/bench_parts.py $(BENCH)
+
+bench-simulation: $(VENV)/.dev  ## samples a second of simulated federations, by engine, about 15 minutes
+	$(BIN)/python experiments/benchmarks/bench_simulation.py
 
 bench-deployed: $(VENV)/.dev  ## a deployed federation beside stock Flower's, about 25 minutes
 	$(BIN)/python experiments/benchmarks/bench_deployed.py

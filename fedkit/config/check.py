@@ -198,11 +198,14 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
         "training.local_steps", training.local_steps, "training.local_epochs", training.local_epochs
     )
     yield from one_of("training.optimizer", training.optimizer, ["sgd", "adam"])
-    for name in ("learning_rate", "local_epochs"):
+    yield from one_of("training.engine", training.engine, ["auto", "closed_form", "reference"])
+    if training.engine == "closed_form" and config.federation.kind == "flower":
+        yield "training.engine is closed_form; federation=flower trains a site a process: set training.engine=auto"
+    for name in ("learning_rate", "local_epochs", "memory_gb"):
         value = getattr(training, name)
         if value is not None and value <= 0:
             yield f"training.{name} is {value}; it must be above 0"
-    for name in ("local_steps", "batch_size"):
+    for name in ("local_steps", "batch_size", "max_clients_at_once"):
         value = getattr(training, name)
         if value is not None and value < 1:
             yield f"training.{name} is {value}; it must be at least 1"

@@ -157,6 +157,11 @@ class TrainingConfig:
     local_steps: int | None = None
     batch_size: int | None = None
     optimizer: str = "sgd"
+    engine: str = "auto"
+    """What trains a simulation's sites: auto, closed_form or reference; see `fedkit.training.engine`."""
+    max_clients_at_once: int | None = None
+    """Sites whose models are in memory together; null: as many as ``memory_gb`` holds."""
+    memory_gb: float = 2.0
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,9 @@ class TrainingSchema:
     local_steps: int | None = None
     batch_size: int | None = None
     optimizer: str = "sgd"
+    engine: str = "auto"
+    max_clients_at_once: int | None = None
+    memory_gb: float = 2.0
 
 
 @dataclass

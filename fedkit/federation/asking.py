@@ -44,6 +44,7 @@ class _Asked:
 
     run_id: int = 0
     waiting: dict[str, str] = field(default_factory=dict)
+    of: dict[str, list[str]] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
     unsent: dict[str, str] = field(default_factory=dict)
@@ -138,6 +139,7 @@ def _send(
     for site, message_id in zip(sites, grid.push_messages(messages), strict=False):
         if message_id:
             asked.waiting[message_id] = asked.sent[message_id] = site
+            asked.of.setdefault(site, []).append(message_id)
             del asked.unsent[site]
 
 
@@ -154,7 +156,8 @@ def _read(reply: Message, nodes: Mapping[str, int], asked: _Asked) -> Arrival | 
         return Arrival("ignored", site, reason="a second reply")
     if not reply.has_error() and reply.metadata.src_node_id != nodes[site]:
         return Arrival("ignored", site, reason="a reply in this site's place, by another node")
-    asked.waiting = {message_id: name for message_id, name in asked.waiting.items() if name != site}
+    for message_id in asked.of.pop(site, ()):
+        asked.waiting.pop(message_id, None)
     if reply.has_error() and reply.error.code in _MAY_PASS:
         asked.unsent[site] = "its process or connection broke; no reply"
         return None

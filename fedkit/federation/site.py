@@ -16,9 +16,10 @@ from fedkit.federation.gate import Gate, Recall, request_digest
 from fedkit.federation.public_codes import on_records
 from fedkit.privacy.histogram import noisy_histogram
 from fedkit.privacy.randomness import Secure, Seeded, Source
+from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.evaluate import predict
 from fedkit.training.histograms import HistogramSpec, cells_of
-from fedkit.training.local import PARAMETER_LIMIT, check_model, train
+from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.training.metrics import metrics
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 
@@ -40,6 +41,7 @@ class SiteRuntime:
             nothing.
         recall: what a private site of a simulation answered in the newest round, where it has no gate.
         state: what each site keeps from round to round; where it has a gate, the ledger keeps it.
+        engine: what trains them.
     """
 
     model: nn.Module
@@ -53,6 +55,7 @@ class SiteRuntime:
     gates: Mapping[str, Gate] = field(default_factory=dict)
     state: dict[str, SiteState] = field(default_factory=dict)
     recall: Recall[RecordDict] = field(default_factory=Recall)
+    engine: Engine = REFERENCE
 
     def answer_query(self, name: str) -> RecordDict:
         """Who the site is and what it takes part in."""
@@ -95,7 +98,7 @@ class SiteRuntime:
         new = [self.sites[name] for name in names if name not in found]
         if new:
             with self.recall.failing([n for n in once if n not in found], "train", plan.round, digest):
-                updates, state = train(self.model, self.task, new, plan, self.state)
+                updates, state = self.engine.train(self.model, self.task, new, plan, self.state)
             self.state.update(state)
             for update in updates:
                 found[update.site] = wire.pack_update(update)
@@ -143,10 +146,10 @@ class SiteRuntime:
 
     def _through_gate(self, gate: Gate, site: Site, plan: RoundPlan) -> ClientUpdate:
         # A model that is refused must not cost budget: it is looked at before anything is reserved.
-        check_model(self.model, self.task, [site], plan)
+        self.engine.check(self.model, self.task, [site], plan)
 
         def once(state: SiteState) -> tuple[ClientUpdate, SiteState]:
-            updates, after = train(self.model, self.task, [site], plan, {site.name: state})
+            updates, after = self.engine.train(self.model, self.task, [site], plan, {site.name: state})
             return updates[0], after[site.name]
 
         return gate.update(plan.round, plan.parameters, plan.proximal_mu, once)

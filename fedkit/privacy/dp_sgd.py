@@ -70,6 +70,11 @@ def check_module(module: nn.Module) -> None:
         )
 
 
+def most_rows(d: int) -> int:
+    """Rows whose gradients of d values are held at once."""
+    return max(1, min(MAX_ROWS, _MAX_VALUES // max(1, d)))
+
+
 class LotGradients:
     """Per-sample gradients of one module, wrapped by Opacus once for a whole round; see :func:`lot_gradients`."""
 
@@ -78,7 +83,7 @@ class LotGradients:
         self._untouched = Untouched(wrapped._module)
         self._parameters: list[Any] = [p for p in wrapped.parameters() if p.requires_grad]
         self.d = sum(p.numel() for p in self._parameters)
-        self.most = max(1, min(MAX_ROWS, _MAX_VALUES // max(1, self.d)))
+        self.most = most_rows(self.d)
 
     def of_records(
         self, x: Tensor, y: Tensor, max_grad_norm: float, source: Source, *, max_lot: int, lot_size: float

@@ -39,11 +39,13 @@ class Block:
 
     Attributes:
         rows: int64 [k], indices into the lot. places: int64 [k], below ``size``.
+        first: in slots, where the block begins among all places.
     """
 
     rows: Int64
     places: Int64
     size: int
+    first: int = 0
 
 
 def blocks_of(rows: int, source: Source, *, max_lot: int, lot_size: float, d: int, most: int) -> Iterator[Block]:
@@ -54,10 +56,15 @@ def blocks_of(rows: int, source: Source, *, max_lot: int, lot_size: float, d: in
         max_lot, lot_size: public bound and expectation of it. d: number of parameters.
         most: the largest block, public.
     """
-    if rows <= max_lot and (max_lot * d <= CHEAP or max_lot <= WASTE * lot_size):
+    if in_slots(rows, max_lot=max_lot, lot_size=lot_size, d=d):
         yield from _slots(rows, source, max_lot, most)
     else:
         yield from columns_of(rows, source, min(COLUMNS, most))
+
+
+def in_slots(rows: int, *, max_lot: int, lot_size: float, d: int) -> bool:
+    """Whether a lot's rows get a place each; columns otherwise."""
+    return rows <= max_lot and (max_lot * d <= CHEAP or max_lot <= WASTE * lot_size)
 
 
 def columns_of(rows: int, source: Source, width: int) -> Iterator[Block]:
@@ -74,8 +81,12 @@ def columns_of(rows: int, source: Source, width: int) -> Iterator[Block]:
 
 def _slots(rows: int, source: Source, places: int, most: int) -> Iterator[Block]:
     place = source.permutation(places)[:rows]
+    if places <= most:
+        if rows:
+            yield Block(np.arange(rows), place, places)
+        return
     for first in range(0, places, most):
         size = min(most, places - first)
         here = np.flatnonzero((place >= first) & (place < first + size))
         if len(here):
-            yield Block(here, place[here] - first, size)
+            yield Block(here, place[here] - first, size, first)

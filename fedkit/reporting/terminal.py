@@ -58,7 +58,7 @@ def closing_table(view: RunView, report: Path | None = None) -> RenderableType:
     privacy = Text.assemble((headline, STYLES[judged.tone]), judged.sentence)
     if judged.tone == "warn":
         privacy.highlight_words(["NOT private"], style=f"bold {STYLES['warn']}")
-    parts: list[RenderableType] = [_headline(view)]
+    parts: list[RenderableType] = [_headline(view), *_engine(view)]
     parts += [_Widest(tuple(_sites_table(view, shown, beside) for shown, beside in widths))] if view.sites else []
     parts += [*lines, privacy]
     parts += [Text(told) for told in (evaluation_summary(view), _charged(view)) if told]
@@ -121,6 +121,11 @@ def _headline(view: RunView) -> Text:
     done = f"{view.rounds_done} of {view.num_rounds}" if view.rounds_done < view.num_rounds else f"{view.num_rounds}"
     took = text.duration(view.manifest.get("seconds"))
     return Text.assemble((view.name, "bold"), ": ", (view.outcome, STYLES[tone]), f", {done} rounds in {took}")
+
+
+def _engine(view: RunView) -> list[Text]:
+    engine = view.manifest.get("engine")
+    return [Text(f"Trained by {engine['name']}: {engine['why']}.", style="dim")] if engine else []
 
 
 def _notes(view: RunView) -> list[Text]:

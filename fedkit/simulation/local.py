@@ -20,6 +20,8 @@ from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
 from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
+from fedkit.strategies.streaming import Streaming
+from fedkit.training.engine import REFERENCE, Engine, choose
 from fedkit.training.evaluate import predict
 from fedkit.types import Float32, Predictions
 
@@ -43,6 +45,7 @@ def run_local(
     evaluate: bool = True,
     order: Callable[[list[Message]], list[Message]] | None = None,
     gates: Mapping[str, Gate] | None = None,
+    engine: Engine | None = None,
 ) -> Finish:
     """Run every round in this process.
 
@@ -51,25 +54,43 @@ def run_local(
         evaluate: measure the model at each site as the schedule says.
         order: a permutation of the replies, for tests.
         gates: site to the gate of its ledger.
+        engine: what trains the sites, else what the config asks for.
     """
     sites = {site.name: site for site in prepared.dataset.sites}
+    strategy = strategy or strategy_for(prepared)
+    # A strategy of our own that needs no loss is told none: it would cost a pass over every row.
+    told = not isinstance(strategy, Streaming)
+    plans = {n: plan if told else replace(plan, reports_loss=False) for n, plan in prepared.local.sites.items()}
     runtime = SiteRuntime(
         prepared.model,
         prepared.dataset.task,
         prepared.config.seed,
         sites,
-        prepared.local.sites,
+        plans,
         frozenset(prepared.local.tested) if evaluate else frozenset(),
         prepared.local.specs,
         # All sites are on this machine, and so is whoever reads the exact metrics.
         exact=True,
         gates=gates or {},
+        engine=engine or engine_for(prepared),
     )
     with one_thread():
-        loop = make_loop(prepared, InProcessGrid(runtime, order), strategy or strategy_for(prepared))
+        loop = make_loop(prepared, InProcessGrid(runtime, order), strategy)
         if not evaluate:
             loop = replace(loop, measures={})
         return loop.run(pack(prepared.model), on_round)
+
+
+def engine_for(prepared: Prepared) -> Engine:
+    """What trains the sites of a run: the config's engine, or that which suits the model.
+
+    Raises:
+        TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose`.
+    """
+    if prepared.config.federation.kind != "local":
+        return replace(REFERENCE, why=f"federation={prepared.config.federation.kind} trains a site a process")
+    dataset = prepared.dataset
+    return choose(prepared.config.training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
 
 
 def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoop:
@@ -90,7 +111,7 @@ def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoo
         {site: node for site, (node, _) in roster.items()},
         frozenset(site for site, (_, answer) in roster.items() if answer.trains),
         frozenset(site for site, (_, answer) in roster.items() if answer.evaluates),
-        lambda rounds: epsilon_by_site(prepared, rounds),
+        spending(prepared),
         _weights(prepared),
         evaluation_rounds(prepared),
         sum(spec.size for spec in prepared.local.specs),
@@ -113,9 +134,21 @@ def evaluation_rounds(prepared: Prepared) -> dict[str, tuple[int, ...]]:
 
 def epsilon_by_site(prepared: Prepared, rounds: int) -> dict[str, float]:
     """Epsilon spent a site after some rounds; empty without privacy."""
-    if not rounds:
-        return {site: 0.0 for site, plan in prepared.local.sites.items() if plan.privacy}
-    return {site: epsilon_after(plan.privacy, rounds) for site, plan in prepared.local.sites.items() if plan.privacy}
+    return spending(prepared)(rounds)
+
+
+def spending(prepared: Prepared) -> Callable[[int], dict[str, float]]:
+    """:func:`epsilon_by_site` of one run, for every round: plans that differ by the site's name alone cost the same."""
+    plans = {site: plan.privacy for site, plan in prepared.local.sites.items() if plan.privacy}
+    kinds = {site: replace(plan, site="") for site, plan in plans.items()}
+    number = {kind: index for index, kind in enumerate(dict.fromkeys(kinds.values()))}
+    of = {site: number[kind] for site, kind in kinds.items()}
+
+    def after(rounds: int) -> dict[str, float]:
+        costs = [epsilon_after(kind, rounds) if rounds else 0.0 for kind in number]
+        return {site: costs[kind] for site, kind in of.items()}
+
+    return after
 
 
 def predict_all(prepared: Prepared, parameters: Float32) -> dict[str, Predictions]:

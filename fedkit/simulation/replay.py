@@ -33,6 +33,7 @@ from fedkit.simulation.local import one_thread, run_local
 from fedkit.simulation.prepare import prepare
 from fedkit.simulation.recorded import RecordedSites
 from fedkit.strategies import build as build_strategy
+from fedkit.training.engine import ENGINES
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
 
@@ -114,9 +115,10 @@ def replay(
         how = "retrained"
         # The plan's steps and noise derive from the whole run's rounds, not from how far an interrupted one got.
         full = replace(config, federation=replace(federation, num_rounds=manifest["num_rounds"]))
-        prepared = prepare(full, model=model, data=data, task=task)
+        prepared = prepare(_engine_of(path, manifest, full), model=model, data=data, task=task)
         _check_fingerprints(manifest, prepared.dataset.fingerprints)
-        run_local(replace(prepared, config=config), compare, strategy=strategy, evaluate=False)
+        trained = replace(prepared.config, federation=federation)
+        run_local(replace(prepared, config=trained), compare, strategy=strategy, evaluate=False)
         module = prepared.model
     different = [number for number in sorted(recorded) if found.get(number) != recorded[number]]
     left = _model_digest(path, manifest, module)
@@ -177,6 +179,19 @@ def _refold(
         if last:
             loop.run(pack(module), compare)
     return module
+
+
+def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
+    """The config with the engine that the run had: another one's last bits differ."""
+    recorded = manifest.get("engine", {"name": "reference"})
+    name = recorded.get("name") if isinstance(recorded, Mapping) else None
+    if name not in ENGINES:
+        raise RunError(
+            f"{path / MANIFEST} names the engine {name!r}; this fedkit has {', '.join(ENGINES)}",
+            code="FK615",
+            remedy="restore the file, or use the fedkit that wrote the run",
+        )
+    return replace(config, training=replace(config.training, engine=name))
 
 
 def _read_config(path: Path, models: Collection[str]) -> ExperimentConfig:

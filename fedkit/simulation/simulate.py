@@ -25,11 +25,12 @@ from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
 from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
-from fedkit.simulation.local import predict_all, run_local
+from fedkit.simulation.local import engine_for, predict_all, run_local
 from fedkit.simulation.measured import measured
 from fedkit.simulation.prepare import Prepared, holding_notes, prepare, strategy_for
 from fedkit.simulation.rehearsal import check_rehearsed, rehearse
 from fedkit.simulation.result import build_result
+from fedkit.training.engine import Engine
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
 Progress = Callable[[RoundReport], None]
@@ -121,9 +122,10 @@ def simulate(
     check_rehearsed(config, rehearsed, [site.name for site in prepared.dataset.sites])
     if strategy is None:
         strategy_for(prepared)
+    engine = engine_for(prepared)
     with gates(prepared) as opened:
         directory = create(Path(config.runs_dir), prepared.config.name)
-        return _run(prepared, directory, strategy, baselines, progress, opened)
+        return _run(prepared, directory, strategy, baselines, progress, opened, engine)
 
 
 def _run(
@@ -133,6 +135,7 @@ def _run(
     baselines: bool,
     progress: Progress | None,
     opened: Mapping[str, Gate],
+    engine: Engine,
 ) -> Run:
     manifest = describe(
         prepared.config,
@@ -150,6 +153,7 @@ def _run(
     )
     manifest["ledger_run"] = next((gate.run for gate in opened.values()), None)
     manifest["ledger"] = {}
+    manifest["engine"] = engine.record()
     journal = _Journal(directory, is_private(prepared.config), progress)
     closing = _Closing(prepared, directory, manifest, journal, opened)
     try:
@@ -158,7 +162,7 @@ def _run(
         if prepared.config.federation.kind == "flower":
             finish = run_flower(prepared, journal, directory.path)
         else:
-            finish = run_local(prepared, journal, strategy=strategy, gates=opened)
+            finish = run_local(prepared, journal, strategy=strategy, gates=opened, engine=engine)
         outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
         result = closing.finish(outcome, finish)
     except KeyboardInterrupt:

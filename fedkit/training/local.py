@@ -47,12 +47,12 @@ def train(
     ``noise="secure"`` draws fresh randomness each time). torch's global generator and thread count are left as found.
     """
     check_model(model, task, sites, plan)
-    with _as_found():
+    with as_found():
         # A copy each: what a model keeps outside its parameters must not cross from one hospital to the next.
         updates = []
         for site in sites:
             worker = _copy(model)
-            with _on_records(plan.sites[site.name].privacy is not None, site.name):
+            with on_records(plan.sites[site.name].privacy is not None, site.name):
                 updates.append(_train_site(worker, task, site, plan))
     return updates, {site.name: state.get(site.name, {}) for site in sites}
 
@@ -67,13 +67,13 @@ def check_model(model: nn.Module, task: Task, sites: Sequence[Site], plan: Round
     if missing:
         raise TrainingError(f"no local plan for {', '.join(missing)}", code="FK409")
     private = [site for site in sites if plan.sites[site.name].privacy is not None]
-    with _as_found():
+    with as_found():
         for shape in {site.train.x.shape[1:] for site in private}:
             _check_private(_copy(model), task, shape, plan)
 
 
 @contextmanager
-def _on_records(private: bool, name: str) -> Iterator[None]:
+def on_records(private: bool, name: str) -> Iterator[None]:
     """Give whatever fails once a private site's records are in use one code, which no site lets others see."""
     try:
         yield
@@ -202,7 +202,7 @@ def _seed_torch(local: LocalPlan, plan: RoundPlan, name: str) -> None:
 
 
 @contextmanager
-def _as_found() -> Iterator[None]:
+def as_found() -> Iterator[None]:
     """One thread and a generator of our own inside; both as they were afterwards."""
     threads = torch.get_num_threads()
     with ExitStack() as stack:

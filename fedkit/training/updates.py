@@ -14,14 +14,15 @@ from torch import Tensor
 from fedkit.errors import TrainingError
 
 Update = Callable[[Tensor], None]
-"""Takes a gradient float32 [d] (it may be overwritten) and moves the parameters."""
+"""Takes a gradient float32 [d], which it may overwrite, and moves the parameters; one of fewer sites moves the first
+sites' alone."""
 
 
 def updater(flat: Tensor, optimizer: str, learning_rate: float, proximal_mu: float) -> Update:
     """An update of ``flat`` in place; FedProx's anchor is ``flat`` as it is now, the model as received.
 
     Args:
-        flat: float32 [d], the parameters.
+        flat: float32 [d], the parameters; or [sites, ...], those of several sites.
         optimizer: ``sgd`` or ``adam``; Adam's moments start at zero and last as long as the returned function.
 
     Raises:
@@ -39,14 +40,15 @@ def updater(flat: Tensor, optimizer: str, learning_rate: float, proximal_mu: flo
     received = flat.clone()
 
     def proximal(gradient: Tensor) -> None:
-        step(gradient.add_(flat - received, alpha=proximal_mu))
+        part = slice(len(gradient))
+        step(gradient.add_(flat[part] - received[part], alpha=proximal_mu))
 
     return proximal
 
 
 def _sgd(flat: Tensor, learning_rate: float) -> Update:
     def step(gradient: Tensor) -> None:
-        flat.add_(gradient, alpha=-learning_rate)
+        flat[: len(gradient)].add_(gradient, alpha=-learning_rate)
 
     return step
 
@@ -58,10 +60,11 @@ def _adam(flat: Tensor, learning_rate: float) -> Update:
     def step(gradient: Tensor) -> None:
         nonlocal count
         count += 1
-        first.lerp_(gradient, 1 - 0.9)
-        second.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
-        scale = (second.sqrt() / math.sqrt(1 - 0.999**count)).add_(1e-8)
-        flat.addcdiv_(first, scale, value=-learning_rate / (1 - 0.9**count))
+        moved, mean, square = (held[: len(gradient)] for held in (flat, first, second))
+        mean.lerp_(gradient, 1 - 0.9)
+        square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        scale = (square.sqrt() / math.sqrt(1 - 0.999**count)).add_(1e-8)
+        moved.addcdiv_(mean, scale, value=-learning_rate / (1 - 0.9**count))
 
     return step
 

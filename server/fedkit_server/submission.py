@@ -25,6 +25,8 @@ from fedkit_server.profile import Profile
 _WEEK = 7 * 86_400.0
 _OPTIONS = {"federation.min_sites": "--min-sites N", "federation.timeout": "--deadline SECONDS"}
 
+_SIMULATED = ("training.engine", "training.max_clients_at_once", "training.memory_gb")
+
 
 def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:
     """The experiment as it will run at sites: with secure noise where it is private.
@@ -40,6 +42,12 @@ def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None
             raise DeploymentError(
                 f"{word} has no effect on a deployed run", code="FK729", remedy=f"give {option} in its place"
             )
+    if engine := [word for word in overrides if word.lstrip("+").partition("=")[0] in _SIMULATED]:
+        raise DeploymentError(
+            f"{engine[0]} has no effect on a deployed run, whose sites train by the reference engine",
+            code="FK729",
+            remedy="leave it out",
+        )
     asked = [word for word in overrides if word.startswith("privacy.noise=") and word != "privacy.noise=secure"]
     if asked:
         raise DeploymentError(

@@ -3,10 +3,11 @@ import math
 
 import pytest
 
-from fedkit.federation import site as federated
 from fedkit.privacy.accounting import GaussianEvent, epsilon_of
 from fedkit.privacy.calibration import noise_multiplier_for
 from fedkit.privacy.events import gaussian_delta
+from fedkit.training import local
+from fedkit.training.cohort import Cohort
 from tests.simulation.conftest import write_table
 
 
@@ -17,7 +18,8 @@ def untrained(monkeypatch, tmp_path):
     def refuse(*_, **__):
         raise AssertionError("a plan must not train")
 
-    monkeypatch.setattr(federated, "train", refuse)
+    monkeypatch.setattr(Cohort, "train", refuse)
+    monkeypatch.setattr(local, "train", refuse)
     yield
     assert not (tmp_path / "runs").exists()
 

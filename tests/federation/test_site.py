@@ -16,6 +16,7 @@ from fedkit.federation.site import MOST_MU, SiteRuntime
 from fedkit.models import build
 from fedkit.models.flat import pack
 from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.training import local
 from fedkit.training.histograms import HistogramSpec
 from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.types import EvaluationPlan, Examples, LocalPlan, PrivacyPlan, Site, Task
@@ -82,8 +83,8 @@ def refused(code, call, *arguments, **named):
 @pytest.fixture
 def unread(monkeypatch):
     """No record may be used."""
-    for name in ("train", "cells_of"):
-        monkeypatch.setattr(federated, name, lambda *_, **__: pytest.fail("a record was read"))
+    for module, name in ((local, "train"), (federated, "cells_of")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("a record was read"))
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_in_a_simulation_too_a_round_that_failed_on_records_stays_failed(ask, br
 
     site, told = runtime(exact=True), []
     with monkeypatch.context() as patch:
-        patch.setattr(federated, broken, explode)
+        patch.setattr(local if broken == "train" else federated, broken, explode)
         with pytest.raises((ValueError, FedkitError)) as caught:
             ask(site, 2)
         told.append(public_code(caught.value))

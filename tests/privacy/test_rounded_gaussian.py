@@ -1,6 +1,7 @@
 import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -196,7 +197,19 @@ def test_tolerance_is_the_documented_one():
         assert tolerance[0] == pytest.approx(max(scale, 2) * (radius * 2.0**-47 + 2.0**-51 / (middle * radius)))
 
 
-def test_float64_errors_stay_far_within_what_is_assumed_of_numpy():
+@pytest.mark.parametrize("length", [*range(1, 19), 64, 333])
+def test_cosine_and_sine_are_within_what_is_assumed_at_every_place_of_an_array(length):
+    """The last few numbers of an array, which do not fill a vector, are computed by other code."""
+    angles = np.random.default_rng(length).random(length) * 2 * np.pi
+    angles[: length // 2] = np.round(angles[: length // 2] / (np.pi / 4)) * (np.pi / 4) + 1e-9
+    for ours, exact in ((torch.cos, mpmath.cos), (torch.sin, mpmath.sin)):
+        found = ours(torch.from_numpy(angles)).tolist()
+        with mpmath.workprec(200):
+            for value, angle in zip(found, angles.tolist(), strict=True):
+                assert abs(mpmath.mpf(value) - exact(mpmath.mpf(angle))) < mpmath.mpf(2) ** -51
+
+
+def test_float64_errors_stay_far_within_what_is_assumed_of_them():
     generator = np.random.default_rng(5)
     words = generator.integers(0, 2**64, (2, 3000), dtype=np.uint64)
     words[0, ::3] >>= np.uint64(12)

@@ -138,3 +138,9 @@ def test_a_signed_run_is_one_that_a_site_opens_and_no_two_have_one_id(tmp_path):
 def test_what_an_option_says_is_not_taken_as_an_override_and_forgotten(override, option):
     with pytest.raises(DeploymentError, match=f"FK729.*{option}"):
         composed("heart_disease", [override], None)
+
+
+@pytest.mark.parametrize("override", ["training.engine=closed_form", "+training.memory_gb=1"])
+def test_what_only_a_simulation_has_is_refused(override):
+    with pytest.raises(DeploymentError, match=r"FK729.*no effect on a deployed run"):
+        composed("heart_disease", [override], None)

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.numpy import load_file, save_file
 
 import fedkit
+from fedkit.config.serialize import digest, from_yaml
 from fedkit.errors import RunError
-from fedkit.runs.directory import METRICS, UPDATES
+from fedkit.runs.directory import CONFIG, MANIFEST, METRICS, UPDATES
 
 # Six steps a run, as everywhere in these tests: noise is calibrated once a process.
 SMALL = ["federation.num_rounds=3", "training.local_steps=2"]
@@ -27,6 +29,42 @@ def test_a_seeded_run_is_trained_again_bit_for_bit(extra):
     run = fedkit.simulate("heart_disease", overrides=[*SMALL, *extra])
     found = fedkit.replay(run.path)
     assert (found.how, found.identical, found.rounds, found.first_difference) == ("retrained", True, 3, None)
+
+
+@pytest.mark.parametrize("engine", ["closed_form", "reference"])
+def test_a_replay_uses_the_engine_that_the_run_had(engine, monkeypatch):
+    run = fedkit.simulate("heart_disease", overrides=[*SMALL, f"training.engine={engine}"])
+    assert json.loads((run.path / MANIFEST).read_text())["engine"]["name"] == engine
+    assert fedkit.replay(run.path).identical
+    _edit(run.path / MANIFEST, lambda manifest: manifest["engine"].update(name="warp"))
+    with pytest.raises(RunError, match="warp") as caught:
+        fedkit.replay(run.path)
+    assert caught.value.code == "FK615"
+
+
+def test_neither_chunks_nor_the_memory_budget_are_part_of_what_is_replayed():
+    run = fedkit.simulate("heart_disease", overrides=[*SMALL, "training.max_clients_at_once=1"])
+    whole = fedkit.simulate("heart_disease", overrides=SMALL)
+    assert np.array_equal(run.parameters, whole.parameters)
+    assert run.path != whole.path
+    same = [json.loads((path / MANIFEST).read_text())["config_digest"] for path in (run.path, whole.path)]
+    assert same[0] == same[1]
+
+
+def test_a_run_from_before_there_were_engines_replays_with_the_reference():
+    run = fedkit.simulate("heart_disease", overrides=[*SMALL, "training.engine=reference"])
+    config = yaml.safe_load((run.path / CONFIG).read_text())
+    for key in ("engine", "max_clients_at_once", "memory_gb"):
+        del config["training"][key]
+    (run.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    told = digest(from_yaml((run.path / CONFIG).read_text()))
+
+    def before(manifest):
+        del manifest["engine"]
+        manifest["config_digest"] = told
+
+    _edit(run.path / MANIFEST, before)
+    assert fedkit.replay(run.path).identical
 
 
 @pytest.mark.parametrize("extra", [[], ["strategy=fedyogi"], ["federation.fraction_train=0.5"]])

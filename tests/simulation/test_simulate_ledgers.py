@@ -9,10 +9,10 @@ import pytest
 
 import fedkit
 from fedkit.errors import PrivacyError
-from fedkit.federation import site as federated
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.rdp_filter import cost
 from fedkit.runs.directory import read_json
+from fedkit.training.cohort import Cohort
 
 WORDS = ["privacy.noise=secure", "federation.num_rounds=3", "training.local_steps=4", "training.local_epochs=null"]
 WORDS += ["privacy.epsilon=1", "ledgers_dir=ledgers"]
@@ -50,7 +50,7 @@ def test_a_run_spends_its_whole_plan_at_every_site_and_holds_nothing_afterwards(
 @pytest.mark.parametrize("more", [["privacy.epsilon=8"], ["baselines"], ["federation=flower"]])
 def test_a_run_that_is_refused_trains_nothing_and_leaves_no_folder(more, monkeypatch):
     budgets(2.0)
-    monkeypatch.setattr(federated, "train", lambda *_, **__: pytest.fail("a site has trained"))
+    monkeypatch.setattr(Cohort, "train", lambda *_, **__: pytest.fail("a site has trained"))
     words = WORDS if more == ["baselines"] else [word for word in WORDS if "epsilon" not in word] + more
     with pytest.raises(PrivacyError) as caught:
         fedkit.simulate("heart_disease", overrides=words, baselines=more == ["baselines"])
@@ -61,16 +61,16 @@ def test_a_run_that_is_refused_trains_nothing_and_leaves_no_folder(more, monkeyp
 
 def test_a_ledger_that_fails_in_the_middle_stops_the_run_and_keeps_what_was_done(monkeypatch):
     budgets(4.0)
-    train = federated.train
+    train = Cohort.train
 
-    def tampered(model, task, sites, plan, state):
+    def tampered(cohort, model, task, sites, plan, state):
         if plan.round == 2 and sites[0].name == "va":
             with Ledger("ledgers/va.sqlite") as other:
                 for statement in ("DROP TRIGGER chain_is_kept", "DELETE FROM chain WHERE seq > 5"):
                     other.file._sql.execute(statement)
-        return train(model, task, sites, plan, state)
+        return train(cohort, model, task, sites, plan, state)
 
-    monkeypatch.setattr(federated, "train", tampered)
+    monkeypatch.setattr(Cohort, "train", tampered)
     with pytest.raises(PrivacyError) as caught:
         fedkit.simulate("heart_disease", overrides=WORDS)
     assert caught.value.code in ("FK332", "FK331")

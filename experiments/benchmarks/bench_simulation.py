@@ -1,0 +1,131 @@
+"""How many samples a second a simulated federation trains on, by engine, beside the loop one would write with Opacus.
+
+W1: 100 sites, 20 a round, 50 rounds of DP-SGD (Poisson lots of 20, clip 1, sigma 1). W3: 1,000 sites, 100 a round, 50
+rounds of SGD. A site has 100 rows of 30 numbers, the model is an MLP 30-64-32-2, a round one local epoch.
+
+All variants take turns in one process with one torch thread; a ratio is of two figures of the same turn, and its
+median is told, by the clock and by the processor's time, which a busy machine changes less. Data, plans and a warm-up
+are outside. Nothing is timed before fedkit's engines have given the same models.
+
+    python experiments/benchmarks/bench_simulation.py [--quick] [--write]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from simulated import Work, fedkit_run, peer_run
+from write import machine, put
+
+from fedkit.simulation.local import one_thread
+
+W1 = Work("W1", sites=100, a_round=20, rounds=50, private=True)
+W3 = Work("W3", sites=1000, a_round=100, rounds=50, private=False)
+
+
+def check_same_models(work: Work) -> float:
+    """Refuse to time two engines that do not give the same model.
+
+    Raises:
+        RuntimeError: they differ by more than 1e-5.
+    """
+    short = Work(work.name, work.sites, work.a_round, 3, work.private)
+    ours, reference = (fedkit_run(short, engine)().parameters for engine in ("closed_form", "reference"))
+    apart = float(np.linalg.norm(ours - reference) / np.linalg.norm(reference))
+    if not apart < 1e-5:
+        raise RuntimeError(f"{work.name}: engines differ by {apart:g}; nothing is timed")
+    return apart
+
+
+def variants(work: Work, quick: bool) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Name to what is timed and how many samples that are; slow ones run fewer rounds."""
+    few = Work(work.name, work.sites, work.a_round, 2 if quick else 5, work.private)
+    found: dict[str, tuple[Callable[[], Any], int]] = {}
+    for noise in ("seeded", "secure") if work.private else ("seeded",):
+        told = f", noise={noise}" if work.private else ""
+        found[f"closed_form{told}"] = fedkit_run(work, "closed_form", noise), work.samples
+        found[f"reference{told}"] = fedkit_run(few, "reference", noise), few.samples
+    name = "Opacus loop" if work.private else "torch loop"
+    found[name] = peer_run(work, few.rounds), few.samples
+    return found
+
+
+def measure(work: Work, turns: int, quick: bool) -> list[dict[str, Any]]:
+    """Samples a second of each variant, by the clock and by the processor, and ratios to the peer of the same turn."""
+    timed = variants(work, quick)
+    rates: dict[str, dict[str, list[float]]] = {name: {"clock": [], "cpu": []} for name in timed}
+    for turn in range(-1, turns):  # the first turn warms up
+        for name, (run, samples) in timed.items():
+            gc.collect()
+            clock, cpu = time.perf_counter(), time.process_time()
+            run()
+            if turn >= 0:
+                rates[name]["cpu"].append(samples / (time.process_time() - cpu))
+                rates[name]["clock"].append(samples / (time.perf_counter() - clock))
+    *_, peer = timed
+    return [
+        {"work": work.name, "variant": name, "turns": turns}
+        | {f"samples_s_{kind}": round(median(found[kind])) for kind in found}
+        | {f"ratio_{kind}": _ratios(found[kind], rates[peer][kind]) for kind in found}
+        for name, found in rates.items()
+    ]
+
+
+def _ratios(ours: list[float], peers: list[float]) -> list[float]:
+    """Median, least and greatest."""
+    ratios = [a / b for a, b in zip(ours, peers, strict=True)]
+    return [round(value, 2) for value in (median(ratios), min(ratios), max(ratios))]
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """A Markdown table; ratios are to the loop of the same work."""
+    lines = [
+        "| work | variant | samples/s | x loop | samples/CPU s | x loop | turns |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for r in results:
+        cells = []
+        for kind in ("clock", "cpu"):
+            middle, least, greatest = r[f"ratio_{kind}"]
+            cells += [f"{r[f'samples_s_{kind}']:,}", f"**{middle:.2f}** ({least:.2f} to {greatest:.2f})"]
+        lines.append(f"| {r['work']} | {r['variant']} | {' | '.join(cells)} | {r['turns']} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """Run both works and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="2 turns, fewer rounds: a look, not a result")
+    parser.add_argument("--write", action="store_true", help="write simulation.json and the table of README.md")
+    chosen = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore")  # Opacus warns of its own hooks at every step
+    results: list[dict[str, Any]] = []
+    with one_thread():
+        torch.manual_seed(0)
+        for work in (W1, W3):
+            print(f"{work.name}: engines differ by {check_same_models(work):.1e}", flush=True)
+            results += measure(work, 2 if chosen.quick else 7, chosen.quick)
+            print(table([r for r in results if r["work"] == work.name]), flush=True)
+    told: dict[str, Any] = {"machine": machine(), "results": results}
+    if chosen.write:
+        folder = Path(__file__).parent
+        (folder / "simulation.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        m = told["machine"]
+        about = f"{m['date']}, {m['cpu']}, {m['cores']} cores, load {m['load']} at the end, one torch thread."
+        put(folder / "README.md", "simulation", f"{table(results)}\n\n{about}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

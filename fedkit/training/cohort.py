@@ -1,0 +1,111 @@
+"""One round at a batch of sites as one program: the closed form for stacks of Linear layers.
+
+The mathematics, lots, noise and batches are those of :mod:`fedkit.training.local`; results differ by the rounding of
+float32. Which sites share a call, and how many at once, changes no bit: a site's arrays have shapes of its own plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from fedkit.errors import TrainingError
+from fedkit.training.cohort_plain import train_plain
+from fedkit.training.cohort_private import alike, train_private
+from fedkit.training.cohort_rows import padded
+from fedkit.training.local import as_found, on_records
+from fedkit.training.stack import Layer
+from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A stack of Linear layers, trained at many sites at once.
+
+    Attributes:
+        layers: as :func:`fedkit.training.stack.linear_stack` found them.
+        at_once: sites whose copies are in memory together.
+    """
+
+    layers: tuple[Layer, ...]
+    at_once: int
+
+    def train(
+        self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
+    ) -> tuple[list[ClientUpdate], dict[str, SiteState]]:
+        """As :func:`fedkit.training.local.train`.
+
+        Raises:
+            TrainingError: a site without a plan, a result that is not finite.
+
+        Guarantee: same inputs, same bits, whichever sites share the call (a plan with ``noise="secure"`` draws fresh
+        randomness each time).
+        """
+        self.check(model, task, sites, plan)
+        groups: dict[tuple[object, ...], list[Site]] = {}
+        for site in sites:
+            groups.setdefault(self._alike(site, plan.sites[site.name]), []).append(site)
+        updates: dict[str, ClientUpdate] = {}
+        with as_found():
+            for group in groups.values():
+                group.sort(key=lambda site: -plan.sites[site.name].steps)
+                for first in range(0, len(group), self.at_once):
+                    for update in self._chunk(task, group[first : first + self.at_once], plan):
+                        updates[update.site] = update
+        return [updates[site.name] for site in sites], {site.name: state.get(site.name, {}) for site in sites}
+
+    def check(self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
+        """Refuse what :meth:`train` would refuse whatever the records are.
+
+        That no row enters another's gradient, and none is remembered, needs no probe: the layers cannot.
+
+        Raises:
+            TrainingError: a site without a plan, parameters of another size than the model's.
+        """
+        missing = [site.name for site in sites if site.name not in plan.sites]
+        if missing:
+            raise TrainingError(f"no local plan for {', '.join(missing)}", code="FK409")
+        d = sum(layer.size for layer in self.layers)
+        if plan.parameters.shape != (d,):
+            raise TrainingError(
+                f"the parameters have shape {tuple(plan.parameters.shape)}, the model needs ({d},)",
+                code="FK401",
+                remedy="use the same model and arguments on both sides",
+            )
+
+    def _alike(self, site: Site, local: LocalPlan) -> tuple[object, ...]:
+        """What sites of one chunk have in common; each part is its own plan's, not the company's."""
+        if local.privacy is None:
+            kind: tuple[object, ...] = (padded(local.batch_size),)
+        else:
+            kind = alike(site, local.privacy)
+        return local.privacy is None, local.optimizer, local.learning_rate, *kind
+
+    def _chunk(self, task: Task, sites: Sequence[Site], plan: RoundPlan) -> list[ClientUpdate]:
+        names = ", ".join(site.name for site in sites)
+        losses: list[float | None] = [None] * len(sites)
+        private = plan.sites[sites[0].name].privacy is not None
+        with on_records(private, names):
+            if private:
+                trained = train_private(self.layers, task, sites, plan)
+            else:
+                trained, losses = train_plain(self.layers, task, sites, plan)
+        trained -= plan.parameters.astype(np.float32, copy=False)
+        return [
+            _update(site, plan.sites[site.name], delta, loss)
+            for site, delta, loss in zip(sites, trained, losses, strict=True)
+        ]
+
+
+def _update(site: Site, local: LocalPlan, delta: Float32, loss: float | None) -> ClientUpdate:
+    if not np.isfinite(delta).all():
+        raise TrainingError(
+            f"training at {site.name} gave parameters that are not finite (learning rate {local.learning_rate:g})",
+            code="FK405",
+            remedy="lower training.learning_rate",
+        )
+    weight = float(len(site.train)) if local.weight is None else local.weight
+    return ClientUpdate(site.name, delta, weight, {} if loss is None else {"train_loss": loss})

@@ -1,0 +1,148 @@
+"""What trains a round's sites: chosen once a run by looking at the model, recorded, and used again by a replay.
+
+=========== ============================================================================================
+reference   any model, one site after another: :mod:`fedkit.training.local`
+closed_form stacks of Linear and pointwise layers, all sites at once: :mod:`fedkit.training.cohort`
+=========== ============================================================================================
+
+Both have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from fedkit.config.experiment import TrainingConfig
+from fedkit.errors import TrainingError
+from fedkit.privacy.product_sum import fits
+from fedkit.training import local
+from fedkit.training.cohort import Cohort
+from fedkit.training.cohort_rows import padded
+from fedkit.training.stack import Layer, linear_stack
+from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
+
+Train = Callable[
+    [nn.Module, Task, Sequence[Site], RoundPlan, Mapping[str, SiteState]],
+    tuple[list[ClientUpdate], dict[str, SiteState]],
+]
+Check = Callable[[nn.Module, Task, Sequence[Site], RoundPlan], None]
+
+
+ENGINES = ("reference", "closed_form")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A way to train a batch of sites for one round.
+
+    Attributes:
+        why: in one sentence, why it was chosen.
+        train, check: as :func:`fedkit.training.local.train` and :func:`fedkit.training.local.check_model`.
+        at_once: sites that are in memory together.
+    """
+
+    name: str
+    why: str
+    train: Train
+    check: Check
+    at_once: int = 1
+
+    def record(self) -> dict[str, str | int]:
+        """What the manifest says of it."""
+        return {"name": self.name, "why": self.why, "at_once": self.at_once}
+
+
+def _train(
+    model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
+) -> tuple[list[ClientUpdate], dict[str, SiteState]]:
+    return local.train(model, task, sites, plan, state)
+
+
+def _check(model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
+    local.check_model(model, task, sites, plan)
+
+
+REFERENCE = Engine("reference", "training.engine=reference", _train, _check)
+
+
+def choose(
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    plans: Mapping[str, LocalPlan],
+) -> Engine:
+    """The engine that a config asks for, or with ``auto`` the fastest that has the reference's mathematics here.
+
+    Args:
+        input_shape: of one example. plans: of every site that trains.
+
+    Raises:
+        TrainingError: FK417, an engine that cannot take this model; FK418, a memory budget that holds no model.
+    """
+    d = sum(p.numel() for p in model.parameters())
+    budget = training.memory_gb * 2**30
+    # One model, its gradient and the update that it becomes.
+    if 12 * d > budget:
+        raise TrainingError(
+            f"training.memory_gb={training.memory_gb:g} is below one model in training, {12 * d / 2**30:.3g} GB",
+            code="FK418",
+            remedy=f"set training.memory_gb={_up(12 * d / 2**30):g} or more",
+        )
+    if training.engine == "reference":
+        return REFERENCE
+    found = _closed_form(training, model, task, input_shape, plans)
+    if isinstance(found, Engine):
+        return found
+    code, why, remedy = found
+    if training.engine == "closed_form":
+        raise TrainingError(f"training.engine=closed_form cannot train this model: {why}", code=code, remedy=remedy)
+    return replace(REFERENCE, why=why)
+
+
+def _closed_form(
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    plans: Mapping[str, LocalPlan],
+) -> Engine | tuple[str, str, str]:
+    """The engine, or code, reason and remedy of its refusal."""
+    layers = linear_stack(model, input_shape, task.num_outputs)
+    remedy = "set training.engine=auto, or reference"
+    if isinstance(layers, str):
+        return "FK417", layers, remedy
+    shapes = [(layer.width, layer.outputs) for layer in layers]
+    places = max((_places(plan) for plan in plans.values()), default=1)
+    if any(plan.privacy is not None for plan in plans.values()) and not fits(shapes, places):
+        return "FK417", f"exact sums of {places} places exceed what the noise is scaled for", remedy
+    budget, each = training.memory_gb * 2**30, _bytes(layers, places)
+    at_once = int(budget // each)
+    if at_once < 1:
+        gigabytes = each / 2**30
+        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
+        return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
+    if training.max_clients_at_once is not None:
+        at_once = min(at_once, training.max_clients_at_once)
+    why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
+    cohort = Cohort(layers, at_once)
+    return Engine("closed_form", why, cohort.train, cohort.check, at_once)
+
+
+def _places(plan: LocalPlan) -> int:
+    return padded(plan.batch_size if plan.privacy is None else plan.privacy.max_lot)
+
+
+def _bytes(layers: Sequence[Layer], places: int) -> int:
+    """An upper estimate of what one site takes: parameters, gradient, sums, noise, moments; rows and their factors."""
+    d = sum(layer.size for layer in layers)
+    widths = sum(layer.width + layer.outputs for layer in layers)
+    return 60 * d + 24 * places * widths
+
+
+def _up(gigabytes: float) -> float:
+    """Two digits, and enough."""
+    return float(f"{gigabytes * 1.06:.2g}")

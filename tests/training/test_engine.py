@@ -1,0 +1,109 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from fedkit.config.experiment import TrainingConfig
+from fedkit.errors import TrainingError
+from fedkit.training.engine import ENGINES, choose
+from tests.training.builders import BINARY, local_plan, privacy_plan
+
+STACK = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+NORMED = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+
+
+def chosen(model=STACK, plans=None, **changes):
+    training = TrainingConfig(0.1, local_steps=1, **changes)
+    return choose(training, model, BINARY, (5,), plans or {"north": local_plan(privacy=privacy_plan())})
+
+
+def test_auto_takes_the_closed_form_for_a_stack_and_says_why():
+    engine = chosen()
+    assert engine.record() == {
+        "name": "closed_form",
+        "why": "the model is a stack of 2 Linear layers",
+        "at_once": engine.at_once,
+    }
+    assert engine.at_once > 1000
+
+
+def test_auto_falls_back_to_the_reference_and_says_why():
+    engine = chosen(NORMED)
+    assert (engine.name, engine.at_once) == ("reference", 1)
+    assert engine.why == "LayerNorm is neither Linear nor pointwise"
+
+
+def test_an_engine_is_forced_or_refused_never_replaced():
+    assert chosen(engine="reference").name == "reference"
+    assert chosen(engine="closed_form").name == "closed_form"
+    with pytest.raises(TrainingError, match=r"engine=closed_form .* LayerNorm") as caught:
+        chosen(NORMED, engine="closed_form")
+    assert caught.value.code == "FK417" and "training.engine=auto" in caught.value.remedy
+
+
+def test_lots_too_large_for_exact_sums_are_the_references():
+    plans = {"north": local_plan(privacy=privacy_plan(max_lot=5000, lot_size=4000.0))}
+    assert chosen(plans=plans).name == "reference"
+    with pytest.raises(TrainingError, match="exact sums of 5120 places") as caught:
+        chosen(plans=plans, engine="closed_form")
+    assert caught.value.code == "FK417"
+
+
+def test_clients_at_once_follow_from_the_memory_budget_and_its_bound():
+    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
+    small, large = chosen(wide, memory_gb=0.01).at_once, chosen(wide, memory_gb=0.1).at_once
+    assert 1 <= small < large and abs(large - 10 * small) <= 10
+    assert chosen(wide, memory_gb=0.1, max_clients_at_once=3).at_once == 3
+    assert chosen(wide, memory_gb=0.01, max_clients_at_once=10**6).at_once == small
+
+
+@pytest.mark.parametrize("engine", ["auto", *ENGINES])
+def test_a_budget_below_one_model_is_an_error_that_names_enough(engine):
+    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
+    with pytest.raises(TrainingError, match=r"memory_gb=1e-05 is below one model") as caught:
+        chosen(wide, engine=engine, memory_gb=1e-5)
+    assert caught.value.code == "FK418"
+    enough = float(caught.value.remedy.split("=")[1].split()[0])
+    assert chosen(wide, engine="reference", memory_gb=enough).name == "reference"
+
+
+def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
+    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
+    assert chosen(wide, memory_gb=1e-4).name == "reference"
+    with pytest.raises(TrainingError, match="one site takes") as caught:
+        chosen(wide, memory_gb=1e-4, engine="closed_form")
+    assert caught.value.code == "FK418"
+    enough = float(caught.value.remedy.split("=")[1].split(",")[0])
+    assert chosen(wide, memory_gb=enough, engine="closed_form").at_once == 1
+
+
+def test_the_memory_of_a_chunk_is_within_its_estimate(tmp_path):
+    """Peak memory of a fresh process, with and without 40 more sites at once."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("this system does not tell a process' peak")
+    script = """
+import sys, torch
+from torch import nn
+from fedkit.training.cohort import Cohort
+from fedkit.training.engine import _bytes
+from fedkit.training.stack import linear_stack
+from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
+torch.set_num_threads(1)
+count = int(sys.argv[1])
+model = nn.Sequential(nn.Linear(5, 700), nn.ReLU(), nn.Linear(700, 300), nn.ReLU(), nn.Linear(300, 1))
+layers = linear_stack(model, (5,), 1)
+sites = [site(f"s{k}", 60, k) for k in range(count)]
+plans = {s.name: local_plan(2, optimizer="adam", privacy=privacy_plan(s.name, steps=2, max_lot=18)) for s in sites}
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+Cohort(layers, count).train(model, BINARY, sites, round_plan(model, plans, mu=0.1), {})
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(1024 * int(status["VmHWM"].split()[0]), _bytes(layers, 18))
+"""
+    peaks = []
+    for count in (2, 42):
+        done = subprocess.run([sys.executable, "-c", script, str(count)], capture_output=True, text=True, check=True)
+        peak, each = map(int, done.stdout.split())
+        peaks.append(peak)
+    assert 0.3 * 40 * each < peaks[1] - peaks[0] < 40 * each
