@@ -6,13 +6,33 @@ What it holds is lost with the process, and need not survive it: a coordinator t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 _SMALL = 2**16
+_BUT: ContextVar[frozenset[str] | None] = ContextVar("_BUT", default=None)
+
+
+@contextmanager
+def every_part(*, but: frozenset[str]) -> Iterator[None]:
+    """Within it, parts that the store has already count as missing too, but these."""
+    token = _BUT.set(but)
+    try:
+        yield
+    finally:
+        _BUT.reset(token)
+
+
+def part_names(tree: ObjectTree) -> list[str]:
+    """The names of a message's parts, each once."""
+    return list(dict.fromkeys(str(part.object_id) for part in iterate_object_tree(tree)))
 
 
 class FileObjectStore(InMemoryObjectStore):
@@ -24,6 +44,14 @@ class FileObjectStore(InMemoryObjectStore):
         self._on_disk: set[str] = set()
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
+
+    def preregister(self, run_id: int, object_tree: ObjectTree) -> list[str]:
+        """Announce a message's parts; returns those that are to be brought."""
+        missing, but = super().preregister(run_id, object_tree), _BUT.get()
+        if but is None:
+            return list(missing)
+        absent = set(missing)
+        return [name for name in part_names(object_tree) if name not in but or name in absent]
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Store an object that was announced, once its bytes are found to be what its name says."""

@@ -29,8 +29,10 @@ from fedkit.federation.keyring import Member
 from fedkit_server.access import Access
 from fedkit_server.answers import refusal, unknown
 from fedkit_server.archive import pack
-from fedkit_server.guard import App, bearer, is_loopback
+from fedkit_server.asgi import App
+from fedkit_server.guard import announced, bearer, is_loopback
 from fedkit_server.handlers import HANDLERS, Call, Handler
+from fedkit_server.intake import Intake, TooLarge
 from fedkit_server.runners import OVER, Runs
 from fedkit_server.state import State
 
@@ -50,7 +52,7 @@ def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], boo
     Args:
         closing: whether the coordinator is about to end, so that nobody is kept waiting.
     """
-    waiters = CapacityLimiter(64)
+    waiters, intake = CapacityLimiter(64), Intake(each=4, total=2**26)
     routes = [
         Route(PREFIX + "/ca", _answering(partial(_ca, state)), methods=["GET"]),
         Route(PREFIX + "/health", _answering(partial(_health, runs)), methods=["GET"]),
@@ -59,7 +61,7 @@ def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], boo
         Route("/metrics", _answering(partial(_metrics, state, runs, access)), methods=["GET"]),
     ]
     for (method, path), (role, handler) in HANDLERS.items():
-        answer = partial(_handled, state, runs, access, role, handler)
+        answer = partial(_handled, state, runs, access, intake, role, handler)
         routes.append(Route(PREFIX + path, _answering(answer), methods=[method]))
     app = Starlette(routes=routes, exception_handlers={404: _nothing, 405: _nothing})
     app.router.redirect_slashes = False
@@ -105,10 +107,12 @@ async def _user(access: Access, request: Request, role: str) -> Member:
     return member
 
 
-async def _handled(state: State, runs: Runs, access: Access, role: str, handler: Handler, request: Request) -> Response:
+async def _handled(
+    state: State, runs: Runs, access: Access, intake: Intake, role: str, handler: Handler, request: Request
+) -> Response:
     # Before the body: a stranger makes nobody read two megabytes.
     member = await _user(access, request, role)
-    body = await _body(request) if request.method == "POST" else {}
+    body = await _body(intake, member.name, request) if request.method == "POST" else {}
     call = Call(state, runs, access, member, request.path_params, body)
     try:
         found = await to_thread.run_sync(handler, call)
@@ -120,21 +124,29 @@ async def _handled(state: State, runs: Runs, access: Access, role: str, handler:
     return JSONResponse(found)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _body(intake: Intake, user: str, request: Request) -> dict[str, Any]:
     too_large = DeploymentError(f"the request has more than {MOST_BODY:,} bytes", code="FK724", remedy="send less")
     said = request.headers.get("content-length", "0")
     if not said.isdecimal() or int(said) > MOST_BODY:
         raise too_large
-    parts = bytearray()
-    async for part in request.stream():
-        parts += part
-        if len(parts) > MOST_BODY:
-            raise too_large
-    try:
-        text = parts.decode() or "{}"
-    except UnicodeDecodeError:
-        raise strict_json.unreadable("the request", "is no UTF-8") from None
-    value = strict_json.read(text, "the request", MOST_BODY)
+    async with intake.place(user) as place:
+        try:
+            parts = await place.read(request.receive, MOST_BODY, announced(request.scope))
+        except TooLarge:
+            raise too_large from None
+        except TimeoutError:
+            raise DeploymentError(
+                "the request came too slowly, or too many came at once",
+                code="FK727",
+                remedy="send it again over a line that carries 32 KiB a second, one at a time",
+            ) from None
+        if parts is None:
+            raise ClientDisconnect
+        try:
+            text = parts.decode() or "{}"
+        except UnicodeDecodeError:
+            raise strict_json.unreadable("the request", "is no UTF-8") from None
+        value = strict_json.read(text, "the request", MOST_BODY)
     if not isinstance(value, dict):
         raise strict_json.unreadable("the request", "is no mapping of fields")
     return value
