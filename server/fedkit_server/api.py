@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from fedkit import __version__
 from fedkit.errors import DeploymentError, FedkitError
@@ -28,11 +22,11 @@ from fedkit.federation import strict_json
 from fedkit.federation.keyring import Member
 from fedkit_server.access import Access
 from fedkit_server.answers import refusal, unknown
-from fedkit_server.archive import pack
 from fedkit_server.asgi import App
 from fedkit_server.guard import announced, bearer, is_loopback
 from fedkit_server.handlers import HANDLERS, Call, Handler
 from fedkit_server.intake import Intake, TooLarge
+from fedkit_server.pulling import Archive
 from fedkit_server.runners import OVER, Runs
 from fedkit_server.state import State
 
@@ -180,32 +174,12 @@ async def _archive(state: State, access: Access, request: Request) -> Response:
     held = ExitStack()
     try:
         held.enter_context(access.archives.take(member.name))
-        # Beside the runs, not in a place that others of this host can reach.
-        handle, name = tempfile.mkstemp(dir=state.folder.path, prefix=".archive-")
-        os.close(handle)
-        held.callback(Path(name).unlink, missing_ok=True)
-        await to_thread.run_sync(pack, folder, Path(name))
+        access.may_pull(member)
         await to_thread.run_sync(partial(state.trail.record, "pulled", run=run, user=member.name))
     except BaseException:
         held.close()
         raise
-    return cast(Response, _Held(FileResponse(name, media_type="application/x-tar"), held))
-
-
-@dataclass
-class _Held:
-    """A response that lets go of what it was made of once it was sent, or was not; a background task only if it was."""
-
-    response: Response
-    held: ExitStack
-
-    @property
-    def headers(self) -> MutableHeaders:
-        return self.response.headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.held:
-            await self.response(scope, receive, send)
+    return Archive(folder, held)
 
 
 async def _metrics(state: State, runs: Runs, access: Access, request: Request) -> Response:

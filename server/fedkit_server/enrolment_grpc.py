@@ -53,7 +53,7 @@ def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) ->
     )
     methods = {
         wire.JOIN: _method(enrolment, enrolment.join),
-        wire.ANNOUNCE: _method(enrolment, lambda request, _: enrolment.announce(request)),
+        wire.ANNOUNCE: _method(enrolment, enrolment.announce),
     }
     checks = health.HealthServicer()
     for name in ("", wire.SERVICE):
@@ -78,12 +78,12 @@ def _method(enrolment: Enrolment, answer: Callable[[dict[str, Any], str], dict[s
     def handle(content: bytes, context: Any) -> bytes:
         address = _address(context.peer())
         try:
-            enrolment.check_patience(address)
-            return wire.encode(answer(wire.decode(content, "the request"), address))
+            with enrolment.patience(address):
+                request = wire.decode(content, "the request")
+            return wire.encode(answer(request, address))
         except FedkitError as error:
-            if error.code == "FK540":
-                enrolment.brake.failed(address)
-            _LOG.warning("enrolment refused for %s: %s", address, error)
+            if error.code != "FK717":
+                _LOG.warning("enrolment refused for %s: %s", address, error)
             context.abort(_STATUS.get(error.code, grpc.StatusCode.PERMISSION_DENIED), wire.error_text(error))
         except Exception:
             _LOG.exception("enrolment failed")
