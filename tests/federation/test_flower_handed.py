@@ -5,7 +5,8 @@ import os
 import httpx
 import numpy as np
 import pytest
-from flwr.app import MetricRecord
+from flwr.app import Message, MetricRecord
+from flwr.app.message import remove_content_from_message
 from flwr.app.message.arraychunk import ArrayChunk
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree, PullObjectRequest, PushObjectRequest
 from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
@@ -43,9 +44,6 @@ def push(node, run, content, session):
 
 def announced(link, node, received, contents):
     """A reply's parts as a site announces them by hand; what it is asked to bring, and the session."""
-    from flwr.app import Message
-    from flwr.app.message import remove_content_from_message
-
     root = get_object_id(os.urandom(9))
     message = Message(update(), reply_to=received.message)
     message.metadata.__dict__["_message_id"] = root
@@ -108,6 +106,29 @@ def test_a_session_that_was_given_up_tells_nothing_of_others(here, grid):
     announced(here.link, south, received, [b"another"])
     assert get_object_id(guess) in here.link.state.object_store
     assert not push(south, run, guess, session)
+
+
+def test_what_a_site_says_of_a_part_before_it_is_sent_changes_nobodys_message(here, grid):
+    north, south = here.node("north", wait=0.3), here.node("south", wait=0.3)
+    (known,) = ask(grid, south, size=5)
+    tree = here.link.state.object_store.get_object_tree(known)
+    (array,) = [part for part in iterate_object_tree(tree) if len(part.children) == 1 and not part.children[0].children]
+    other = LinkGrid(here.link, here.link.begin_run(), spool=here.folder)
+    received = south.receive()
+    ask(other, north, size=7)
+    # The run ends, and with it what was there of the model; south lays down other parts under the array's name.
+    message = Message(update(), reply_to=received.message)
+    message.metadata.__dict__["_message_id"] = "e" * 64
+    forged = ObjectTree(object_id=array.object_id, children=[ObjectTree(object_id="f" * 64)])
+    here.link.state.object_store.delete(known)
+    assert array.object_id not in here.link.state.object_store
+    root, session = ObjectTree(object_id="e" * 64, children=[forged]), here.link.state.start_session(grid.run.run_id)
+    assert here.link.state.store_message_and_object_tree(remove_content_from_message(message), root, session)[0]
+    assert array.object_id in here.link.state.object_store
+    ask(other, north, size=5)
+    assert north.receive().message.has_content()
+    here.link.end_run(other.run.run_id)
+    assert here.link.state.object_store._requests.keys() <= {known}
 
 
 def test_no_site_fetches_or_ends_anothers_message(here, grid):
