@@ -123,7 +123,7 @@ class Gatekeeper:
     def _end(self, job: Job, order: Order) -> RecordDict:
         rounds = Rounds(self.folder.rounds_file)
         rounds.check(job, order, answered=False)
-        rounds.note(job, order, self.clock())
+        rounds.note(job, order, self.clock(), begun=False)
         dataset = job.config.data.name
         if dataset not in self.file.data:
             raise FederationError(f"the site has no data set {dataset}", code="FK560")
@@ -163,7 +163,7 @@ class Gatekeeper:
     def _remember(self, job: Job, order: Order, *, answered: bool) -> None:
         rounds = Rounds(self.folder.rounds_file)
         rounds.check(job, order, answered=answered)
-        rounds.note(job, order, self.clock())
+        rounds.note(job, order, self.clock(), begun=not answered)
 
     def _model(self, admitted: Admitted, request: Request) -> nn.Module:
         from fedkit.training.model import declared_model

@@ -8,16 +8,18 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedkit.errors import DeploymentError
 from fedkit_client.folder import FORMAT, Enrolment, SiteFolder, parted
-from fedkit_client.moving import carry_over, taking_over
+from fedkit_client.moving import carry_over, close, require_nothing_near, require_open, taking_over
 
 if TYPE_CHECKING:
     from fedkit.federation.invite import Invitation
+    from fedkit.storage.audit_line import Scalar
 
 _MOST_BYTES = 65536
 
@@ -75,8 +77,8 @@ def join(
         empty_ledgers: budgets begin anew, although the coordinator knows the site from before.
 
     Raises:
-        DeploymentError: FK740, the folder is taken; FK757, FK753, the old one; FK742 to FK750, the connection; what the
-            coordinator refuses.
+        DeploymentError: FK740, the folder is taken; FK757, FK753, the old one; FK758, one near by; FK742 to FK750,
+            the connection; what the coordinator refuses.
         FederationError: FK540, FK543, FK547, the invitation; FK541, FK542, FK544, a keyring that is not the pinned one.
         ConfigError: FK120, the site file.
 
@@ -95,6 +97,11 @@ def join(
             remedy="name another with --folder, or move this one away",
         )
     content = _site_file(site_yaml, invitation.site)
+    if old is not None:
+        require_open(old)
+    if not empty_ledgers:
+        near = [folder.parent, *([] if site_yaml is None else [site_yaml.absolute().parent])]
+        require_nothing_near(invitation.site, near, old)
 
     from fedkit_client.trust import check_connection, fetch_authority
 
@@ -104,16 +111,19 @@ def join(
     try:
         made = SiteFolder(scrap)
         with taking_over(old) as before:
+            told: dict[str, Scalar] = {"budgets": "new, as was asked for" if empty_ledgers else "new"}
             if before is None:
                 made.ledgers.mkdir(mode=0o700)
             else:
-                carry_over(before, made)
+                told = {"budgets": "taken along", **carry_over(before, made)}
             again = before is not None or empty_ledgers
             enrolment = _enrol(made, authority, host, port, invitation, again=again)
-            _write(made, authority, enrolment, content)
+            _write(made, authority, enrolment, content, told)
             # Whoever made the folder meanwhile keeps it.
             if folder.exists():
                 raise FileExistsError(f"{folder} was made meanwhile")
+            if before is not None:
+                close(before)
             scrap.rename(folder)
     except OSError as error:
         raise DeploymentError(f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder") from None
@@ -198,7 +208,7 @@ def _enrol(
     )
 
 
-def _log_joining(made: SiteFolder, enrolment: Enrolment) -> None:
+def _log_joining(made: SiteFolder, enrolment: Enrolment, told: Mapping[str, Scalar]) -> None:
     from fedkit_client.audit import record
 
     record(
@@ -209,16 +219,19 @@ def _log_joining(made: SiteFolder, enrolment: Enrolment) -> None:
         coordinator=enrolment.coordinator,
         root=enrolment.root,
         node=enrolment.node_id,
+        **told,
     )
 
 
-def _write(made: SiteFolder, authority: bytes, enrolment: Enrolment, site_yaml: bytes) -> None:
+def _write(
+    made: SiteFolder, authority: bytes, enrolment: Enrolment, site_yaml: bytes, told: Mapping[str, Scalar]
+) -> None:
     from fedkit.storage.private import write_new
 
     write_new(made.ca, authority)
     write_new(made.enrolment_file, enrolment.as_json())
     write_new(made.site_yaml, site_yaml)
-    _log_joining(made, enrolment)
+    _log_joining(made, enrolment, told)
     handle = os.open(made.path, os.O_RDONLY)
     try:
         os.fsync(handle)

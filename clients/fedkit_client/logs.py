@@ -1,11 +1,18 @@
-"""``client.log``: all that a site does not tell others. One file, opened before the executor forks, appended by all."""
+"""``client.log``: all that a site does not tell others. One file, opened before the executor forks, appended by all.
+
+What a coordinator sends makes it grow: beyond 20 MiB its text moves to ``client.log.1``, and these two are all.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 _LARGE = 20 * 2**20
 
@@ -29,19 +36,63 @@ class _OneLine(logging.Formatter):
         return super().formatMessage(record)
 
 
+class _Bounded(logging.StreamHandler[TextIO]):
+    """Appends to a file that has a bound; several processes may, of which none has to open it anew."""
+
+    def __init__(self, path: Path) -> None:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        super().__init__(os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace"))
+        self._path = path
+
+    def close(self) -> None:
+        """Close the file too, which is this handler's own."""
+        super().close()
+        self.stream.close()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append one line; whoever finds the file too large moves what it holds."""
+        super().emit(record)
+        # A full disk must not end what logs.
+        with suppress(OSError, ValueError):
+            if os.fstat(self.stream.fileno()).st_size > _LARGE:
+                turn(self._path)
+
+
+def turn(path: Path) -> None:
+    """Move a log's text to a file beside it, in the place of what was there.
+
+    The file stays the same one: children hold it open, as the error output of libraries too. A line that another
+    process writes in the moment between is lost.
+
+    Raises:
+        OSError: the disk.
+    """
+    before = path.with_name(path.name + ".1")
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_size <= _LARGE:
+            return
+        # First, so that a disk that is nearly full has room.
+        before.unlink(missing_ok=True)
+        try:
+            with open(os.open(before, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as other:
+                shutil.copyfileobj(file, other)
+        except OSError:
+            # No room for two of them.
+            before.unlink(missing_ok=True)
+        file.truncate(0)
+
+
 def configure(path: Path) -> None:
     """Send every log line of this process and those that it forks to a file with mode 0600.
 
     Raises:
         OSError: it cannot be written.
     """
-    if path.exists() and path.stat().st_size > _LARGE:
-        path.replace(path.with_name(path.name + ".1"))
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handler = _Bounded(path)
     root = logging.getLogger()
     for before in list(root.handlers):
         root.removeHandler(before)
-    handler = logging.StreamHandler(os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace"))
     handler.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     root.addHandler(handler)
     root.setLevel(logging.INFO)

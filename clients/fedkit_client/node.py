@@ -28,9 +28,11 @@ from fedkit.governance.pause import PAUSED, PauseFile
 from fedkit_client.answers import USAGE, from_frame
 from fedkit_client.audit import Trail
 from fedkit_client.executor import Done, Executor
+from fedkit_client.patience import Patience
 from fedkit_client.state import State
 from fedkit_client.stopping import Stop, Stopping
 from fedkit_client.trouble import EARLIEST, explained
+from fedkit_client.usage import note_usage
 
 MOST_PARAMETERS = 250_000_000
 """Of one model: what a ledger can keep of a reply."""
@@ -64,6 +66,7 @@ class Node:
     say: Callable[[dict[str, Any]], None] = lambda _: None
     pause: PauseFile | None = None
     trail: Trail = field(kw_only=True)
+    patience: Patience = field(default_factory=Patience)
     _pause: float = FIRST_PAUSE
     _announced: bool = False
     _beaten: float = field(default=0.0)
@@ -110,6 +113,7 @@ class Node:
             self._tell({"event": "connected", "address": self.connection.address, "node": str(self.connection.node_id)})
             _LOG.info("connected to %s", self.connection.address)
         while True:
+            self._take_breath()
             try:
                 with self.stop.at_rest():
                     received = self.connection.receive()
@@ -119,6 +123,13 @@ class Node:
                 continue
             if received is not None:
                 self._serve(received)
+
+    def _take_breath(self) -> None:
+        """Before anything is read, or written down, of one more message that may bring nothing new."""
+        if pause := self.patience.pause():
+            if self.patience.first():
+                _LOG.warning("too many messages are refused or ask again: one in %g s is taken", self.patience.each)
+            self.stop.sleep(pause)
 
     def _retry(self, problem: FedkitError) -> None:
         slowly = problem.code in ("FK755", "FK745", "FK736", "FK762", "FK770", "FK771")
@@ -167,7 +178,7 @@ class Node:
             self._meanwhile()
 
         done = self.executor.ask(header, body, meanwhile)
-        self._note(*shown, done, time.monotonic() - began)
+        note_usage(self.usage, *shown, done, time.monotonic() - began)
         self.trail.child(done.header)
         return self._content(done)
 
@@ -213,6 +224,7 @@ class Node:
             content = error.code
         # On disk before anything leaves; where it cannot be written nothing does, and the request comes again.
         content = self.trail.sealed(content, kind, run, number)
+        self.patience.count(kind, run, number, refused=isinstance(content, str))
         # How long the work took may follow from records; Flower asks for it, and 0 is an answer.
         try:
             self.connection.answer(received, content, seconds if self.disclose else 0.0)
@@ -227,24 +239,6 @@ class Node:
         self.state.took(kind, run, number, code)
         self._tell({"event": "answered", "kind": kind, "run": run, "round": number, "code": code})
         _LOG.info("%s of round %d of run %s was answered%s", kind, number, run, f" with {code}" if code else "")
-
-    def _note(self, kind: str, run: str, number: int, done: Done, seconds: float) -> None:
-        used = done.usage
-        line = {
-            "at": round(time.time(), 3),
-            "kind": kind,
-            "run": run,
-            "round": number,
-            "code": COMMON if done.header is None else done.header.get("code", ""),
-            "seconds": round(seconds, 3),
-            "cpu_seconds": None if used is None else round(used.cpu_seconds, 3),
-            "peak_bytes": None if used is None else used.peak_bytes,
-        }
-        try:
-            with self.usage.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            _LOG.warning("%s cannot be written: %s", self.usage, error.strerror)
 
 
 def _why(error: httpx.HTTPError | ValueError, address: str) -> FedkitError:

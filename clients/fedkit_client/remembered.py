@@ -4,6 +4,7 @@
 
     FK542  a run whose name another job had
     FK543  a message that is older than what was answered
+    FK581  a round that was begun too often and never answered
     FK764  the file cannot be read
 """
 
@@ -16,15 +17,18 @@ from typing import Any
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.job import Job
-from fedkit.federation.order import Order
+from fedkit.federation.order import TOO_OFTEN, Order
 from fedkit.storage.private import replace
 
 _DAY = 86_400.0
+MOST_BEGUN = 10
+"""Times that one round is begun: a site that is killed, paused or cut off goes on under the charge that was made, and a
+coordinator that lets its orders expire has a site train for nothing."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """``rounds.json``: run to its job's digest, its newest round of each kind and whether it has ended.
+    """``rounds.json``: run to its job's digest, its newest round of each kind and how often that was begun, its end.
 
     A run is forgotten a day after its job has expired: from then on the job itself is refused.
     """
@@ -38,7 +42,7 @@ class Rounds:
             answered: the ledger holds an answer to exactly this round; it may be given again at any time.
 
         Raises:
-            FederationError: FK542, FK543.
+            FederationError: FK542, FK543, FK581.
         """
         known = self._read().get(job.run)
         if known is None:
@@ -55,9 +59,19 @@ class Rounds:
             raise FederationError(
                 f"the message is for round {order.round}, and {why}", code="FK543", remedy="go on with the next round"
             )
+        begun = known.get("begun", {}).get(order.kind, 0)
+        if order.round == newest and begun >= MOST_BEGUN:
+            raise FederationError(
+                f"round {order.round} was begun {begun} times and never answered",
+                code=TOO_OFTEN,
+                remedy="go on with the next round, with a deadline that leaves the site time; client.log tells more",
+            )
 
-    def note(self, job: Job, order: Order, now: float) -> None:
+    def note(self, job: Job, order: Order, now: float, *, begun: bool) -> None:
         """Remember a message that passed every check, before it is answered.
+
+        Args:
+            begun: there is work to do for it.
 
         Raises:
             DeploymentError: FK700, FK764.
@@ -69,7 +83,11 @@ class Rounds:
         if order.kind == "end":
             entry["ended"] = True
         else:
-            entry["newest"][order.kind] = max(order.round, entry["newest"].get(order.kind, 0))
+            newest, times = entry["newest"], entry.setdefault("begun", {})
+            if order.round > newest.get(order.kind, 0):
+                newest[order.kind], times[order.kind] = order.round, 0
+            if begun and order.round == newest[order.kind]:
+                times[order.kind] = times.get(order.kind, 0) + 1
         if before != json.dumps(entry) or entry is fresh:
             replace(self.path, (json.dumps(runs) + "\n").encode())
 

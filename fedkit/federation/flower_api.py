@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from base64 import b64decode
 from collections.abc import MutableMapping
 from typing import Any
@@ -16,7 +17,13 @@ from flwr.proto.fleet_pb2 import (  # isort: skip
     PushMessagesRequest,
 )
 from flwr.common.constant import Status
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse, PushObjectRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ConfirmMessageReceivedResponse,
+    PullObjectRequest,
+    PullObjectResponse,
+    PushObjectRequest,
+)
 from flwr.server.superlink.utils import check_abort
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.superlink.dependencies.linkstate import get_linkstate
@@ -24,6 +31,8 @@ from flwr.superlink.routers.fleet.node_auth import authenticate_node
 from flwr.superlink.servicer.fleet import fleet_handlers
 from google.protobuf.message import DecodeError
 from starlette.requests import Request
+
+_LOG = logging.getLogger("fedkit.link")
 
 MOST_PARTS = 4096
 """Objects of one reply: 5 MiB each, so a bound on the size of a model too."""
@@ -111,6 +120,7 @@ _OVER = [Status.PENDING, Status.STARTING, Status.FINISHED]
 _CONTENT = PullObjectResponse.DESCRIPTOR.fields_by_name["object_content"].number << 3 | 2
 
 OBJECT_PATHS = ("/v1/fleet/push-object", "/v1/fleet/pull-object")
+_PULL_OBJECT, _CONFIRM = "/v1/fleet/pull-object", "/v1/fleet/confirm-message-received"
 
 
 def answer_object(app: Any, scope: MutableMapping[str, Any], body: bytes, node: int) -> tuple[bytes, ...] | None:
@@ -140,6 +150,48 @@ def answer_object(app: Any, scope: MutableMapping[str, Any], body: bytes, node: 
         )
     except Exception:
         return None
+
+
+def answer_foreign(app: Any, scope: MutableMapping[str, Any], body: bytes, node: int) -> bytes | None:
+    """The answer to a node's request about a message, or part of one, that is not its own.
+
+    Flower's store knows parts by their SHA-256 and tells everybody: a site could ask for what it guesses of another's
+    message. Here it hears of such a part what it hears of one that nobody has.
+
+    Returns:
+        The answer; None where the request is about the node's own, is about none, or cannot be read.
+    """
+    path = str(scope["path"])
+    if path not in (_PULL_OBJECT, _CONFIRM):
+        return None
+    pull = path == _PULL_OBJECT
+    proto: Any = PullObjectRequest() if pull else ConfirmMessageReceivedRequest()
+    try:
+        proto.ParseFromString(body)
+        state: Any = get_linkstate(Request({**scope, "app": app}))
+        if proto.node.node_id != node or check_abort(proto.run_id, _OVER, state):
+            return None
+        handed = state.link.handed
+        if pull and handed.has_part(node, proto.run_id, proto.object_id):
+            return None
+        if not pull and handed.is_message(node, proto.message_object_id):
+            return None
+    except DecodeError:
+        return None
+    except Exception:
+        # A run that nobody knows; whatever else it is, nothing is told.
+        _LOG.debug("a request for a message cannot be judged", exc_info=True)
+    return bytes((PullObjectResponse() if pull else ConfirmMessageReceivedResponse()).SerializeToString())
+
+
+def is_known(app: Any, scope: MutableMapping[str, Any], node: int) -> bool:
+    """Whether the key that a request bears is still this node's: it may have been revoked since :func:`node_of`."""
+    request = Request({**scope, "app": app, "state": {}})
+    try:
+        key = b64decode(request.headers[FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        return bool(get_linkstate(request).get_node_id_by_public_key(key) == node)
+    except Exception:
+        return False
 
 
 def _found(content: bytes | None) -> tuple[bytes, ...] | None:

@@ -78,6 +78,7 @@ class LinkGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Store messages for their nodes; a message that Flower refuses has the id ""."""
         ids = []
+        self._link.bound_replies(self._run.run_id, self.most_bytes)
         # One context for all: what several messages share is hashed once.
         with no_object_id_recompute():
             for message in messages:
@@ -90,7 +91,7 @@ class LinkGrid(Grid):
                 wanted = set(missing)
                 for object_id, part in get_all_nested_objects(message).items() if wanted else ():
                     if object_id in wanted:
-                        self._state.store_object(self._run.run_id, session, object_id, part.deflate())
+                        self._state.store_part_of_request(self._run.run_id, session, object_id, part.deflate())
                 ids.append(message.metadata.message_id if stored else "")
                 self._link.wake(message.metadata.dst_node_id)
         return ids
@@ -100,7 +101,7 @@ class LinkGrid(Grid):
         found = []
         wanted = list(message_ids)
         self._looked_for.update(wanted)
-        for message, tree in self._link.take_replies(wanted):
+        for message, tree in self._link.replies.take(wanted):
             found.append(self._whole(message, tree))
             self._state.delete_messages({message.metadata.reply_to_message_id})
             self._state.object_store.delete(message.metadata.message_id)
@@ -125,7 +126,7 @@ class LinkGrid(Grid):
         """Until something arrives, or the time is over; not at all if a reply that was looked for is there by now."""
         self._link.keep_run(self._run.run_id)
         looked_for, self._looked_for = self._looked_for, set()
-        self._link.wait(min(timeout, 15.0), looked_for)
+        self._link.replies.wait(min(timeout, 15.0), looked_for)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push, then wait for every reply or the timeout."""

@@ -16,9 +16,16 @@ from flwr.supercore.error import ApiErrorCode, FlowerError
 MOST_RESPONSE = 16 * 2**20
 """Bytes of one answer: Flower's largest parts have 5 MiB."""
 
+MOST_NAMES = 2**19
+"""Bytes of an answer that only names a message and its parts: 4,096 of them have 300 KiB; read, it is much larger."""
+
+_SMALL = ("/pull-messages", "/push-messages", "/activate-node", "/send-node-heartbeat", "/confirm-message-received")
+
 
 def guard(client: httpx.Client) -> None:
-    """Have a client follow no redirect, and refuse an answer that is packed or larger than `MOST_RESPONSE`.
+    """Have a client follow no redirect, and refuse an answer that is packed or too large.
+
+    Its bound is `MOST_RESPONSE`, and `MOST_NAMES` for what brings no part.
 
     What is refused raises ``httpx.RemoteProtocolError``; a redirect is an answer without success like any other.
     """
@@ -44,15 +51,14 @@ def _check(response: httpx.Response) -> None:
 class _Bounded(httpx.SyncByteStream):
     def __init__(self, stream: httpx.SyncByteStream, request: httpx.Request) -> None:
         self._stream, self._request = stream, request
+        self._most = MOST_NAMES if request.url.path.endswith(_SMALL) else MOST_RESPONSE
 
     def __iter__(self) -> Iterator[bytes]:
-        left = MOST_RESPONSE
+        left = self._most
         for chunk in self._stream:
             left -= len(chunk)
             if left < 0:
-                raise httpx.RemoteProtocolError(
-                    f"the answer has more than {MOST_RESPONSE:,} bytes", request=self._request
-                )
+                raise httpx.RemoteProtocolError(f"the answer has more than {self._most:,} bytes", request=self._request)
             yield chunk
 
     def close(self) -> None:

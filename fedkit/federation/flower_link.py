@@ -9,9 +9,8 @@ moment that it is pushed.
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,11 +28,16 @@ from flwr.superlink.federation import NoOpFederationManager
 from sqlalchemy import delete, exists, or_, update
 
 from fedkit.errors import FederationError
-from fedkit.federation.flower_store import FileObjectStore
+from fedkit.federation.flower_handed import Handed
+from fedkit.federation.flower_replies import Replies
+from fedkit.federation.flower_store import FileObjectStore, every_part, part_names
 
 _LOG = logging.getLogger("fedkit.link")
 _KEEP_SECONDS = 15.0
 _STATUS_SECONDS = 1.0
+_MOST_STATUSES = 256
+_BESIDE_ARRAYS = 8 * 2**20
+"""Bytes of a reply beside its arrays, and room for one that is a little too large to be told so."""
 
 
 class ObservedLinkState(SqlLinkState):
@@ -47,6 +51,9 @@ class ObservedLinkState(SqlLinkState):
         found, known = self.link.statuses.get(asked, (0.0, None))
         if known is None or now - found > _STATUS_SECONDS:
             known = super().get_run_status(run_ids)
+            if len(self.link.statuses) >= _MOST_STATUSES:
+                # Whoever asks names the runs.
+                self.link.statuses.clear()
             self.link.statuses[asked] = (now, known)
         return dict(known)
 
@@ -70,7 +77,7 @@ class ObservedLinkState(SqlLinkState):
         """What was delivered and never answered whole is undelivered again."""
         unanswered = or_(
             ~exists().where(MessageRes.reply_to_message_id == MessageIns.message_id),
-            MessageIns.message_id.in_(self.link.broken_off(node_id)),
+            MessageIns.message_id.in_(self.link.replies.broken_off(node_id)),
         )
         with self.session() as session:
             session.execute(
@@ -86,34 +93,60 @@ class ObservedLinkState(SqlLinkState):
 
         A later reply takes the place of one that was broken off: Flower would refuse it, and the site be missing.
         """
-        if message.metadata.reply_to_message_id:
-            # By its own name alone a reply that was broken off is found again, and what it left with it.
-            if message.metadata.message_id != object_tree.object_id:
-                return False, []
-            if (broken_off := self.link.drop_broken_off(message)) is not None:
-                with self.session() as session:
-                    session.execute(delete(MessageRes).where(MessageRes.message_id == broken_off))
-                self.object_store.delete(broken_off)
-            if self.link.announced_otherwise(message, object_tree):
-                return False, []
-        stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
-        if stored and message.metadata.reply_to_message_id:
-            self.link.reply_announced(message, object_tree, missing)
+        link, metadata = self.link, message.metadata
+        if not metadata.reply_to_message_id:
+            parts = part_names(object_tree)
+            # Before it can be asked for.
+            older = link.handed.add(metadata.dst_node_id, metadata.run_id, metadata.message_id, parts)
+            stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+            if stored:
+                self._drop(older)
+            else:
+                link.handed.drop([metadata.message_id])
+            return stored, missing
+        # By its own name alone a reply that was broken off is found again, and what it left with it.
+        if metadata.message_id != object_tree.object_id:
+            return False, []
+        if (broken_off := link.replies.drop_broken_off(message)) is not None:
+            with self.session() as session:
+                session.execute(delete(MessageRes).where(MessageRes.message_id == broken_off))
+            self.object_store.delete(broken_off)
+        if link.replies.announced_otherwise(message, object_tree):
+            return False, []
+        # Which of its parts another site has brought is not for this one to know.
+        with every_part(but=link.replies.brought(message)):
+            stored, missing = super().store_message_and_object_tree(message, object_tree, session_id)
+        if stored:
+            link.replies.announced(message, object_tree, missing, session_id)
         return stored, missing
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
-        """Store, and tell the link."""
+        """Store a part of a reply for the node that has announced it, and tell the link.
+
+        Flower takes a part without a session for whoever announced one of that name.
+        """
+        replies, most = self.link.replies, self.link.most_reply(run_id)
+        if not session_id or not replies.may_bring(session_id, object_id, len(object_content), most):
+            return False
         stored = super().store_object(run_id, session_id, object_id, object_content)
         if stored:
-            self.link.object_stored(object_id)
+            replies.stored(session_id, object_id)
         return bool(stored)
 
+    def store_part_of_request(self, run_id: int, session_id: str, object_id: str, content: bytes) -> None:
+        """Store a part of a message of our own."""
+        super().store_object(run_id, session_id, object_id, content)
 
-@dataclass
-class _Arriving:
-    message: Message
-    tree: ObjectTree
-    missing: set[str]
+    def delete_messages(self, message_ins_ids: set[str]) -> None:
+        """Delete messages and the replies to them; they are nobody's any more."""
+        super().delete_messages(message_ins_ids)
+        self.link.handed.drop(message_ins_ids)
+
+    def _drop(self, requests: list[str]) -> None:
+        """Drop messages that a run has given up, with whatever came of their replies."""
+        for name in (*self.link.replies.drop(requests), *requests):
+            self.object_store.delete(name)
+        self.delete_messages(set(requests))
 
 
 @dataclass
@@ -126,10 +159,11 @@ class Link:
 
     state: ObservedLinkState
     on_wake: Callable[[int], None] = lambda _: None
-    _lock: threading.Condition = field(default_factory=threading.Condition)
-    _arriving: dict[str, _Arriving] = field(default_factory=dict)
+    replies: Replies = field(default_factory=Replies)
+    handed: Handed = field(default_factory=Handed)
     statuses: dict[frozenset[int], tuple[float, dict[int, RunStatus]]] = field(default_factory=dict)
     _kept: dict[int, float] = field(default_factory=dict)
+    _most: dict[int, int] = field(default_factory=dict)
 
     @classmethod
     def open(cls, database: Path, objects: Path) -> Link:
@@ -188,9 +222,18 @@ class Link:
         self.state.finish_task(self._task(run_id), SubStatus.COMPLETED, "")
         self.state.cleanup_run(run_id)
         self._kept.pop(run_id, None)
+        self._most.pop(run_id, None)
         self.statuses.clear()
-        with self._lock:
-            self._arriving = {k: v for k, v in self._arriving.items() if v.message.metadata.run_id != run_id}
+        self.replies.drop_run(run_id)
+        self.handed.drop_run(run_id)
+
+    def bound_replies(self, run_id: int, most_bytes: int) -> None:
+        """Take no more than this of one reply of a run, and a little beside: before it is whole nobody reads it."""
+        self._most[run_id] = most_bytes
+
+    def most_reply(self, run_id: int) -> int:
+        """Bytes of one reply of a run; none for a run that has asked for nothing."""
+        return self._most[run_id] + _BESIDE_ARRAYS if run_id in self._most else 0
 
     def _task(self, run_id: int) -> int:
         return int(self.state.get_run_info(run_ids=[run_id])[0].primary_task_id or 0)
@@ -204,63 +247,3 @@ class Link:
     def wake(self, node_id: int) -> None:
         """Tell whoever holds this node's request open."""
         self.on_wake(node_id)
-
-    def broken_off(self, node_id: int) -> list[str]:
-        """The requests to which a node has begun to send a reply, parts of which are not there."""
-        with self._lock:
-            return [
-                request
-                for request, arriving in self._arriving.items()
-                if arriving.missing and arriving.message.metadata.src_node_id == node_id
-            ]
-
-    def drop_broken_off(self, message: Message) -> str | None:
-        """Forget what came of another reply by the same node to the same request; its message id, if there is one."""
-        with self._lock:
-            arriving = self._arriving.get(message.metadata.reply_to_message_id)
-            if arriving is None or not arriving.missing:
-                return None
-            other = arriving.message.metadata
-            if other.src_node_id != message.metadata.src_node_id or other.message_id == message.metadata.message_id:
-                return None
-            del self._arriving[message.metadata.reply_to_message_id]
-            return str(other.message_id)
-
-    def announced_otherwise(self, message: Message, tree: ObjectTree) -> bool:
-        """Whether a reply to the same request has been announced with other parts.
-
-        Flower takes a reply of the same name again, and every new part with it: a site could fill the disk.
-        """
-        with self._lock:
-            arriving = self._arriving.get(message.metadata.reply_to_message_id)
-            return arriving is not None and arriving.tree != tree
-
-    def reply_announced(self, message: Message, tree: ObjectTree, missing: Iterable[str]) -> None:
-        """A node has begun to send a reply."""
-        with self._lock:
-            arriving = self._arriving[message.metadata.reply_to_message_id] = _Arriving(message, tree, set(missing))
-            if not arriving.missing:
-                self._lock.notify_all()
-
-    def object_stored(self, object_id: str) -> None:
-        """A part of some reply is there."""
-        with self._lock:
-            for arriving in self._arriving.values():
-                if object_id in arriving.missing:
-                    arriving.missing.discard(object_id)
-                    if not arriving.missing:
-                        self._lock.notify_all()
-
-    def take_replies(self, message_ids: Iterable[str]) -> list[tuple[Message, ObjectTree]]:
-        """The replies to these messages that are whole; each is handed out once."""
-        with self._lock:
-            whole = [i for i in message_ids if i in self._arriving and not self._arriving[i].missing]
-            taken = [self._arriving.pop(i) for i in whole]
-        return [(arriving.message, arriving.tree) for arriving in taken]
-
-    def wait(self, timeout: float, message_ids: Collection[str] = ()) -> None:
-        """Until something arrives, or the time is over; not at all if a reply to one of these messages is whole."""
-        with self._lock:
-            # It may have come since they were looked for: nobody would be told of it again.
-            if not any(i in self._arriving and not self._arriving[i].missing for i in message_ids):
-                self._lock.wait(timeout)

@@ -6,13 +6,33 @@ What it holds is lost with the process, and need not survive it: a coordinator t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
-from flwr.supercore.inflatable.inflatable_object import get_object_id
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import get_object_id, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 
 _SMALL = 2**16
+_BUT: ContextVar[frozenset[str] | None] = ContextVar("_BUT", default=None)
+
+
+@contextmanager
+def every_part(*, but: frozenset[str]) -> Iterator[None]:
+    """Within it, parts that the store has already count as missing too, but these."""
+    token = _BUT.set(but)
+    try:
+        yield
+    finally:
+        _BUT.reset(token)
+
+
+def part_names(tree: ObjectTree) -> list[str]:
+    """The names of a message's parts, each once."""
+    return list(dict.fromkeys(str(part.object_id) for part in iterate_object_tree(tree)))
 
 
 class FileObjectStore(InMemoryObjectStore):
@@ -22,8 +42,29 @@ class FileObjectStore(InMemoryObjectStore):
         super().__init__()
         self._folder = folder
         self._on_disk: set[str] = set()
+        self._requests: dict[str, ObjectTree] = {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700, parents=True)
+
+    def preregister(self, run_id: int, object_tree: ObjectTree) -> list[str]:
+        """Announce a message's parts; returns those that are to be brought."""
+        missing, but = super().preregister(run_id, object_tree), _BUT.get()
+        if but is None:
+            with self.lock_store:
+                self._requests[object_tree.object_id] = object_tree
+            return list(missing)
+        absent = set(missing)
+        return [name for name in part_names(object_tree) if name not in but or name in absent]
+
+    def get_object_tree(self, object_id: str) -> ObjectTree:
+        """A message's parts, as it was announced with.
+
+        Flower puts it together from what whoever first announced a part has said of it: a site that knows a model could
+        lay down other parts for it before it is sent.
+        """
+        with self.lock_store:
+            known = self._requests.get(object_id) if object_id in self.store else None
+        return super().get_object_tree(object_id) if known is None else known
 
     def put(self, object_id: str, object_content: bytes) -> None:
         """Store an object that was announced, once its bytes are found to be what its name says."""
@@ -67,6 +108,8 @@ class FileObjectStore(InMemoryObjectStore):
         """Delete an object that nobody refers to, and what it alone referred to."""
         with self.lock_store:
             super().delete(object_id)
+            if object_id not in self.store:
+                self._requests.pop(object_id, None)
             if object_id not in self.store and object_id in self._on_disk:
                 self._on_disk.discard(object_id)
                 (self._folder / object_id).unlink(missing_ok=True)
@@ -76,5 +119,6 @@ class FileObjectStore(InMemoryObjectStore):
         with self.lock_store:
             super().clear()
             self._on_disk.clear()
+            self._requests.clear()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(mode=0o700, parents=True)

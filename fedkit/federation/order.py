@@ -27,6 +27,9 @@ from fedkit.types import Float32
 Kind = Literal["train", "evaluate", "end"]
 MOST_MU = 1e4
 LONGEST_LIFE = 31 * 86_400.0
+TOO_OFTEN = "FK581"
+"""The code of a site that has begun a round so often, and never answered, that it begins it no more."""
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "wire": int, "run": str, "job": str, "kind": str, "round": int, "proximal_mu": strict_json.NUMBER,

@@ -65,9 +65,9 @@ _WIRE = {
 _TRUST = {f"FK{number}" for number in range(540, 548)}
 # What is wrong with an envelope, its signer, its times or the job's config: the request, the keyring and the clock.
 
-_WILL = {*(f"FK{number}" for number in range(560, 580)), "FK580"}
+_WILL = {*(f"FK{number}" for number in range(560, 580)), "FK580", "FK581"}
 # What the site's own file refuses: the request, the clock and a person's word against declared constants. FK580: the
-# site is paused, whoever asks for what.
+# site is paused, whoever asks for what. FK581: how often the coordinator has asked for one round.
 
 MAY_CHANGE = frozenset({*WAITING, "FK580"})
 """Codes of a refusal that the hour or a person at the site may lift within the round: the coordinator asks again."""

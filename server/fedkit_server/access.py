@@ -16,7 +16,7 @@ from fedkit.errors import DeploymentError
 from fedkit.federation.keyring import ROLES, Member
 from fedkit_server.shares import Shares
 from fedkit_server.state import State
-from fedkit_server.tokens import Brake, owner
+from fedkit_server.tokens import Brake, looks_like_token, owner
 
 _LOG = logging.getLogger("fedkit.access")
 
@@ -29,6 +29,7 @@ class Access:
     brake: Brake = field(default_factory=Brake)
     archives: Shares = field(default_factory=Shares)
     stated: Brake = field(default_factory=lambda: Brake(most=5, seconds=3600.0))
+    pulled: Brake = field(default_factory=lambda: Brake(most=240, seconds=3600.0))
 
     def user(self, token: str, address: str) -> Member:
         """The user of a token.
@@ -84,11 +85,26 @@ class Access:
             )
         self.stated.failed(member.name)
 
+    def may_pull(self, member: Member) -> None:
+        """Count an archive: each is a line of the audit log, which never shrinks.
+
+        Raises:
+            DeploymentError: FK725.
+        """
+        if self.pulled.holds(member.name):
+            raise DeploymentError(
+                f"{member.name} has asked for {self.pulled.most} archives within an hour",
+                code="FK725",
+                remedy="wait an hour; `fedkit server watch RUN` tells how a run goes on",
+            )
+        self.pulled.failed(member.name)
+
     def may_control(self, token: str) -> bool:
         """Whether a token is an admin's."""
         member = self._member(token)
         return member is not None and member.role == "admin"
 
     def _member(self, token: str) -> Member | None:
-        user = owner(token, self.state.store.tokens())
+        # What is written like none costs no look at the database.
+        user = owner(token, self.state.store.tokens()) if looks_like_token(token) else None
         return None if user is None else self.state.member(user)

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from fedkit import __version__
 from fedkit.errors import DeploymentError, FedkitError
@@ -28,9 +22,11 @@ from fedkit.federation import strict_json
 from fedkit.federation.keyring import Member
 from fedkit_server.access import Access
 from fedkit_server.answers import refusal, unknown
-from fedkit_server.archive import pack
-from fedkit_server.guard import App, bearer, is_loopback
+from fedkit_server.asgi import App
+from fedkit_server.guard import announced, bearer, is_loopback
 from fedkit_server.handlers import HANDLERS, Call, Handler
+from fedkit_server.intake import Intake, TooLarge
+from fedkit_server.pulling import Archive
 from fedkit_server.runners import OVER, Runs
 from fedkit_server.state import State
 
@@ -50,7 +46,7 @@ def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], boo
     Args:
         closing: whether the coordinator is about to end, so that nobody is kept waiting.
     """
-    waiters = CapacityLimiter(64)
+    waiters, intake = CapacityLimiter(64), Intake(each=4, total=2**26)
     routes = [
         Route(PREFIX + "/ca", _answering(partial(_ca, state)), methods=["GET"]),
         Route(PREFIX + "/health", _answering(partial(_health, runs)), methods=["GET"]),
@@ -59,7 +55,7 @@ def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], boo
         Route("/metrics", _answering(partial(_metrics, state, runs, access)), methods=["GET"]),
     ]
     for (method, path), (role, handler) in HANDLERS.items():
-        answer = partial(_handled, state, runs, access, role, handler)
+        answer = partial(_handled, state, runs, access, intake, role, handler)
         routes.append(Route(PREFIX + path, _answering(answer), methods=[method]))
     app = Starlette(routes=routes, exception_handlers={404: _nothing, 405: _nothing})
     app.router.redirect_slashes = False
@@ -105,10 +101,12 @@ async def _user(access: Access, request: Request, role: str) -> Member:
     return member
 
 
-async def _handled(state: State, runs: Runs, access: Access, role: str, handler: Handler, request: Request) -> Response:
+async def _handled(
+    state: State, runs: Runs, access: Access, intake: Intake, role: str, handler: Handler, request: Request
+) -> Response:
     # Before the body: a stranger makes nobody read two megabytes.
     member = await _user(access, request, role)
-    body = await _body(request) if request.method == "POST" else {}
+    body = await _body(intake, member.name, request) if request.method == "POST" else {}
     call = Call(state, runs, access, member, request.path_params, body)
     try:
         found = await to_thread.run_sync(handler, call)
@@ -120,21 +118,29 @@ async def _handled(state: State, runs: Runs, access: Access, role: str, handler:
     return JSONResponse(found)
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _body(intake: Intake, user: str, request: Request) -> dict[str, Any]:
     too_large = DeploymentError(f"the request has more than {MOST_BODY:,} bytes", code="FK724", remedy="send less")
     said = request.headers.get("content-length", "0")
     if not said.isdecimal() or int(said) > MOST_BODY:
         raise too_large
-    parts = bytearray()
-    async for part in request.stream():
-        parts += part
-        if len(parts) > MOST_BODY:
-            raise too_large
-    try:
-        text = parts.decode() or "{}"
-    except UnicodeDecodeError:
-        raise strict_json.unreadable("the request", "is no UTF-8") from None
-    value = strict_json.read(text, "the request", MOST_BODY)
+    async with intake.place(user) as place:
+        try:
+            parts = await place.read(request.receive, MOST_BODY, announced(request.scope))
+        except TooLarge:
+            raise too_large from None
+        except TimeoutError:
+            raise DeploymentError(
+                "the request came too slowly, or too many came at once",
+                code="FK727",
+                remedy="send it again over a line that carries 32 KiB a second, one at a time",
+            ) from None
+        if parts is None:
+            raise ClientDisconnect
+        try:
+            text = parts.decode() or "{}"
+        except UnicodeDecodeError:
+            raise strict_json.unreadable("the request", "is no UTF-8") from None
+        value = strict_json.read(text, "the request", MOST_BODY)
     if not isinstance(value, dict):
         raise strict_json.unreadable("the request", "is no mapping of fields")
     return value
@@ -168,32 +174,12 @@ async def _archive(state: State, access: Access, request: Request) -> Response:
     held = ExitStack()
     try:
         held.enter_context(access.archives.take(member.name))
-        # Beside the runs, not in a place that others of this host can reach.
-        handle, name = tempfile.mkstemp(dir=state.folder.path, prefix=".archive-")
-        os.close(handle)
-        held.callback(Path(name).unlink, missing_ok=True)
-        await to_thread.run_sync(pack, folder, Path(name))
+        access.may_pull(member)
         await to_thread.run_sync(partial(state.trail.record, "pulled", run=run, user=member.name))
     except BaseException:
         held.close()
         raise
-    return cast(Response, _Held(FileResponse(name, media_type="application/x-tar"), held))
-
-
-@dataclass
-class _Held:
-    """A response that lets go of what it was made of once it was sent, or was not; a background task only if it was."""
-
-    response: Response
-    held: ExitStack
-
-    @property
-    def headers(self) -> MutableHeaders:
-        return self.response.headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self.held:
-            await self.response(scope, receive, send)
+    return Archive(folder, held)
 
 
 async def _metrics(state: State, runs: Runs, access: Access, request: Request) -> Response:

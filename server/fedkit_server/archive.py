@@ -1,4 +1,4 @@
-"""A run's folder as one tar: packed without journal and links, unpacked so that nothing lands elsewhere."""
+"""A run's folder as one tar: packed as it is read, without journal and links; unpacked into its own folder alone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from fedkit.errors import DeploymentError
@@ -16,17 +17,43 @@ MOST_BYTES = 2**36
 MOST_FILES = 100_000
 
 
-def pack(run: Path, target: Path) -> None:
-    """Write a run's regular files into a tar; the journal, which only the coordinator needs, is left out."""
-    with tarfile.open(target, "w") as archive:
-        for folder, inner, files in os.walk(run):
-            if Path(folder) == run:
-                inner[:] = [name for name in inner if name not in LEFT_OUT]
-            inner.sort()
-            for name in sorted(files):
-                path = Path(folder, name)
-                if stat.S_ISREG(path.lstat().st_mode):
-                    archive.add(path, path.relative_to(run).as_posix(), filter=_plain)
+_PIECE = 2**18
+
+
+def packed(run: Path) -> Iterator[bytes]:
+    """A run's regular files as a tar, in pieces; the journal, which only the coordinator needs, is left out.
+
+    Nothing is written: whoever reads slowly, or not at all, holds one open file. A file that grows meanwhile is told as
+    it was when it was opened.
+
+    Raises:
+        OSError: a file cannot be read, or has become shorter: what was sent is then no whole tar.
+    """
+    for folder, inner, files in os.walk(run):
+        if Path(folder) == run:
+            inner[:] = [name for name in inner if name not in LEFT_OUT]
+        inner.sort()
+        for name in sorted(files):
+            path = Path(folder, name)
+            if stat.S_ISREG(path.lstat().st_mode):
+                yield from _member(path, path.relative_to(run).as_posix())
+    yield bytes(2 * tarfile.BLOCKSIZE)
+
+
+def _member(path: Path, name: str) -> Iterator[bytes]:
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        found = os.fstat(file.fileno())
+        member = tarfile.TarInfo(name)
+        member.size, member.mtime, member.mode = found.st_size, int(found.st_mtime), 0o600
+        yield member.tobuf()
+        left = member.size
+        while left:
+            piece = file.read(min(_PIECE, left))
+            if not piece:
+                raise OSError(f"{path} has become shorter while it was read")
+            left -= len(piece)
+            yield piece
+        yield bytes(-member.size % tarfile.BLOCKSIZE)
 
 
 def unpack(source: Path, target: Path) -> list[str]:
@@ -67,13 +94,6 @@ def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> N
     handle = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(handle, "wb") as file:
         shutil.copyfileobj(content, file)
-
-
-def _plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    member.mode = 0o600
-    return member
 
 
 def _unsafe(why: str) -> DeploymentError:

@@ -17,13 +17,15 @@ import base64
 import binascii
 import hmac
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkit.errors import DeploymentError
+from fedkit.errors import DeploymentError, FederationError, FedkitError
 from fedkit.federation import enrolment as wire
 from fedkit.federation import strict_json
-from fedkit.federation.envelope import read
+from fedkit.federation.envelope import read, unseal
 from fedkit.federation.invite import Invitation, new_secret, secret_hash
 from fedkit.federation.offer import open_offer
 from fedkit.storage.keys import PUBLIC_BYTES, fingerprint
@@ -32,6 +34,10 @@ from fedkit_server.store import Invited
 from fedkit_server.tokens import Brake
 
 MOST_HOURS = 24.0 * 90
+_GUESSES = ("FK540", "FK714", "FK715", "FK716", "FK736")
+_NOBODY = bytes(PUBLIC_BYTES)
+"""A key of which nobody has the other half, in place of that of a site that is not known: both cost the same."""
+
 _ANOTHER = "ask the coordinator's admin for a new one: `fedkit server invite SITE`"
 
 
@@ -47,18 +53,28 @@ class Enrolment:
     brake: Brake = field(default_factory=lambda: Brake(most=10, seconds=60.0))
     _one: threading.Lock = field(default_factory=threading.Lock)
 
-    def check_patience(self, address: str) -> None:
-        """Refuse an address that has failed too often; to be asked before anything that it sent is read.
+    @contextmanager
+    def patience(self, address: str) -> Iterator[None]:
+        """Stands around a request: one that looks like a guess counts, and from an address with many is not answered.
+
+        What is right passes, whatever others behind the same address do: secrets and keys have 256 bits.
 
         Raises:
-            DeploymentError: FK717.
+            DeploymentError: FK717, in place of what the request was refused with.
         """
-        if self.brake.holds(address):
-            raise DeploymentError(
-                "there were 10 failed attempts to join or announce from this address within a minute",
-                code="FK717",
-                remedy="wait a minute, then use the invitation as it was given",
-            )
+        try:
+            yield
+        except FedkitError as error:
+            if error.code not in _GUESSES:
+                raise
+            if self.brake.holds(address):
+                raise DeploymentError(
+                    "there were 10 failed attempts to join or announce from this address within a minute",
+                    code="FK717",
+                    remedy="wait a minute, then use the invitation as it was given",
+                ) from None
+            self.brake.failed(address)
+            raise
 
     def join(self, request: dict[str, Any], address: str) -> dict[str, Any]:
         """Let a site in.
@@ -67,16 +83,12 @@ class Enrolment:
             DeploymentError: FK714 to FK719, FK737.
             FederationError: FK540, a request that cannot be read.
         """
-        self.check_patience(address)
-        self._check_version(request)
-        # One of before this was asked had to move its ledgers by hand, as its documentation said.
-        values = strict_json.fields({"again": True} | request, wire.JOIN_FIELDS, "the request")
-        node_key, site_key = _node_key(values["node_key"]), _site_key(values["site_key"])
-        try:
+        with self.patience(address):
+            self._check_version(request)
+            # One of before this was asked had to move its ledgers by hand, as its documentation said.
+            values = strict_json.fields({"again": True} | request, wire.JOIN_FIELDS, "the request")
+            node_key, site_key = _node_key(values["node_key"]), _site_key(values["site_key"])
             invited = self._invitation(values["secret"], values["site"])
-        except DeploymentError:
-            self.brake.failed(address)
-            raise
         if not values["again"] and self.state.store.site(invited.site) is not None:
             raise DeploymentError(
                 f"{invited.site} was enrolled before: with new ledgers its budgets would begin anew",
@@ -130,25 +142,34 @@ class Enrolment:
             "wire": wire.version_text(self.version),
         }
 
-    def announce(self, request: dict[str, Any]) -> dict[str, Any]:
+    def announce(self, request: dict[str, Any], address: str) -> dict[str, Any]:
         """Store a site's offer.
 
         Raises:
-            DeploymentError: FK718, FK736.
-            FederationError: an offer that cannot be read or is not signed by the site's key.
+            DeploymentError: FK718; FK736, a site that is not enrolled, or not by the key that has signed.
+            FederationError: an offer that cannot be read.
+
+        Guarantee: whoever has no site's key hears the same of a site that takes part as of one that does not.
         """
+        with self.patience(address):
+            return self._announced(request)
+
+    def _announced(self, request: dict[str, Any]) -> dict[str, Any]:
         self._check_version(request)
         text = strict_json.fields(request, wire.ANNOUNCE_FIELDS, "the request")["offer"]
         # Whose key is to be looked up; nothing is believed before the signature is found good.
-        said = strict_json.read(read(text).payload, "the offer")
+        signed = read(text)
+        said = strict_json.read(signed.payload, "the offer")
         name = said.get("site") if isinstance(said, dict) else None
         site = self.state.store.site(name) if isinstance(name, str) else None
+        try:
+            unseal(signed, "offer", _NOBODY if site is None else site.site_key)
+        except FederationError as error:
+            if error.code != "FK541":
+                raise
+            raise _not_enrolled("the site is not enrolled here, or with another key") from None
         if site is None or site.revoked_at is not None:
-            raise DeploymentError(
-                "the site is not enrolled here" if site is None else f"{site.name} was revoked",
-                code="FK736",
-                remedy="ask the coordinator's admin for an invitation and join again",
-            )
+            raise _not_enrolled("the site was revoked")
         now = self.state.clock()
         offer = open_offer(text, site.site_key, site.name, now)
         newest = None if site.offer is None else strict_json.read(read(site.offer).payload, "the offer")["issued_at"]
@@ -189,6 +210,10 @@ def invite(state: State, site: str, hours: float) -> Invitation:
         port=settings.port,
         grpc_port=settings.grpc_port,
     )
+
+
+def _not_enrolled(why: str) -> DeploymentError:
+    return DeploymentError(why, code="FK736", remedy="ask the coordinator's admin for an invitation and join again")
 
 
 def _node_key(text: str) -> bytes:

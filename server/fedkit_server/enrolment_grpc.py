@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation import enrolment as wire
+from fedkit_server.doorway import Doorway
 from fedkit_server.enrolment import Enrolment
 
 _LOG = logging.getLogger("fedkit.enrolment")
@@ -29,8 +32,8 @@ IDLE_MS = 60_000
 """Without a call; a site that comes back after one connects anew."""
 
 
-def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) -> Any:
-    """Start the gRPC server; ``stop(grace)`` ends it.
+def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) -> Served:
+    """Start the gRPC server behind a :class:`Doorway`; ``stop(grace)`` ends both.
 
     Args:
         address: host:port to listen on.
@@ -41,6 +44,7 @@ def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) ->
     """
     from concurrent.futures import ThreadPoolExecutor
 
+    served = Served()
     server = grpc.server(
         ThreadPoolExecutor(_THREADS, "enrolment"),
         options=[
@@ -52,38 +56,80 @@ def serve(enrolment: Enrolment, address: str, certificate: bytes, key: bytes) ->
         maximum_concurrent_rpcs=64,
     )
     methods = {
-        wire.JOIN: _method(enrolment, enrolment.join),
-        wire.ANNOUNCE: _method(enrolment, lambda request, _: enrolment.announce(request)),
+        wire.JOIN: _method(enrolment, enrolment.join, served.address),
+        wire.ANNOUNCE: _method(enrolment, enrolment.announce, served.address),
     }
     checks = health.HealthServicer()
     for name in ("", wire.SERVICE):
         checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(wire.SERVICE, methods),))
+    host, _, port = address.rpartition(":")
     try:
-        bound = server.add_secure_port(address, grpc.ssl_server_credentials([(key, certificate)]))
-    except RuntimeError:
-        bound = 0
-    if not bound:
+        listening = listen(host.strip("[]"), int(port))
+    except OSError:
         raise DeploymentError(
             f"enrolment cannot listen on {address}",
             code="FK709",
             remedy="free the port, or choose another with `fedkit server init --grpc-port`",
-        )
+        ) from None
+    inner = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     server.start()
-    return server
+    served.server, served.doorway = server, Doorway(listening, inner)
+    return served
 
 
-def _method(enrolment: Enrolment, answer: Callable[[dict[str, Any], str], dict[str, Any]]) -> Any:
+@dataclass
+class Served:
+    """The server and what stands before it."""
+
+    server: Any = None
+    doorway: Doorway | None = None
+    _ended: Any = None
+
+    def address(self, peer: str) -> str:
+        """Whose call it is, by gRPC's word for where it came from."""
+        port = peer.rpartition(":")[2]
+        through = self.doorway.address(int(port)) if self.doorway is not None and port.isdecimal() else None
+        return through or _address(peer)
+
+    def stop(self, grace: float) -> Served:
+        """Take no more calls; :meth:`wait` for those under way."""
+        self._ended = self.server.stop(grace)
+        return self
+
+    def wait(self) -> None:
+        """Until all have ended."""
+        self._ended.wait()
+        if self.doorway is not None:
+            self.doorway.close()
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """A socket that others may connect to; one of ``::`` takes IPv4 too where the system can.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    both = address == "::" and socket.has_dualstack_ipv6()
+    return socket.create_server((address, port), family=family, backlog=512, dualstack_ipv6=both)
+
+
+def _method(
+    enrolment: Enrolment,
+    answer: Callable[[dict[str, Any], str], dict[str, Any]],
+    whose: Callable[[str], str] = lambda peer: _address(peer),
+) -> Any:
     def handle(content: bytes, context: Any) -> bytes:
-        address = _address(context.peer())
+        address = whose(context.peer())
         try:
-            enrolment.check_patience(address)
-            return wire.encode(answer(wire.decode(content, "the request"), address))
+            with enrolment.patience(address):
+                request = wire.decode(content, "the request")
+            return wire.encode(answer(request, address))
         except FedkitError as error:
-            if error.code == "FK540":
-                enrolment.brake.failed(address)
-            _LOG.warning("enrolment refused for %s: %s", address, error)
+            if error.code != "FK717":
+                _LOG.warning("enrolment refused for %s: %s", address, error)
             context.abort(_STATUS.get(error.code, grpc.StatusCode.PERMISSION_DENIED), wire.error_text(error))
         except Exception:
             _LOG.exception("enrolment failed")

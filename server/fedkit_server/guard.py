@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from fedkit.federation.flower_api import (
     OBJECT_PATHS,
+    answer_foreign,
     answer_object,
     is_empty_pull,
+    is_known,
     node_of,
     node_of_pull,
     push_problem,
 )
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from fedkit_server.asgi import Answer, App, Receive, Scope, Send, call, hang_up, refusal, refuse, replay
+from fedkit_server.intake import Intake, Place, TooLarge, allowance
+from fedkit_server.prompt import network
 
 MOST_BYTES = 8 * 2**20
 """Largest body of one request; Flower sends an array in parts of 5 MiB."""
 MOST_WAIT = 25.0
-_STALLED_SECONDS = 60.0
 _MOST_OF_STRANGERS = 2**16
+_MOST_SMALL = 2**16
+_MOST_ANNOUNCED = 2**20
 WAIT_HEADER = b"x-fedkit-wait"
-PROTOBUF = b"application/protobuf"
 _CONTROL_READS = frozenset({"/v1/control/list-runs", "/v1/control/list-nodes", "/v1/control/list-federations"})
 _PULL, _PUSH = "/v1/fleet/pull-messages", "/v1/fleet/push-messages"
+_MOST = {"/v1/fleet/push-object": MOST_BYTES, _PUSH: _MOST_ANNOUNCED}
 
 
 @dataclass
 class Wakes:
-    """Wakes the requests of nodes that wait for a message; may be called from any thread."""
+    """Wakes the requests of nodes that wait for a message; only of such as are known. May be called from any thread."""
 
     _loop: asyncio.AbstractEventLoop | None = None
     _events: dict[int, asyncio.Event] = field(default_factory=dict)
@@ -78,16 +77,20 @@ class Guard:
 
     Guarantee: nobody reaches Flower's Control API without a token that ``may_control`` knows, and with one it only
     tells: a run that no job has signed, or a node that no invitation let in, cannot be made there. Its Runtime API is
-    closed; what a node sends has a bounded size and bears its own name.
+    closed; what a node sends has a bounded size and bears its own name, and all that nodes have under way together has
+    a bound; no node is told of another's messages, and none is told anything once it is revoked.
 
     Args:
         api: answers everything under ``/fedkit/`` and ``/metrics``.
+        nodes, strangers: the bodies under way of nodes and of whoever is none.
     """
 
     flower: App
     api: App
     may_control: Callable[[str], bool]
     wakes: Wakes
+    nodes: Intake = field(default_factory=lambda: Intake(each=4, total=2**29))
+    strangers: Intake = field(default_factory=lambda: Intake(each=64, total=2**26))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -109,123 +112,111 @@ class Guard:
             await self.api(scope, receive, send)
         elif path.startswith("/v1/control/"):
             if not self.may_control(bearer(scope)):
-                await _refuse(send, 401, "the control API needs an admin's token")
+                await refuse(send, 401, "the control API needs an admin's token")
             elif path in _CONTROL_READS:
                 await self._read(scope, receive, send)
             else:
-                await _refuse(send, 403, "runs and sites are changed by `fedkit server` alone")
+                await refuse(send, 403, "runs and sites are changed by `fedkit server` alone")
         elif path.startswith("/v1/runtime/"):
             # Whoever on this host asks for a task would get a run's, and its updates with it.
-            await _refuse(send, 403, "no process but the coordinator's own takes part in its runs")
+            await refuse(send, 403, "no process but the coordinator's own takes part in its runs")
         elif path.startswith("/v1/fleet/"):
             await self._fleet(scope, receive, send)
         elif path == "/health":
             await self.flower(scope, receive, send)
         else:
-            await _refuse(send, 404, "there is nothing here")
+            await refuse(send, 404, "there is nothing here")
 
     async def _read(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = await _body(receive)
-        if body is None:
-            await _refuse(send, 413, f"a request holds at most {MOST_BYTES} bytes")
-            return
-        await self.flower(scope, _replay(body), send)
+        async with self.strangers.place(_network(scope)) as place:
+            body = await _body(place, scope, receive, send, _MOST_SMALL)
+        if body is not None:
+            await self.flower(scope, replay(body), send)
 
     async def _fleet(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Little is kept for somebody whom nobody knows: enough for Flower to tell a SuperNode so in its own words.
         node = await run_in_threadpool(node_of, self.flower, scope)
-        most = MOST_BYTES if node is not None else _MOST_OF_STRANGERS
-        body = await _body(receive, most)
-        if body is None:
-            await _refuse(send, 413, f"a request holds at most {most} bytes")
+        if node is None:
+            async with self.strangers.place(_network(scope)) as place:
+                body = await _body(place, scope, receive, send, _MOST_OF_STRANGERS)
+            if body is None:
+                return
+            # What a stranger brings is not even counted.
+            if scope["path"] == _PUSH:
+                await refuse(send, 401, "nobody knows this node")
+            else:
+                await self.flower(scope, replay(body), send)
             return
+        async with self.nodes.place(node) as place:
+            body = await _body(place, scope, receive, send, _MOST.get(scope["path"], _MOST_SMALL))
+            if body is None:
+                return
+            # A body may take its time, and a node be revoked meanwhile.
+            if not await run_in_threadpool(is_known, self.flower, scope, node):
+                await refuse(send, 401, "nobody knows this node")
+                return
+            if scope["path"] == _PULL and (wait := _wait(scope)):
+                self.nodes.leave(place)
+                answer = await self._pulled(scope, body, node, wait)
+            else:
+                answer = await self._answered(scope, body, node)
+            del body
+            if not await run_in_threadpool(is_known, self.flower, scope, node):
+                answer = refusal(401, "nobody knows this node")
+            try:
+                async with asyncio.timeout(allowance(sum(map(len, answer.body)))):
+                    await answer.send(send)
+            except TimeoutError:
+                await hang_up(scope)
+
+    async def _answered(self, scope: Scope, body: bytes, node: int) -> Answer:
         path = scope["path"]
-        if path in OBJECT_PATHS and node is not None:
+        if path == _PUSH and (problem := await run_in_threadpool(push_problem, body)):
+            return refusal(403, problem)
+        foreign = await run_in_threadpool(answer_foreign, self.flower, scope, body, node)
+        if foreign is not None:
+            return Answer.good((foreign,))
+        if path in OBJECT_PATHS:
             found = await run_in_threadpool(answer_object, self.flower, scope, body, node)
             if found is not None:
-                del body
-                await _pieces(found, send)
-                return
-        if path == _PUSH:
-            # What a stranger brings is not even counted.
-            problem = await run_in_threadpool(push_problem, body) if node is not None else "nobody knows this node"
-            if problem:
-                await _refuse(send, 403 if node is not None else 401, problem)
-                return
-        if path != _PULL or not (wait := _wait(scope)):
-            await self.flower(scope, _replay(body), send)
-            return
+                return Answer.good(found)
+        return await call(self.flower, scope, body)
+
+    async def _pulled(self, scope: Scope, body: bytes, node: int, wait: float) -> Answer:
         asking = node_of_pull(body)
+        if asking != node:
+            # Flower says what is wrong, and nothing is kept of a name that anybody may make up.
+            return await call(self.flower, scope, body)
         self.wakes.clear(asking)
-        answer = await _call(self.flower, scope, body)
-        if answer.status == 200 and is_empty_pull(answer.body):
+        answer = await call(self.flower, scope, body)
+        if answer.status == 200 and is_empty_pull(b"".join(answer.body)):
             # The first answer has shown that the request is the node's own.
             await self.wakes.wait(asking, wait)
-            self.wakes.clear(asking)
-            answer = await _call(self.flower, scope, body)
-        await answer.send(send)
+            answer = await call(self.flower, scope, body)
+        return answer
 
 
-@dataclass
-class _Answer:
-    status: int = 500
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytes = b""
-
-    async def collect(self, message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], list(message.get("headers", ()))
-        elif message["type"] == "http.response.body":
-            self.body += message.get("body", b"")
-
-    async def send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
-        await send({"type": "http.response.body", "body": self.body})
+async def _body(place: Place, scope: Scope, receive: Receive, send: Send, most: int) -> bytes | None:
+    """A request's body; None for one that was refused here, or whose sender has left."""
+    try:
+        return await place.read(receive, most, announced(scope))
+    except TooLarge:
+        await refuse(send, 413, f"a request holds at most {most} bytes")
+    except TimeoutError:
+        await refuse(send, 408, "the request came too slowly, or too many came at once")
+    return None
 
 
-async def _pieces(found: Sequence[bytes], send: Send) -> None:
-    """A good answer whose body is never joined."""
-    size = str(sum(map(len, found))).encode()
-    headers = [(b"content-type", PROTOBUF), (b"content-length", size)]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for number, piece in enumerate(found, 1):
-        await send({"type": "http.response.body", "body": piece, "more_body": number < len(found)})
+def announced(scope: Scope) -> int | None:
+    """The size that a request's head promises for its body."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() and len(value) < 20 else None
+    return None
 
 
-async def _call(app: App, scope: Scope, body: bytes) -> _Answer:
-    answer = _Answer()
-    await app({**scope, "state": dict(scope.get("state", {}))}, _replay(body), answer.collect)
-    return answer
-
-
-def _replay(body: bytes) -> Receive:
-    left = [body]
-
-    async def receive() -> MutableMapping[str, Any]:
-        if not left:
-            await asyncio.Event().wait()
-        # Handed over, not kept: a request that lives on in a cycle would hold it.
-        return {"type": "http.request", "body": left.pop(), "more_body": False}
-
-    return receive
-
-
-async def _body(receive: Receive, most: int = MOST_BYTES) -> bytes | None:
-    parts, size = [], 0
-    while True:
-        try:
-            message = await asyncio.wait_for(receive(), _STALLED_SECONDS)
-        except TimeoutError:
-            return None
-        if message["type"] != "http.request":
-            return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size > most:
-            return None
-        parts.append(part)
-        if not message.get("more_body"):
-            return b"".join(parts)
+def _network(scope: Scope) -> str:
+    return network(str((scope.get("client") or ("",))[0]))
 
 
 def _wait(scope: Scope) -> float:
@@ -254,8 +245,3 @@ def is_loopback(scope: Scope) -> bool:
         return client is not None and ipaddress.ip_address(client[0]).is_loopback
     except ValueError:
         return False
-
-
-async def _refuse(send: Send, status: int, detail: str) -> None:
-    answer = _Answer(status, [(b"content-type", b"application/json")], json.dumps({"detail": detail}).encode())
-    await answer.send(send)

@@ -13,6 +13,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from fedkit_server.asgi import HANG_UP
+
 HANDSHAKE_SECONDS = 10.0
 HEAD_SECONDS = 30.0
 """From the handshake, or the first byte of a later request, until a request's head is there whole."""
@@ -59,6 +61,8 @@ class Prompt(HttpToolsProtocol):
         self._arrived()
         self._in_body = True
         super().on_headers_complete()
+        # For who answers: an answer that nobody reads must not stay in memory.
+        self.scope.setdefault("extensions", {})[HANG_UP] = {"now": self.transport.abort}
 
     def on_message_complete(self) -> None:
         """The body is there."""

@@ -23,7 +23,7 @@ from fedkit_server import logs, pki
 from fedkit_server.access import Access
 from fedkit_server.api import make_api
 from fedkit_server.enrolment import Enrolment
-from fedkit_server.enrolment_grpc import serve
+from fedkit_server.enrolment_grpc import listen, serve
 from fedkit_server.folder import ServerFolder, joined
 from fedkit_server.guard import Guard, Wakes
 from fedkit_server.lock import hold
@@ -168,10 +168,8 @@ class _Server(uvicorn.Server):
 
 
 def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        both = address == "::" and socket.has_dualstack_ipv6()
-        return socket.create_server((address, port), family=family, backlog=512, dualstack_ipv6=both)
+        return listen(address, port)
     except OSError as error:
         raise DeploymentError(
             f"the coordinator cannot listen on {joined(address, port)}: {os.strerror(error.errno or 0)}",

@@ -7,6 +7,8 @@ import time
 
 import numpy as np
 import pytest
+from fedkit_client import gatekeeper
+from fedkit_client.remembered import MOST_BEGUN
 
 from fedkit.federation import envelope, statements, wire
 from fedkit.federation.order import parameters_digest
@@ -248,6 +250,32 @@ def test_an_older_round_that_was_never_answered_is_refused(bench):
     spent = made.charged()
     assert made.keeper.answer("train", _train(made, 2, job)) == "FK543"
     assert made.charged() == spent
+
+
+class _Killed(BaseException):
+    """Nothing at the site catches it, as nothing catches a kill."""
+
+
+def test_a_round_that_is_never_answered_is_begun_so_often_and_charged_once(bench, monkeypatch):
+    made = bench()
+    job, work, begun = made.coordinator.job(), gatekeeper._work, []
+
+    def expired(*_):
+        begun.append(made.charged())
+        raise _Killed
+
+    monkeypatch.setattr(gatekeeper, "_work", expired)
+    for _ in range(MOST_BEGUN):
+        with pytest.raises(_Killed):
+            made.keeper.answer("train", _train(made, 1, job))
+    assert made.keeper.answer("train", _train(made, 1, job)) == "FK581"
+    assert len(begun) == MOST_BEGUN
+    monkeypatch.setattr(gatekeeper, "_work", work)
+    assert made.keeper.answer("train", _train(made, 1, job)) == "FK581", "the site's own memory says so"
+    assert not isinstance(made.keeper.answer("train", _train(made, 2, job)), str)
+    # What was answered is given again as often as it is asked for.
+    answers = [made.keeper.answer("train", _train(made, 2, job)) for _ in range(MOST_BEGUN + 1)]
+    assert not any(isinstance(each, str) for each in answers)
 
 
 def test_a_run_s_name_belongs_to_one_job(bench):

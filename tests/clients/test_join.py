@@ -381,7 +381,7 @@ def test_a_joining_that_is_refused_leaves_the_old_folder_as_it_was(coordinator, 
     old = tmp_path / "old"
     _used(coordinator, old)
     token = coordinator.invite()
-    join(_address(coordinator), token, tmp_path / "new")
+    join(_address(coordinator), token, tmp_path / "new", empty_ledgers=True)
     with pytest.raises(DeploymentError):
         join(_address(coordinator), token, tmp_path / "third", old=old)
     assert SiteFolder(old).enrolment().site == SITE and not (tmp_path / "third").exists()

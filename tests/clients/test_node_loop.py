@@ -11,6 +11,7 @@ from fedkit_client import logs
 from fedkit_client.audit import Trail
 from fedkit_client.folder import SiteFolder
 from fedkit_client.node import Node, _shown
+from fedkit_client.patience import Patience
 from fedkit_client.state import State
 from fedkit_client.status import status_text
 from fedkit_client.stopping import Stop, Stopping
@@ -92,6 +93,27 @@ def loop(tmp_path):
         return connection, told
 
     return run
+
+
+def test_messages_that_are_refused_wait_before_anything_of_them_is_read_or_logged(tmp_path):
+    stop, slept, lines = Stop(), [], []
+    patience = Patience(most=2, each=5.0, clock=lambda: sum(slept))
+    folder = SiteFolder(tmp_path)
+    connection = _Connection(stop, [_received(None) for _ in range(6)])
+    receive = connection.receive
+
+    def received():
+        lines.append(len(folder.audit.read_text().splitlines()) if folder.audit.exists() else 0)
+        return receive()
+
+    connection.receive, stop.sleep = received, slept.append
+    state, trail = State(tmp_path / "state.json", 1, "0"), Trail(folder, "north", new_signing_key())
+    Node(
+        connection, _Executor(KeyError("x")), state, stop, lambda: None, tmp_path / "u", trail=trail, patience=patience
+    ).run()  # fmt: skip
+    assert connection.answers == ["FK500"] * 6, "none is lost"
+    assert slept == [5.0] * 4
+    assert lines == sorted(lines)
 
 
 @pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", '"1"', "[]", "9" * 5000])

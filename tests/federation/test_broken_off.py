@@ -95,4 +95,5 @@ def test_only_the_node_itself_displaces_its_answer(link, line):
     other = Message(update(), reply_to=received.message)
     other.metadata.__dict__["_src_node_id"] = south.node_id
     assert not announce(link, line.run.run_id, other, "c")
-    assert link.link.broken_off(north.node_id) == ids and link.link.broken_off(south.node_id) == []
+    replies_ = link.link.replies
+    assert replies_.broken_off(north.node_id) == ids and replies_.broken_off(south.node_id) == []

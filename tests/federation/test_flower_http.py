@@ -7,8 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import PullMessagesResponse
+from flwr.proto.message_pb2 import ObjectTree
 
-from fedkit.federation.flower_http import MOST_RESPONSE, guard
+from fedkit.federation.flower_http import MOST_NAMES, MOST_RESPONSE, guard
 from fedkit.federation.flower_node import NodeConnection
 from tests.federation.link import certificate
 
@@ -71,6 +73,20 @@ def test_an_answer_has_a_bound(coordinator, client):
     assert len(client.get(f"{coordinator.url}/most").content) == MOST_RESPONSE
     with pytest.raises(httpx.RemoteProtocolError, match="more than"):
         client.get(f"{coordinator.url}/more")
+
+
+def test_an_answer_that_only_names_things_has_a_smaller_bound(coordinator, client):
+    path = "/v1/fleet/pull-messages"
+    coordinator.answers[path] = (200, {}, bytes(MOST_NAMES))
+    assert len(client.get(coordinator.url + path).content) == MOST_NAMES
+    coordinator.answers[path] = (200, {}, bytes(MOST_NAMES + 1))
+    with pytest.raises(httpx.RemoteProtocolError, match="more than"):
+        client.get(coordinator.url + path)
+
+
+def test_as_many_parts_as_a_request_may_have_fit(coordinator):
+    tree = ObjectTree(object_id="0" * 64, children=[ObjectTree(object_id="0" * 64)] * 4095)
+    assert len(PullMessagesResponse(message_object_trees=[tree]).SerializeToString()) < MOST_NAMES - 2**16
 
 
 def test_a_nodes_client_is_guarded(tmp_path):

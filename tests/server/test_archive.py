@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import tarfile
 from contextlib import nullcontext
 
 import pytest
-from fedkit_server.archive import pack, unpack
+from fedkit_server.archive import packed, unpack
 
 from fedkit.errors import DeploymentError
 
@@ -20,7 +21,7 @@ def test_a_packed_run_is_unpacked_as_it_was_without_journal_and_links(tmp_path):
     (run / "result.json").write_text("{}")
     (run / "result.json").chmod(0o777)
     (run / "link").symlink_to("/etc/passwd")
-    pack(run, tmp_path / "a.tar")
+    (tmp_path / "a.tar").write_bytes(b"".join(packed(run)))
     assert unpack(tmp_path / "a.tar", tmp_path / "out") == ["result.json", "updates/journal"]
     assert (tmp_path / "out" / "updates" / "journal").read_text() == "kept"
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o700
@@ -70,3 +71,22 @@ def test_a_folder_that_holds_something_is_not_overwritten(tmp_path):
     (tmp_path / "out" / "mine").write_text("")
     with pytest.raises(DeploymentError, match="FK704"):
         unpack(tmp_path / "a.tar", tmp_path / "out")
+
+
+def test_a_file_that_grows_is_packed_as_it_was_and_one_that_shrinks_ends_the_tar(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "a").write_bytes(b"a" * 2**20)
+    (run / "b").write_text("b")
+    pieces = packed(run)
+    found = [next(pieces), next(pieces)]
+    with (run / "a").open("ab") as file:
+        file.write(b"more")
+    (tmp_path / "a.tar").write_bytes(b"".join([*found, *pieces]))
+    unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert (tmp_path / "out" / "a").read_bytes() == b"a" * 2**20
+    pieces = packed(run)
+    next(pieces)
+    os.truncate(run / "a", 5)
+    with pytest.raises(OSError, match="shorter"):
+        list(pieces)

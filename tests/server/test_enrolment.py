@@ -9,6 +9,7 @@ from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.enrolment import check_version
 from fedkit.federation.invite import invitation_line, read_invitation
 from fedkit.federation.keyring import open_keyring
+from fedkit.storage.keys import new_signing_key
 from tests.server.builders import new_site, offer_text
 
 
@@ -87,8 +88,10 @@ def test_whoever_guesses_has_to_wait_and_others_do_not(enrolment):
     made = invite(enrolment.state, "north", 72)
     for _ in range(10):
         _refused(enrolment, new_site().request("north", "x" * 43), "FK716")
-    _refused(enrolment, new_site().request("north", made.secret), "FK717")
-    enrolment.join(new_site().request("north", made.secret), "198.51.100.1")
+    _refused(enrolment, new_site().request("north", "x" * 43), "FK717")
+    _refused(enrolment, new_site().request("north", "x" * 43), "FK716", address="198.51.100.1")
+    # Whoever else is behind the same address has the right one, and gets in.
+    enrolment.join(new_site().request("north", made.secret), "192.0.2.9")
 
 
 @pytest.mark.parametrize(
@@ -129,9 +132,9 @@ def test_a_site_one_minor_version_behind_joins_and_announces_and_another_is_told
     # The invitation is as good as before.
     assert enrolment.join(site.request("north", made.secret, wire="1.2"), "192.0.2.9")["wire"] == "1.3"
     offer = offer_text("north", site.signing, coordinator.clock())
-    assert enrolment.announce({"offer": offer, "wire": "1.2"})["wire"] == "1.3"
+    assert enrolment.announce({"offer": offer, "wire": "1.2"}, "a")["wire"] == "1.3"
     with pytest.raises(DeploymentError, match="FK718"):
-        enrolment.announce({"offer": offer, "wire": "1.1"})
+        enrolment.announce({"offer": offer, "wire": "1.1"}, "a")
 
 
 def test_a_site_that_lost_its_folder_joins_anew_and_its_old_key_is_out(enrolment):
@@ -186,8 +189,8 @@ def test_a_start_removes_nodes_that_no_site_is(enrolment):
     assert not state.link.state.activate_node(rogue, 30.0)
 
 
-def _announce(enrolment, text):
-    return enrolment.announce({"offer": text, "wire": "1.0"})
+def _announce(enrolment, text, address="192.0.2.9"):
+    return enrolment.announce({"offer": text, "wire": "1.0"}, address)
 
 
 def test_an_offer_by_the_sites_own_key_is_stored(enrolment, coordinator):
@@ -200,7 +203,7 @@ def test_an_offer_by_the_sites_own_key_is_stored(enrolment, coordinator):
 def test_an_offer_by_another_key_is_refused(enrolment, coordinator):
     _joined(enrolment)
     south, _, _ = _joined(enrolment, "south")
-    with pytest.raises(FederationError, match="FK541"):
+    with pytest.raises(DeploymentError, match="FK736"):
         _announce(enrolment, offer_text("north", south.signing, coordinator.clock.now))
     assert enrolment.state.store.site("north").offer is None
 
@@ -221,6 +224,30 @@ def test_who_is_not_enrolled_can_offer_nothing(enrolment, coordinator, revoked):
         enrolment.state.revoke(enrolment.state.store.site("north"))
     with pytest.raises(DeploymentError, match="FK736"):
         _announce(enrolment, offer_text("north" if revoked else "west", site.signing, coordinator.clock.now))
+
+
+def test_a_stranger_hears_of_a_site_that_takes_part_what_it_hears_of_one_that_does_not(enrolment, coordinator):
+    _joined(enrolment)
+    revoked, _, _ = _joined(enrolment, "south")
+    enrolment.state.revoke(enrolment.state.store.site("south"))
+    told, stranger = [], new_signing_key()
+    for name in ("north", "south", "west"):
+        with pytest.raises(DeploymentError) as refused:
+            _announce(enrolment, offer_text(name, stranger, coordinator.clock.now))
+        told.append((refused.value.code, refused.value.message, refused.value.remedy))
+    assert len(set(told)) == 1 and told[0][0] == "FK736"
+    with pytest.raises(DeploymentError, match="revoked"):
+        _announce(enrolment, offer_text("south", revoked.signing, coordinator.clock.now))
+
+
+def test_whoever_guesses_names_has_to_wait_and_a_site_behind_the_same_address_does_not(enrolment, coordinator):
+    site, _, _ = _joined(enrolment)
+    for number in range(10):
+        with pytest.raises(DeploymentError, match="FK736"):
+            _announce(enrolment, offer_text(f"hospital{number}", new_signing_key(), coordinator.clock.now))
+    with pytest.raises(DeploymentError, match="FK717"):
+        _announce(enrolment, offer_text("north", new_signing_key(), coordinator.clock.now))
+    assert _announce(enrolment, offer_text("north", site.signing, coordinator.clock.now))["wire"]
 
 
 @pytest.mark.parametrize("hours", [0, -1, 1e9])

@@ -29,7 +29,7 @@ class _Context:
 @pytest.mark.parametrize("name", [wire.JOIN, wire.ANNOUNCE])
 def test_who_sends_what_cannot_be_read_has_to_wait_and_others_do_not(coordinator, name, unreadable):
     enrolment = Enrolment(coordinator.state)
-    answer = enrolment.join if name == wire.JOIN else lambda request, _: enrolment.announce(request)
+    answer = enrolment.join if name == wire.JOIN else enrolment.announce
     handle = _method(enrolment, answer).unary_unary
 
     def code(address, content=unreadable):

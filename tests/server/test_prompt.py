@@ -161,6 +161,36 @@ def test_whoever_says_nothing_to_enrolment_is_shown_out_too(enrolment):
     assert 1.0 < open_for(connection) < 9.0
 
 
+def test_one_address_has_so_many_connections_to_enrolment_and_calls_count_for_whoever_makes_them(
+    coordinator, monkeypatch
+):
+    monkeypatch.setattr(prompt, "MOST_OF_ONE", 20)
+    folder, port = coordinator.state.folder, free_port()
+    certificate, key = folder.read(folder.certificate), folder.read(folder.certificate_key)
+    with ExitStack() as stack:
+        server = enrolment_grpc.serve(Enrolment(coordinator.state), f"127.0.0.1:{port}", certificate, key)
+        stack.callback(server.wait)
+        stack.callback(server.stop, 0)
+        here = Served(port, folder.read(folder.ca), coordinator.state)
+        idle = [stack.enter_context(closing(here.tcp())) for _ in range(25)]
+        time.sleep(1.0)
+        assert sum(_is_closed(each, 0.01) for each in idle) == 5
+        other = socket.create_connection(("127.0.0.1", port), 10.0, ("127.0.0.2", 0))
+        context = ssl.create_default_context(cadata=here.ca.decode())
+        context.set_alpn_protocols(["h2"])
+        stack.enter_context(closing(context.wrap_socket(other, server_hostname="localhost")))
+        (inner,) = [each for each, whose in server.doorway._peers.items() if whose == "127.0.0.2"]
+        assert server.address(f"ipv4:127.0.0.1:{inner}") == "127.0.0.2"
+        assert server.address("ipv4:127.0.0.1:1") == "127.0.0.1"
+        for each in idle:
+            each.close()
+        deadline = time.monotonic() + 5.0
+        while server.doorway._open["127.0.0.1"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not server.doorway._open["127.0.0.1"], "with those gone there is room again"
+    assert not server.doorway._thread.is_alive()
+
+
 def _is_closed(connection: socket.socket, patience: float = 0.5) -> bool:
     connection.settimeout(max(patience, 0.001))
     try:
