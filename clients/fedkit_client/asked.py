@@ -13,6 +13,7 @@ from fedkit.config.serialize import from_dict, to_dict
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.job import Job
 from fedkit.governance.clauses import Circumstances
+from fedkit.governance.statistics import statistics_of
 from fedkit.storage.private import replace
 
 _MOST = 30
@@ -26,6 +27,7 @@ class AskedRun:
     Attributes:
         job: the job's digest.
         config: plain values; see `fedkit.config.serialize.to_dict`.
+        statistics: plain values of what is asked for in place of a model.
     """
 
     run: str
@@ -37,6 +39,7 @@ class AskedRun:
     at: float
     expires_at: int
     config: dict[str, Any]
+    statistics: dict[str, Any] | None = None
 
     @property
     def dataset(self) -> str:
@@ -53,14 +56,15 @@ class AskedRun:
 
     def circumstances(self, now: float, approval: str) -> Circumstances:
         """What the site holds the run against, besides."""
-        return Circumstances(now, self.study, self.submitter, self.key, self.others, approval)
+        statistics = None if self.statistics is None else statistics_of(self.statistics)
+        return Circumstances(now, self.study, self.submitter, self.key, self.others, approval, statistics)
 
 
 def asked_run(job: Job, others: tuple[str, ...], now: float) -> AskedRun:
     """A job that was opened, as it is remembered."""
     return AskedRun(
         job.run, job.digest, job.study, job.submitter, job.signed.key, others, round(now, 3), job.expires_at,
-        to_dict(job.config),
+        to_dict(job.config), None if job.statistics is None else job.statistics.as_dict(),
     )  # fmt: skip
 
 
@@ -71,7 +75,9 @@ def read_run(values: Any) -> AskedRun:
         ValueError: it is none.
     """
     kinds = {"run": str, "job": str, "study": str, "submitter": str, "key": str, "expires_at": int, "config": dict}
-    if not isinstance(values, dict) or set(values) != {*kinds, "others", "at"}:
+    # Lines of before tell of no statistics.
+    values = {"statistics": None, **values} if isinstance(values, dict) else values
+    if not isinstance(values, dict) or set(values) != {*kinds, "others", "at", "statistics"}:
         raise ValueError("other fields than a run's")
     if not all(type(values[name]) is kind for name, kind in kinds.items()) or type(values["at"]) not in (int, float):
         raise ValueError("a field of another type")
@@ -80,6 +86,8 @@ def read_run(values: Any) -> AskedRun:
         raise ValueError("a config without a data set")
     if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
         raise ValueError("other sites that are no names")
+    if values["statistics"] is not None:
+        statistics_of(values["statistics"])
     return AskedRun(**{**values, "others": tuple(others)})
 
 

@@ -21,6 +21,7 @@ from fedkit.errors import DataError, FederationError
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import WIRE, Signed, check_times, read, seal, unseal
 from fedkit.federation.keyring import Keyring
+from fedkit.governance.statistics import Statistics, statistics_of
 from fedkit.storage.keys import SigningKey
 
 SOURCE = SourceConfig("site")
@@ -39,6 +40,8 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "wire": int, "federation": str, "run": str, "name": str, "study": str, "submitter": str, "issued_at": int,
     "expires_at": int, "min_sites": int, "deadline": strict_json.NUMBER, "config": dict,
 }  # fmt: skip
+_STATISTICS = "statistics"
+"""Optional: what a job asks for that trains nothing. A site of before refuses a job that has it."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Job:
         deadline: seconds that a round waits for absent sites.
         config: the whole experiment; its source is each site's own.
         digest: SHA-256 of the payload, hex; orders name the job by it.
+        statistics: what is asked of the config's data set in place of a model; None for a run.
     """
 
     federation: str
@@ -67,6 +71,7 @@ class Job:
     deadline: float
     config: ExperimentConfig
     signed: Signed
+    statistics: Statistics | None = None
 
     @property
     def digest(self) -> str:
@@ -99,6 +104,7 @@ def make_job(
     key: SigningKey,
     now: float,
     models: Collection[str] = (),
+    statistics: Statistics | None = None,
 ) -> Signed:
     """Sign a run for a federation.
 
@@ -110,6 +116,7 @@ def make_job(
         lifetime: seconds for which sites take orders for it.
         now: seconds since the epoch.
         models: names of further models that the coordinator and the sites have installed.
+        statistics: what is asked for in place of a model.
 
     Raises:
         FederationError: FK540, FK543, FK546, whatever `open_job` would refuse.
@@ -127,6 +134,7 @@ def make_job(
         "min_sites": min_sites,
         "deadline": deadline,
         "config": to_dict(carried),
+        **({_STATISTICS: statistics.as_dict()} if statistics is not None else {}),
     }
     signed = seal("job", values, key)
     _job(signed, {"wire": WIRE, **values}, federation, now, models)
@@ -160,7 +168,8 @@ def open_job(text: str, keyring: Keyring, federation: str, now: float, *, models
 
 
 def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float, models: Collection[str]) -> Job:
-    values = strict_json.fields(dict(payload), _FIELDS, "the job")
+    asks = {_STATISTICS: dict} if _STATISTICS in payload else {}
+    values = strict_json.fields(dict(payload), {**_FIELDS, **asks}, "the job")
     if values["federation"] != federation:
         raise FederationError("the job is for another federation", code="FK542", remedy="submit it to its own")
     check_times("job", values["issued_at"], values["expires_at"], now, longest=LONGEST_LIFE, skew=SKEW)
@@ -182,7 +191,15 @@ def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float
             "the job", f"has a deadline of {deadline} s; 1 to {LONGEST_DEADLINE:.0f} are allowed"
         )
     found = {name: values[name] for name in _FIELDS if name not in ("wire", "deadline", "config")}
-    return Job(**found, deadline=float(deadline), config=config, signed=signed)
+    statistics = _statistics(values[_STATISTICS]) if asks else None
+    return Job(**found, deadline=float(deadline), config=config, signed=signed, statistics=statistics)
+
+
+def _statistics(values: Mapping[str, Any]) -> Statistics:
+    try:
+        return statistics_of(values)
+    except ValueError as error:
+        raise strict_json.unreadable("the job", f"asks for statistics and {error}") from None
 
 
 def _raw_problems(config: Mapping[str, Any]) -> Iterator[str]:

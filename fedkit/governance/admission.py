@@ -18,7 +18,9 @@ from fedkit.config.experiment import DataConfig, ExperimentConfig
 from fedkit.data.table import name_text
 from fedkit.errors import FederationError, FedkitError, TrainingError
 from fedkit.governance.clauses import Circumstances, Clause, clauses, unknown_dataset
-from fedkit.governance.terms import SiteFile
+from fedkit.governance.rules import rules_of
+from fedkit.governance.statistics import cost_of
+from fedkit.governance.terms import SiteData, SiteFile
 from fedkit.training.histograms import HistogramSpec
 from fedkit.training.plan import LocalPlans, declared_plans
 from fedkit.types import LocalPlan
@@ -41,7 +43,7 @@ class Admitted:
     Attributes:
         config: the job's, in which the site's own source and columns were put.
         plan: what the site does in every round; None without privacy, where it follows from the rows
-            (`fedkit.training.plan.local_plans`).
+            (`fedkit.training.plan.local_plans`), and for statistics, which train nothing.
         specs: the histograms of a charged evaluation.
         budget: what the ledger must have for the data set.
         exact: nothing is protected, and exact metrics are told.
@@ -131,8 +133,10 @@ def weigh(
     own = site_file.data.get(name)
     if own is None:
         return Weighed(site, (unknown_dataset(name, list(site_file.data)),), None)
-    private = config.privacy.mode != "none"
-    found = clauses(config, site, records[site], own, asked, None)
+    private, rules = config.privacy.mode != "none", rules_of(own)
+    if asked.statistics is not None:
+        return _statistics(config, site, records[site], own, asked)
+    found = clauses(config, site, records[site], rules, asked, None)
     refused = any(clause.verdict == "refused" for clause in found)
     if refused and not (whole and private):
         return Weighed(site, found, None)
@@ -151,11 +155,22 @@ def weigh(
             raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
         plan, specs = made.sites[site], made.specs
         cost = plan.privacy.epsilon if plan.privacy else float("inf")
-        found = clauses(config, site, records[site], own, asked, cost)
+        found = clauses(config, site, records[site], rules, asked, cost)
     if not all(clause.holds for clause in found):
         return Weighed(site, found, None)
     budget = Budget(name, own.unit, own.max_epsilon, own.delta)
     return Weighed(site, found, Admitted(resolved, site, name, plan, specs, budget, exact=not private))
+
+
+def _statistics(config: ExperimentConfig, site: str, records: int, own: SiteData, asked: Circumstances) -> Weighed:
+    """The clauses for a question: whatever it is asked beside, its noise is real and its cost is its own."""
+    cost = cost_of(asked.statistics) if asked.statistics is not None else None
+    found = clauses(config, site, records, rules_of(own), asked, cost)
+    if not all(clause.holds for clause in found):
+        return Weighed(site, found, None)
+    resolved = replace(config, data=_own_data(config.data, own.declaration))
+    budget = Budget(config.data.name, own.unit, own.max_epsilon, own.delta)
+    return Weighed(site, found, Admitted(resolved, site, config.data.name, None, (), budget, exact=False))
 
 
 def _own_data(asked: DataConfig, own: DataConfig) -> DataConfig:
