@@ -74,9 +74,10 @@ def checks(
     for clause in clauses(job_config(config), name, rules.records, rules, asked, cost):
         if clause.key in RULES:
             yield _check(clause, name, rules.policy.disclose)
-    # A bound that a site keeps to itself is no clause of its own beside that of the data set.
-    if "max_epsilon_per_run" not in rules.policy.disclose:
-        yield Check(RULES["policy.max_epsilon_per_run"], "", NOT_OFFERED)
+    # Where it is none, or not told, the data set's own bound is the only clause.
+    if rules.policy.max_epsilon_per_run is None:
+        told = "max_epsilon_per_run" in rules.policy.disclose
+        yield Check(RULES["policy.max_epsilon_per_run"], "", "no other" if told else NOT_OFFERED)
 
 
 def offered_rules(data: Mapping[str, Any]) -> Rules:
