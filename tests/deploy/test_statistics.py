@@ -68,7 +68,7 @@ def spent(found):
 def ask(found, *words, epsilon=EPSILON, sites=SITES, ok=True):
     done = found.remote(
         "stats", "heart_disease", "--sites", ",".join(sites), "--epsilon", epsilon, "--columns", "num,age",
-        "--deadline", 60, "--yes", "--json", *words, check=False,
+        "--yes", "--json", *words, check=False,
     )  # fmt: skip
     assert (done.returncode == 0) == ok, f"{done.stdout}\n{done.stderr}\n{found.logs()}"
     return json.loads(done.stdout)
@@ -122,6 +122,16 @@ def test_an_answer_is_noisy_charged_once_and_the_same_when_it_is_asked_again(fed
     assert again["sites"] == first["sites"] and again["run"] != first["run"]
     assert reads(federation) == count and spent(federation) == charged
     assert len(log(federation, "reserved")) == 1 and len(log(federation, "released")) == 2
+
+
+def test_not_even_a_stored_answer_leaves_a_paused_site(federation):
+    federation.fedkit("client", "pause", "hungary/site.yaml")
+    before = len(log(federation, "released"))
+    found = ask(federation, "--deadline", 8, ok=False)
+    assert found["answered"] == ["cleveland"] and "FK580" in found["failed"]["hungary"]
+    assert len(log(federation, "released")) == before
+    federation.fedkit("client", "resume", "hungary/site.yaml")
+    assert ask(federation)["answered"] == list(SITES)
 
 
 def test_training_and_statistics_spend_one_budget_until_it_is_exhausted(federation):
