@@ -14,6 +14,7 @@ from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.job import Job
 from fedkit.governance.agreement import Standing
 from fedkit.governance.clauses import Circumstances
+from fedkit.governance.statistics import statistics_of
 from fedkit.storage.private import replace
 
 _MOST = 30
@@ -28,6 +29,7 @@ class AskedRun:
         job: the job's digest.
         config: plain values; see `fedkit.config.serialize.to_dict`.
         agreement: digest of the study agreement that the job names; empty where it names none.
+        statistics: plain values of what is asked for in place of a model.
     """
 
     run: str
@@ -40,6 +42,7 @@ class AskedRun:
     expires_at: int
     config: dict[str, Any]
     agreement: str = ""
+    statistics: dict[str, Any] | None = None
 
     @property
     def dataset(self) -> str:
@@ -56,14 +59,17 @@ class AskedRun:
 
     def circumstances(self, now: float, approval: str, standing: Standing) -> Circumstances:
         """What the site holds the run against, besides."""
-        return Circumstances(now, self.study, self.submitter, self.key, self.others, approval, self.agreement, standing)
+        statistics = None if self.statistics is None else statistics_of(self.statistics)
+        return Circumstances(
+            now, self.study, self.submitter, self.key, self.others, approval, self.agreement, standing, statistics
+        )
 
 
 def asked_run(job: Job, others: tuple[str, ...], now: float) -> AskedRun:
     """A job that was opened, as it is remembered."""
     return AskedRun(
         job.run, job.digest, job.study, job.submitter, job.signed.key, others, round(now, 3), job.expires_at,
-        to_dict(job.config), job.agreement,
+        to_dict(job.config), job.agreement, None if job.statistics is None else job.statistics.as_dict(),
     )  # fmt: skip
 
 
@@ -74,8 +80,9 @@ def read_run(values: Any) -> AskedRun:
         ValueError: it is none.
     """
     kinds = {"run": str, "job": str, "study": str, "submitter": str, "key": str, "expires_at": int, "config": dict}
-    # A line from before there were agreements has none.
-    if not isinstance(values, dict) or set(values) - {"agreement"} != {*kinds, "others", "at"}:
+    # Lines of before have neither an agreement nor statistics.
+    values = {"agreement": "", "statistics": None, **values} if isinstance(values, dict) else values
+    if not isinstance(values, dict) or set(values) != {*kinds, "others", "at", "agreement", "statistics"}:
         raise ValueError("other fields than a run's")
     if type(values.get("agreement", "")) is not str:
         raise ValueError("an agreement that is no text")
@@ -86,6 +93,8 @@ def read_run(values: Any) -> AskedRun:
         raise ValueError("a config without a data set")
     if not isinstance(others, list) or not all(isinstance(other, str) for other in others):
         raise ValueError("other sites that are no names")
+    if values["statistics"] is not None:
+        statistics_of(values["statistics"])
     return AskedRun(**{**values, "others": tuple(others)})
 
 

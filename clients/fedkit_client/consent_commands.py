@@ -138,7 +138,9 @@ def _unit_text(told: dict[str, Any]) -> str:
     for run in told["runs"]:
         trained = f"trained in rounds {_spans(run['train'])}" if run["train"] else "not trained on"
         measured = f", measured in rounds {_spans(run['evaluate'])}" if run["evaluate"] else ""
-        lines.append(f"  {run['run']} ({run['model']}, {run['purpose'] or 'no purpose'}): {trained}{measured}")
+        counted = ", counted in noisy statistics" if run["statistics"] else ""
+        model = run["model"] or "no model"
+        lines.append(f"  {run['run']} ({model}, {run['purpose'] or 'no purpose'}): {trained}{measured}{counted}")
         if run["train"]:
             lines.append(f"    every model of it from round {run['train'][0]} on was made with this unit")
     if not told["runs"]:

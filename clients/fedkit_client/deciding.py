@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fedkit.config.wording import shown
+from fedkit.governance.statistics import cost_of, statistics_of
 from fedkit_client.approvals import Record
 from fedkit_client.asked import AskedRun
 from fedkit_client.logs import printable
@@ -27,11 +28,12 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
 def described(run: AskedRun, record: Record, now: float) -> dict[str, Any]:
     """A request as ``--json`` prints it."""
     last = record.approved.get(run.dataset)
-    changes = differences(last.config, run.config) if last is not None else {}
+    changes = differences(_whole(last), _whole(run)) if last is not None else {}
     return {
         "run": run.run, "job": run.job, "dataset": run.dataset, "submitter": run.submitter, "key": run.key,
         "study": run.study, "purpose": run.config.get("purpose"), "other_sites": list(run.others), "at": run.at,
         "expires_at": run.expires_at, "standing": record.standing(run.job, now), "config": run.config,
+        "statistics": run.statistics,
         "last_approved": last.run if last is not None else None,
         "differences": {key: {"approved": old, "asked": new} for key, (old, new) in changes.items()},
     }  # fmt: skip
@@ -45,7 +47,8 @@ def text_of(told: Mapping[str, Any]) -> str:
     lines = [
         f"{told['run']}: {told['standing']}",
         f"  by {told['submitter']} ({told['key']}), study {told['study']}, purpose {told['purpose']}",
-        f"  data {told['dataset']}, model {config.get('model', {}).get('name')}, strategy"
+        _asks(told)
+        or f"  data {told['dataset']}, model {config.get('model', {}).get('name')}, strategy"
         f" {config.get('strategy', {}).get('name')}, {config.get('federation', {}).get('num_rounds')} rounds,"
         f" privacy {privacy.get('mode')}, {cost}",
         f"  other sites: {', '.join(told['other_sites']) or 'none that is enrolled'}; until {until:%Y-%m-%d %H:%M} UTC",
@@ -60,6 +63,21 @@ def text_of(told: Mapping[str, Any]) -> str:
     else:
         lines.append(f"  the same config as that of {told['last_approved']}, which was approved")
     return "\n".join(map(printable, lines)) + "\n"
+
+
+def _asks(told: Mapping[str, Any]) -> str:
+    """The line of a question, which trains nothing."""
+    if told["statistics"] is None:
+        return ""
+    asked = statistics_of(told["statistics"])
+    return (
+        f"  data {told['dataset']}, statistics alone: noisy histograms of {', '.join(asked.columns)} ({asked.bins}"
+        f" bins, noise multiplier {asked.noise_multiplier:.4g}), epsilon {cost_of(asked):.4g} at delta {asked.delta:g}"
+    )
+
+
+def _whole(run: AskedRun) -> dict[str, Any]:
+    return run.config if run.statistics is None else {**run.config, "statistics": run.statistics}
 
 
 def _flat(value: Any, key: str = "") -> dict[str, str]:

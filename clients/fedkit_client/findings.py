@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fedkit.federation.job import Job
     from fedkit.federation.order import Order
     from fedkit.governance.admission import Admitted
+    from fedkit.privacy.ledger.ledger import Ledger
     from fedkit.types import PrivacyPlan
 
 KINDS = ("admitted", "reserved", "ended")
@@ -32,9 +33,14 @@ class Findings:
     events: list[Event] = field(default_factory=list)
     guarantee: dict[str, Scalar] = field(default_factory=lambda: {"guarantee": "none"})
 
-    def admitted(self, job: Job, admitted: Admitted) -> None:
-        """The site's own file lets the run in."""
-        said = {"run": job.run, "job": job.digest, "dataset": admitted.dataset, "submitter": job.submitter}
+    def admitted(self, job: Job, admitted: Admitted, account: str = "") -> None:
+        """The site's own file lets the run in.
+
+        Args:
+            account: what the ledger knows it by, where that is another name.
+        """
+        said: dict[str, Scalar] = {"run": job.run, "job": job.digest, "dataset": admitted.dataset}
+        said |= {"submitter": job.submitter, **({"account": account} if account else {})}
         self.events.append(Event("admitted", said))
 
     def ended(self, run: str) -> None:
@@ -43,13 +49,12 @@ class Findings:
 
     def vouched(self, plan: PrivacyPlan) -> None:
         """The reply is noisy: what is said here holds for the whole run."""
-        self.guarantee = {
-            "guarantee": "dp",
-            "epsilon": plan.epsilon,
-            "delta": plan.delta,
-            "unit": plan.unit,
-            "adjacency": plan.adjacency,
-        }
+        self.promised(plan.epsilon, plan.delta, plan.unit, plan.adjacency)
+
+    def promised(self, epsilon: float, delta: float, unit: str, adjacency: str) -> None:
+        """The guarantee of all that leaves for the job."""
+        said: dict[str, Scalar] = {"epsilon": epsilon, "delta": delta, "unit": unit, "adjacency": adjacency}
+        self.guarantee = {"guarantee": "dp", **said}
 
     @contextmanager
     def charging(self, gate: Gate, order: Order) -> Iterator[None]:
@@ -60,19 +65,19 @@ class Findings:
         finally:
             with suppress(FedkitError):
                 if _reserved(gate, order):
-                    self._reserved(gate, order, again=again)
+                    said: dict[str, Scalar] = {"run": gate.run, "purpose": order.kind, "round": order.round}
+                    self.reserved(gate.ledger, gate.dataset, said, again=again)
 
-    def _reserved(self, gate: Gate, order: Order, *, again: bool) -> None:
+    def reserved(self, ledger: Ledger, dataset: str, said: Mapping[str, Scalar], *, again: bool) -> None:
+        """The ledger was charged for an answer, now or by an attempt that failed (``again``)."""
         from fedkit.privacy import rdp_filter
 
-        account = gate.ledger.account(gate.dataset)
+        account = ledger.account(dataset)
         budget = account.budget
         # Shares of a round do not add up in epsilon: told is what the budget vouches for with it, over all runs.
-        spent = rdp_filter.epsilon_of(account.spent, budget.order, budget.delta)
-        said: dict[str, Scalar] = {"run": gate.run, "purpose": order.kind, "round": order.round}
-        said |= {"dataset": gate.dataset, "epsilon_spent": math.ceil(spent * 1e6) / 1e6, "delta": budget.delta}
-        said["again"] = again
-        self.events.append(Event("reserved", said))
+        spent = math.ceil(rdp_filter.epsilon_of(account.spent, budget.order, budget.delta) * 1e6) / 1e6
+        told = {**said, "dataset": dataset, "epsilon_spent": spent, "delta": budget.delta, "again": again}
+        self.events.append(Event("reserved", told))
 
     def header(self) -> dict[str, Any]:
         """As it goes over the frame's header."""

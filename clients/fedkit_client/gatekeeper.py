@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
@@ -43,6 +44,7 @@ from fedkit_client.frames import Bytes
 from fedkit_client.limits import apply
 from fedkit_client.lineage import Use
 from fedkit_client.remembered import Rounds
+from fedkit_client.statistics import answer_statistics
 from fedkit_client.withdrawals import read_withdrawn
 from fedkit_client.zygote import Handle
 
@@ -102,14 +104,20 @@ class Gatekeeper:
                 f"the job is for {', '.join(job.sites)}, not for {self.file.site}", code="FK542", remedy="ask those"
             )
         order = open_order(request.order, keyring.coordinator, job, now)
-        if order.kind != "end" and kind != order.kind:
+        if order.kind != "end" and kind != ("query" if order.kind == "statistics" else order.kind):
             raise FederationError(f"a {kind[:20]} message carries an order to {order.kind}", code="FK542")
         check_parameters(order, request.parameters)
         if order.kind == "end":
             return self._end(job, order)
         admitted = let_in(job, request.enrolments, keyring, self.file, self.folder, now)
+        if job.statistics is not None:
+            # Not counted as begun: a question that was answered is read from the ledger, and no table with it.
+            self._remember(job, order, answered=False, begun=False)
+            reading = partial(self._reading, job, order, admitted)
+            with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock) as ledger:
+                return answer_statistics(job, job.statistics, admitted, ledger, self.findings, reading)
         self.findings.admitted(job, admitted)
-        if admitted.plan is None:
+        if admitted.exact:
             return self._unprotected(job, order, request, admitted)
         return self._charged(job, order, request, admitted)
 
@@ -160,10 +168,10 @@ class Gatekeeper:
         model, reading = self._model(admitted, request), self._reading(job, order, admitted)
         return _work(self._runtime(admitted, model, {}, reading), order, request, admitted)
 
-    def _remember(self, job: Job, order: Order, *, answered: bool) -> None:
+    def _remember(self, job: Job, order: Order, *, answered: bool, begun: bool | None = None) -> None:
         rounds = Rounds(self.folder.rounds_file)
         rounds.check(job, order, answered=answered)
-        rounds.note(job, order, self.clock(), begun=not answered)
+        rounds.note(job, order, self.clock(), begun=not answered if begun is None else begun)
 
     def _model(self, admitted: Admitted, request: Request) -> nn.Module:
         from fedkit.training.model import declared_model
@@ -186,7 +194,7 @@ class Gatekeeper:
         where = filter_of(own, admitted.dataset, withdrawn, purpose, today(now))
         use = Use(
             job.run, order.round, order.kind, admitted.dataset, purpose or "", job.digest,
-            admitted.config.model.name, int(now),
+            admitted.config.model.name if job.statistics is None else "", int(now),
         )  # fmt: skip
         return Reading(self.file, self.folder, where, use)
 

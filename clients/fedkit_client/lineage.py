@@ -97,8 +97,10 @@ def runs_with(folder: SiteFolder, dataset: str, unit: str) -> list[dict[str, Any
             if units not in sets:
                 continue
             told = found.setdefault(
-                run, {"run": run, "purpose": purpose, "job": job, "model": model, "train": [], "evaluate": []}
-            )
+                run,
+                {"run": run, "purpose": purpose, "job": job, "model": model, "train": [], "evaluate": [],
+                 "statistics": []},
+            )  # fmt: skip
             told[kind] = sorted({*told[kind], number})
     return list(found.values())
 

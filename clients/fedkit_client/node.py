@@ -267,9 +267,9 @@ def _shown(request: Request, kind: str) -> tuple[str, str, int]:
         said, run, number = payload["kind"], payload["run"], payload["round"]
     except Exception:
         return kind, "", 0
-    # A run's end comes as a message of another kind.
+    # A run's end comes as a message of another kind, and statistics as Flower's query.
     return (
-        "end" if said == "end" else kind,
+        said if said == "end" or (said, kind) == ("statistics", "query") else kind,
         run if isinstance(run, str) and NAME.fullmatch(run) else "",
         number if type(number) is int and 0 <= number < 2**31 else 0,
     )

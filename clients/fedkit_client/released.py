@@ -73,7 +73,9 @@ def submitters(log: Path) -> dict[tuple[str, str], str]:
                 said = [values.get(key) for key in ("dataset", "run", "submitter")]
                 if values.get("kind") == "admitted" and all(isinstance(each, str) for each in said):
                     dataset, run, submitter = map(str, said)
-                    found[dataset, run] = submitter
+                    # One question may be asked by many jobs: the first one has paid.
+                    account = values.get("account")
+                    found.setdefault((dataset, account if isinstance(account, str) else run), submitter)
     except OSError:
         return found
     return found

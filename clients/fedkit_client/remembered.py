@@ -84,7 +84,7 @@ class Rounds:
             entry["ended"] = True
         else:
             newest, times = entry["newest"], entry.setdefault("begun", {})
-            if order.round > newest.get(order.kind, 0):
+            if order.round > newest.get(order.kind, -1):
                 newest[order.kind], times[order.kind] = order.round, 0
             if begun and order.round == newest[order.kind]:
                 times[order.kind] = times.get(order.kind, 0) + 1

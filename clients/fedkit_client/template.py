@@ -40,13 +40,13 @@ data:
       studies:
       # any, for every operator of the federation, or a list of users.
       submitters:
-      # Some of [updates, private_metrics, exact_metrics].
+      # Some of [updates, private_metrics, exact_metrics, statistics].
       release:
       # automatic, or manual: a person here approves each run.
       approval:
       # The most rounds of one run.
       max_rounds:
-      # Optional: max_epsilon_per_run, min_records, min_other_sites, hours.
+      # Optional: max_epsilon_per_run, min_records, min_other_sites, hours; disclose, what others are told of this.
     # unit_column: the column of patients' ids
     # site_column: the column that tells sites apart, if the table holds more than this one
     # consent: whose rows may be used, such as {{column: {{name: consent, values: ["yes"]}}}}; see docs/governance.md

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -186,10 +185,11 @@ def _create(path: Path, question: Question) -> str:
 
 
 def _hold(ledgers: Mapping[str, Ledger], question: Question, found: Mapping[str, SiteCharge]) -> None:
-    expires, held = time.time() + _HOLD_SECONDS, []
+    held: list[str] = []
     try:
         for site, charge in found.items():
             if charge.state == "new":
+                expires = ledgers[site].now_ms() / 1000 + _HOLD_SECONDS
                 ledgers[site].admit(question.dataset, charge.run, question.study, question.job, expires)
                 held.append(site)
     except BaseException:

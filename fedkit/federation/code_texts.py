@@ -34,6 +34,10 @@ CODE_TEXTS: dict[str, str] = {
     " without it",
     "FK351": "the site's plan has no such round: run no more rounds than were submitted",
     "FK357": "an answer is too large for the site's ledger: train a smaller model",
+    "FK370": "the site's declaration does not have a column that was asked for: name others with --columns",
+    "FK371": "the site's declaration does not allow these bins: ask for fewer with --bins",
+    "FK372": "the site's privacy budget for this data set does not pay for the question: lower --epsilon, or name fewer"
+    " --columns",
     "FK401": "the site's model has another size: compare the versions of fedkit and of the model on both sides",
     "FK402": "the site does not know the model or its arguments: ask its IT to allow it, or name another",
     "FK403": _MODEL,
@@ -77,7 +81,9 @@ CODE_TEXTS: dict[str, str] = {
     "FK576": "outside the site's hours: it is asked again until the round's deadline",
     "FK577": "a person at the site has yet to approve the run, or has denied it: ask its data protection officer",
     "FK578": "too few other sites take part for this site: name more with --sites",
+    "FK579": "the study agreement does not cover the run, or the site has not signed this text of it",
     "FK580": "the site has paused all release: it is asked again until the round's deadline",
+    "FK581": "the site has begun this round ten times and never finished it: give the next run a longer --deadline",
     "FK590": "records there are used by consent to a purpose: set purpose=",
 }
 """Code to sentence, for every code that may leave a site; no others are needed, for no other is believed."""

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Purpose = Literal["train", "exact", "histograms"]
-"""What a site is asked for: an update, a simulation's exact metrics, or the charged histograms."""
+Purpose = Literal["train", "exact", "histograms", "statistics"]
+"""What a site is asked for: an update, a simulation's exact metrics, the charged histograms of a model's predictions,
+or those of its columns."""
 
 EventKind = Literal[
     "round_started", "asked", "received", "refused", "deferred", "missing", "ignored", "round_finished", "finished"

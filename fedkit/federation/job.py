@@ -21,6 +21,7 @@ from fedkit.errors import DataError, FederationError
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import WIRE, Signed, check_times, read, seal, unseal
 from fedkit.federation.keyring import Keyring
+from fedkit.governance.statistics import Statistics, statistics_of
 from fedkit.governance.terms import NO_STUDY
 from fedkit.storage.keys import SigningKey
 
@@ -40,8 +41,8 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "wire": int, "federation": str, "run": str, "name": str, "study": str, "submitter": str, "issued_at": int,
     "expires_at": int, "min_sites": int, "deadline": strict_json.NUMBER, "config": dict,
 }  # fmt: skip
-# Only a job of a study has it, so that all others read as they did before there were agreements.
-_OF_A_STUDY: Mapping[str, type | tuple[type, ...]] = {**_FIELDS, "agreement": str}
+_OPTIONAL: Mapping[str, type | tuple[type, ...]] = {"agreement": str, "statistics": dict}
+"""Left out where a job has none, so that all others read as they did before there were any."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,6 +60,7 @@ class Job:
         config: the whole experiment; its source is each site's own.
         agreement: digest of the study agreement that it is submitted under; empty where it names none.
         digest: SHA-256 of the payload, hex; orders name the job by it.
+        statistics: what is asked of the config's data set in place of a model; None for a run.
     """
 
     federation: str
@@ -73,6 +75,7 @@ class Job:
     config: ExperimentConfig
     signed: Signed
     agreement: str = ""
+    statistics: Statistics | None = None
 
     @property
     def digest(self) -> str:
@@ -106,6 +109,7 @@ def make_job(
     now: float,
     models: Collection[str] = (),
     agreement: str = "",
+    statistics: Statistics | None = None,
 ) -> Signed:
     """Sign a run for a federation.
 
@@ -118,6 +122,7 @@ def make_job(
         now: seconds since the epoch.
         models: names of further models that the coordinator and the sites have installed.
         agreement: digest of the study's agreement; empty for a run of no study.
+        statistics: what is asked for in place of a model.
 
     Raises:
         FederationError: FK540, FK543, FK546, whatever `open_job` would refuse.
@@ -136,6 +141,7 @@ def make_job(
         "deadline": deadline,
         "config": to_dict(carried),
         **({"agreement": agreement} if agreement else {}),
+        **({"statistics": statistics.as_dict()} if statistics is not None else {}),
     }
     signed = seal("job", values, key)
     _job(signed, {"wire": WIRE, **values}, federation, now, models)
@@ -169,15 +175,15 @@ def open_job(text: str, keyring: Keyring, federation: str, now: float, *, models
 
 
 def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float, models: Collection[str]) -> Job:
-    named = "agreement" in payload
-    values = strict_json.fields(dict(payload), _OF_A_STUDY if named else _FIELDS, "the job")
+    further = {name: kind for name, kind in _OPTIONAL.items() if name in payload}
+    values = strict_json.fields(dict(payload), {**_FIELDS, **further}, "the job")
     if values["federation"] != federation:
         raise FederationError("the job is for another federation", code="FK542", remedy="submit it to its own")
     check_times("job", values["issued_at"], values["expires_at"], now, longest=LONGEST_LIFE, skew=SKEW)
     for name in ("run", "name", "study", "submitter"):
         if not NAME.fullmatch(values[name]):
             raise strict_json.unreadable("the job", f"has a {name} that is no 1 to 100 letters, digits, . _ and -")
-    if named and (values["study"] == NO_STUDY or not _DIGEST.fullmatch(values["agreement"])):
+    if "agreement" in further and (values["study"] == NO_STUDY or not _DIGEST.fullmatch(values["agreement"])):
         raise strict_json.unreadable("the job", "names an agreement that is no digest, or is of no study")
     _refuse(_raw_problems(values["config"]))
     config = from_dict(values["config"], python=False, models=models)
@@ -193,8 +199,19 @@ def _job(signed: Signed, payload: Mapping[str, Any], federation: str, now: float
         raise strict_json.unreadable(
             "the job", f"has a deadline of {deadline} s; 1 to {LONGEST_DEADLINE:.0f} are allowed"
         )
-    found = {name: values[name] for name in values if name not in ("wire", "deadline", "config")}
-    return Job(**found, deadline=float(deadline), config=config, signed=signed)
+    found = {name: values[name] for name in _FIELDS if name not in ("wire", "deadline", "config")}
+    agreement = values["agreement"] if "agreement" in further else ""
+    statistics = _statistics(values["statistics"]) if "statistics" in further else None
+    return Job(
+        **found, deadline=float(deadline), config=config, signed=signed, agreement=agreement, statistics=statistics
+    )
+
+
+def _statistics(values: Mapping[str, Any]) -> Statistics:
+    try:
+        return statistics_of(values)
+    except ValueError as error:
+        raise strict_json.unreadable("the job", f"asks for statistics and {error}") from None
 
 
 def _raw_problems(config: Mapping[str, Any]) -> Iterator[str]:

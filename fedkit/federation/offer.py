@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fedkit.errors import FederationError
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import Signed, check_times, read, seal, unseal
 from fedkit.governance.declaration import declaration_digest
+from fedkit.governance.offered import offered_policy, read_offered
 from fedkit.governance.terms import SiteFile
 from fedkit.storage.keys import SigningKey
 
@@ -26,6 +27,8 @@ _DATASET: Mapping[str, type | tuple[type, ...]] = {
     "records": int, "unit": str, "delta": strict_json.NUMBER, "max_epsilon": strict_json.NUMBER, "models": list,
     "strategies": list, "unprotected": bool, "declaration": str,
 }  # fmt: skip
+_POLICY = "policy"
+"""Optional: a site of before does not tell it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class OfferedData:
         models, strategies: names that it admits.
         unprotected: whether it trains without privacy.
         declaration: SHA-256 of the canonical declaration, hex.
+        policy: what the site discloses of it, see `fedkit.governance.offered`; None from a site of before.
     """
 
     records: int
@@ -49,6 +53,7 @@ class OfferedData:
     strategies: tuple[str, ...]
     unprotected: bool
     declaration: str
+    policy: Mapping[str, Any] | None = field(default=None)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def make_offer(site: str, version: str, datasets: Mapping[str, OfferedData], key
         "site": site,
         "issued_at": int(now),
         "version": version,
-        "datasets": {name: asdict(data) for name, data in datasets.items()},
+        "datasets": {name: _plain(data) for name, data in datasets.items()},
     }
     signed = seal("offer", values, key)
     open_offer(signed.text, key.public, site, now)
@@ -90,6 +95,7 @@ def offered(site_file: SiteFile) -> dict[str, OfferedData]:
             data.strategies,
             data.allow_unprotected,
             declaration_digest(data.declaration),
+            offered_policy(data.policy, data.records),
         )
         for name, data in site_file.data.items()
     }
@@ -119,8 +125,13 @@ def open_offer(text: str, public: bytes, site: str, now: float) -> Offer:
     return Offer(site, issued, values["version"], datasets)
 
 
+def _plain(data: OfferedData) -> dict[str, Any]:
+    return {key: value for key, value in asdict(data).items() if key != _POLICY or value is not None}
+
+
 def _data(name: str, raw: Any) -> OfferedData:
-    values = strict_json.fields(raw, _DATASET, "the offer")
+    told = isinstance(raw, dict) and _POLICY in raw
+    values = strict_json.fields(raw, {**_DATASET, **({_POLICY: dict} if told else {})}, "the offer")
     models, strategies = values["models"], values["strategies"]
     good = (
         _NAME.fullmatch(name)
@@ -137,10 +148,13 @@ def _data(name: str, raw: Any) -> OfferedData:
     )
     if not good:
         raise strict_json.unreadable("the offer", "has a data set with a value out of its bounds")
+    if told:
+        read_offered(values[_POLICY], float(values["max_epsilon"]), values["records"])
     return OfferedData(
         **{key: values[key] for key in ("records", "unit", "unprotected", "declaration")},
         delta=float(values["delta"]),
         max_epsilon=float(values["max_epsilon"]),
         models=tuple(models),
         strategies=tuple(strategies),
+        policy=values.get(_POLICY),
     )

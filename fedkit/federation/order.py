@@ -24,7 +24,7 @@ from fedkit.federation.job import SKEW, Job
 from fedkit.storage.keys import SigningKey
 from fedkit.types import Float32
 
-Kind = Literal["train", "evaluate", "end"]
+Kind = Literal["train", "evaluate", "statistics", "end"]
 MOST_MU = 1e4
 LONGEST_LIFE = 31 * 86_400.0
 TOO_OFTEN = "FK581"
@@ -44,10 +44,12 @@ class Order:
     Attributes:
         run: the job's.
         job: the job's digest.
-        kind: ``train``, ``evaluate`` or ``end``, which frees what remains of the run's hold.
-        round: from 1; 0 evaluates the untrained model; for an ``end`` the last round that was done, or 0.
+        kind: ``train``, ``evaluate`` or ``end``, which frees what remains of the run's hold; ``statistics`` for a job
+            that asks for nothing else.
+        round: from 1; 0 evaluates the untrained model; for an ``end`` the last round that was done, or 0; 0 for
+            ``statistics``.
         parameters: SHA-256 of the model's little-endian float32 bytes, hex.
-        size: number of the model's parameters; 0 for an ``end``.
+        size: number of the model's parameters; 0 for an ``end`` and ``statistics``.
     """
 
     run: str
@@ -70,7 +72,7 @@ def make_order(
 
     Args:
         number: the round.
-        parameters: float32 [d]; empty for an ``end``.
+        parameters: float32 [d]; empty for an ``end`` and ``statistics``.
         lifetime: seconds for which a site may take it.
         digest: :func:`parameters_digest` of them, if it is known.
 
@@ -140,7 +142,12 @@ def _order(signed: Signed, payload: Mapping[str, Any], job: Job, now: float) -> 
     check_times("order", values["issued_at"], values["expires_at"], now, longest=LONGEST_LIFE, skew=SKEW)
     kind, number, rounds = values["kind"], values["round"], job.config.federation.num_rounds
     if kind not in get_args(Kind):
-        raise strict_json.unreadable("the order", "is neither train, evaluate nor end")
+        raise strict_json.unreadable("the order", "is neither train, evaluate, statistics nor end")
+    # What was signed as a question trains nothing, and a run answers none.
+    if kind != "end" and (kind == "statistics") != (job.statistics is not None):
+        raise FederationError(f"the order is to {kind}, which its job does not ask for", code="FK542")
+    if kind == "statistics":
+        rounds = 0
     if not (1 if kind == "train" else 0) <= number <= rounds:
         raise FederationError(
             f"round {number} is not one of the job's {rounds}", code="FK542", remedy="submit a new job"
@@ -148,7 +155,7 @@ def _order(signed: Signed, payload: Mapping[str, Any], job: Job, now: float) -> 
     mu, size = values["proximal_mu"], values["size"]
     if not (math.isfinite(mu) and 0 <= mu <= MOST_MU):
         raise strict_json.unreadable("the order", f"has a proximal_mu that is not between 0 and {MOST_MU:g}")
-    if not _DIGEST.fullmatch(values["parameters"]) or size < 0 or (size == 0) != (kind == "end"):
+    if not _DIGEST.fullmatch(values["parameters"]) or size < 0 or (size == 0) != (kind in ("end", "statistics")):
         raise strict_json.unreadable("the order", "has no digest and size of parameters that fit its kind")
     found = {name: values[name] for name in _FIELDS if name not in ("wire", "proximal_mu")}
     return Order(**found, proximal_mu=float(mu), signed=signed)

@@ -77,7 +77,15 @@ _CONSENT = {
 }
 # FK591 to FK593 stay: they would tell whether anybody has withdrawn.
 
-PUBLIC_CODES: frozenset[str] = frozenset(_CONFIG | _PLAN | _LEDGER | _MODEL | _WIRE | _TRUST | _WILL | _CONSENT)
+_STATISTICS = {
+    "FK370", "FK371",  # columns and bins that the declaration does not have
+    "FK372",  # the ledger's limit
+}  # fmt: skip
+# FK376 stays: a table that cannot be used for statistics.
+
+PUBLIC_CODES: frozenset[str] = frozenset(
+    _CONFIG | _PLAN | _LEDGER | _MODEL | _WIRE | _TRUST | _WILL | _CONSENT | _STATISTICS
+)
 """Codes that follow from the request, declared constants or the site's own settings."""
 
 

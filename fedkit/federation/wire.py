@@ -7,6 +7,7 @@ query    (nothing)                                                   site, train
 train    parameters float32 [d]; round, proximal_mu                  delta float32 [d]; weight
 evaluate parameters float32 [d]; round; what: exact                  rows, metrics (simulation only)
 evaluate parameters float32 [d]; round; what: histograms             noisy histograms float64 [cells]
+query    a signed job that asks for statistics (deployed only)       its answer, uint8 [bytes]
 ======== =========================================================== ==========================================
 
 Several small tensors would cost two HTTP objects each; a model therefore travels packed.
@@ -170,6 +171,20 @@ def unpack_histograms(content: RecordDict, size: int) -> Float64:
     if not (np.isfinite(counts).all() and np.abs(counts).max(initial=0.0) <= _MOST_UNITS):
         raise FederationError("the histograms hold a value that is no count", code="FK512")
     return counts
+
+
+def pack_statistics(answer: NDArray[np.uint8]) -> RecordDict:
+    """A reply with a site's answer to a question about its columns, see `fedkit.assurance.statistics`."""
+    return RecordDict({"arrays": pack_array(answer)})
+
+
+def unpack_statistics(content: RecordDict) -> bytes:
+    """A site's answer, of whatever length; whoever reads it compares it with the question.
+
+    Raises:
+        FederationError: FK515, FK516.
+    """
+    return flat(content, "arrays", "uint8", copy=False).tobytes()
 
 
 def pack_roster(roster: Roster) -> RecordDict:

@@ -19,7 +19,10 @@ from fedkit.config.experiment import DataConfig, ExperimentConfig
 from fedkit.data.table import name_text
 from fedkit.errors import FederationError, FedkitError, TrainingError
 from fedkit.governance.clauses import Circumstances, Clause, clauses, unknown_dataset
-from fedkit.governance.terms import SiteFile
+from fedkit.governance.rules import rules_of
+from fedkit.governance.statistics import Statistics, cost_of
+from fedkit.governance.terms import SiteData, SiteFile
+from fedkit.privacy.column_histogram import histogram_event
 from fedkit.privacy.events import events_of
 from fedkit.privacy.rdp_filter import Charge, merged, rounded
 from fedkit.training.histograms import HistogramSpec
@@ -44,7 +47,7 @@ class Admitted:
     Attributes:
         config: the job's, in which the site's own source and columns were put.
         plan: what the site does in every round; None without privacy, where it follows from the rows
-            (`fedkit.training.plan.local_plans`).
+            (`fedkit.training.plan.local_plans`), and for statistics, which train nothing.
         specs: the histograms of a charged evaluation.
         budget: what the ledger must have for the data set.
         exact: nothing is protected, and exact metrics are told.
@@ -134,8 +137,10 @@ def weigh(
     own = site_file.data.get(name)
     if own is None:
         return Weighed(site, (unknown_dataset(name, list(site_file.data)),), None)
-    private = config.privacy.mode != "none"
-    found = clauses(config, site, records[site], own, asked, None)
+    private, rules = config.privacy.mode != "none", rules_of(own)
+    if asked.statistics is not None:
+        return _statistics(config, site, records[site], own, asked, asked.statistics)
+    found = clauses(config, site, records[site], rules, asked, None)
     refused = any(clause.verdict == "refused" for clause in found)
     if refused and not (whole and private):
         return Weighed(site, found, None)
@@ -154,7 +159,7 @@ def weigh(
             raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
         plan, specs = made.sites[site], made.specs
         cost = plan.privacy.epsilon if plan.privacy else float("inf")
-        found = clauses(config, site, records[site], own, asked, cost, _charges(plan))
+        found = clauses(config, site, records[site], rules, asked, cost, _charges(plan))
     if not all(clause.holds for clause in found):
         return Weighed(site, found, None)
     budget = Budget(name, own.unit, own.max_epsilon, own.delta)
@@ -163,6 +168,19 @@ def weigh(
 
 def _charges(plan: LocalPlan) -> tuple[Charge, ...]:
     return () if plan.privacy is None else merged(rounded(event) for event in events_of(plan.privacy))
+
+
+def _statistics(
+    config: ExperimentConfig, site: str, records: int, own: SiteData, asked: Circumstances, question: Statistics
+) -> Weighed:
+    """The clauses for a question: whatever it is asked beside, its noise is real and its cost is its own."""
+    charge = rounded(histogram_event(question.noise_multiplier, len(question.columns)))
+    found = clauses(config, site, records, rules_of(own), asked, cost_of(question), (charge,))
+    if not all(clause.holds for clause in found):
+        return Weighed(site, found, None)
+    resolved = replace(config, data=_own_data(config.data, own.declaration))
+    budget = Budget(config.data.name, own.unit, own.max_epsilon, own.delta)
+    return Weighed(site, found, Admitted(resolved, site, config.data.name, None, (), budget, exact=False))
 
 
 def _own_data(asked: DataConfig, own: DataConfig) -> DataConfig:

@@ -17,6 +17,7 @@ from fedkit.config.wording import shown
 from fedkit.data.table import name_text
 from fedkit.governance.agreement import Agreement, Standing, StudyData
 from fedkit.governance.clause import Clause
+from fedkit.governance.statistics import Statistics
 from fedkit.governance.terms import NO_STUDY
 from fedkit.privacy.events import RESIDUE
 from fedkit.privacy.rdp_filter import RESIDUE_SHARE, Charge, best_order, capacity, cost, epsilon_of
@@ -32,6 +33,7 @@ def study_clauses(
     now: float,
     epsilon: float | None,
     charges: tuple[Charge, ...] | None,
+    statistics: Statistics | None = None,
 ) -> tuple[Clause, ...]:
     """Every clause of the agreement for a run of a study; none for a run that belongs to no study.
 
@@ -40,6 +42,7 @@ def study_clauses(
         now: seconds since the epoch, by the site's clock.
         epsilon: what the run costs at its delta; None before that was computed, and without privacy.
         charges: what the run asks of a ledger; None likewise.
+        statistics: what is asked for in place of a model; the clauses about models do not apply to it.
     """
     if study == NO_STUDY:
         return ()
@@ -52,7 +55,7 @@ def study_clauses(
     )  # fmt: skip
     if agreement is None or not signed.holds:
         return (signed,)
-    return (signed, *agreed(config, agreement, now), *_data(config, agreement, standing, epsilon, charges))
+    return (signed, *agreed(config, agreement, now), *_data(config, agreement, standing, epsilon, charges, statistics))
 
 
 def agreed(config: ExperimentConfig, agreement: Agreement, now: float) -> Iterator[Clause]:
@@ -79,22 +82,28 @@ def _data(
     standing: Standing,
     epsilon: float | None,
     charges: tuple[Charge, ...] | None,
+    statistics: Statistics | None,
 ) -> Iterator[Clause]:
     own = agreement.data.get(config.data.name)
     if own is None:
         return
-    yield from covered(config, own, epsilon)
-    if config.privacy.mode != "none":
+    yield from covered(config, own, epsilon, statistics)
+    if statistics is not None or config.privacy.mode != "none":
         yield _budget(own, standing, charges)
 
 
-def covered(config: ExperimentConfig, own: StudyData, epsilon: float | None) -> Iterator[Clause]:
-    """The clauses about one data set that follow from the run alone."""
-    privacy, rounds = config.privacy, config.federation.num_rounds
+def covered(
+    config: ExperimentConfig, own: StudyData, epsilon: float | None, statistics: Statistics | None = None
+) -> Iterator[Clause]:
+    """The clauses about one data set that follow from what is asked alone."""
     unit = "record" if config.data.unit_column is None else "patient"
+    yield _one("study.unit", "the unit that is protected", unit, (own.unit,), "")
+    if statistics is not None:
+        yield from _cost(own, statistics.delta, epsilon, "set --epsilon {} at most")
+        return
+    privacy, rounds = config.privacy, config.federation.num_rounds
     yield _one("study.models", "the model", config.model.name, own.models, "model=")
     yield _one("study.strategies", "the strategy", config.strategy.name, own.strategies, "strategy=")
-    yield _one("study.unit", "the unit that is protected", unit, (own.unit,), "")
     yield Clause(
         "study.max_rounds", CODE, "the number of rounds", f"{rounds}", f"at most {own.max_rounds}",
         f"set federation.num_rounds={own.max_rounds} at most", rounds <= own.max_rounds,
@@ -106,19 +115,23 @@ def covered(config: ExperimentConfig, own: StudyData, epsilon: float | None) -> 
             own.allow_unprotected,
         )  # fmt: skip
         return
+    costs = privacy.epsilon if epsilon is None else max(epsilon, privacy.epsilon or 0.0)
+    less = "set privacy.epsilon={} at most, or lower federation.num_rounds or the sample rate"
+    yield from _cost(own, privacy.delta, costs, less)
+
+
+def _cost(own: StudyData, delta: float | None, epsilon: float | None, less: str) -> Iterator[Clause]:
     yield Clause(
-        "study.delta", CODE, "privacy.delta", "not set" if privacy.delta is None else f"{privacy.delta:g}",
-        f"at most {own.delta:g}", f"set privacy.delta={own.delta:g} at most",
-        privacy.delta is not None and privacy.delta <= own.delta,
+        "study.delta", CODE, "privacy.delta", "not set" if delta is None else f"{delta:g}", f"at most {own.delta:g}",
+        f"set privacy.delta={own.delta:g} at most", delta is not None and delta <= own.delta,
     )  # fmt: skip
     most = min(own.max_epsilon, own.max_epsilon_per_run or own.max_epsilon)
-    costs = privacy.epsilon if epsilon is None else max(epsilon, privacy.epsilon or 0.0)
     yield Clause(
         "study.max_epsilon" if own.max_epsilon_per_run is None else "study.max_epsilon_per_run", CODE,
-        "epsilon of the whole run", "not computed" if costs is None else f"{costs:.6g}", f"at most {most:g}",
-        f"set privacy.epsilon={most:g} at most, or lower federation.num_rounds or the sample rate",
+        "epsilon of the whole run", "not computed" if epsilon is None else f"{epsilon:.6g}", f"at most {most:g}",
+        less.format(f"{most:g}"),
         # What only noise tells is looked at once the plan is made.
-        costs is None or costs <= most,
+        epsilon is None or epsilon <= most,
     )  # fmt: skip
 
 

@@ -23,8 +23,12 @@ from fedkit.governance.agreement_clauses import study_clauses
 from fedkit.governance.clause import WAITING as WAITING
 from fedkit.governance.clause import Clause as Clause
 from fedkit.governance.declaration import declaration_digest
-from fedkit.governance.terms import DAYS, NO_STUDY, Hours, SiteData, Submitter
+from fedkit.governance.rules import Rules
+from fedkit.governance.statistics import Statistics
+from fedkit.governance.terms import DAYS, NO_STUDY, STATISTICS, Hours, Submitter
 from fedkit.privacy.rdp_filter import Charge
+
+_FEWER = "--epsilon {} at most, which fewer --columns make a better use of"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Circumstances:
         approval: ``approved``, or why the run counts as not approved.
         agreement: digest of the study agreement that the job names; empty where it names none.
         standing: how the site stands to the study.
+        statistics: what a job asks for that trains nothing; None for a run.
     """
 
     now: float
@@ -50,6 +55,7 @@ class Circumstances:
     approval: str = "not asked for"
     agreement: str = ""
     standing: Standing = field(default_factory=Standing)
+    statistics: Statistics | None = None
 
 
 def unknown_dataset(name: str, known: Sequence[str]) -> Clause:
@@ -63,7 +69,7 @@ def clauses(
     config: ExperimentConfig,
     site: str,
     records: int,
-    own: SiteData,
+    own: Rules,
     asked: Circumstances,
     cost: float | None,
     charges: tuple[Charge, ...] | None = None,
@@ -72,21 +78,27 @@ def clauses(
 
     Args:
         records: the units that the run declares of the site.
-        cost: the run's epsilon at the site's delta, where it was computed; None before, and without privacy.
-        charges: what the run asks of a ledger, likewise.
+        own: from the site's own file, or from what it has offered.
+        cost: the epsilon of all that is released, where it was computed; None before, and without privacy.
+        charges: what is asked of a ledger, likewise.
     """
+    statistics = asked.statistics
     return (
-        *_table(config, site, records, own),
-        *_privacy(config, own, cost),
+        *_table(config, site, records, own, trains=statistics is None),
+        *(_privacy(config, own, cost) if statistics is None else _charge(own, statistics.delta, None, cost, _FEWER)),
         *_policy(config, own, asked),
-        *study_clauses(config, asked.study, asked.agreement, asked.standing, asked.now, cost, charges),
+        *study_clauses(config, asked.study, asked.agreement, asked.standing, asked.now, cost, charges, statistics),
         *_waiting(own, asked),
     )
 
 
-def _table(config: ExperimentConfig, site: str, records: int, own: SiteData) -> tuple[Clause, ...]:
+def _table(config: ExperimentConfig, site: str, records: int, own: Rules, *, trains: bool) -> tuple[Clause, ...]:
     name = config.data.name
-    asked, ours = declaration_digest(config.data), declaration_digest(own.declaration)
+    asked, ours = declaration_digest(config.data), own.declaration
+    trained = (
+        _among("models", "FK563", "the model", config.model.name, own.models, "model"),
+        _among("strategies", "FK564", "the strategy", config.strategy.name, own.strategies, "strategy"),
+    )
     unit = "record" if config.data.unit_column is None else "patient"
     return (
         Clause("data", "FK560", "the data set", shown(name), name, "", True),
@@ -99,8 +111,7 @@ def _table(config: ExperimentConfig, site: str, records: int, own: SiteData) -> 
             "records", "FK562", f"the number of declared units of {site}", f"{records}", f"{own.records}",
             f"set data.records.{site}={own.records}", records == own.records,
         ),
-        _among("models", "FK563", "the model", config.model.name, own.models, "model"),
-        _among("strategies", "FK564", "the strategy", config.strategy.name, own.strategies, "strategy"),
+        *(trained if trains else ()),
         Clause(
             "unit", "FK565", "the unit that is protected", unit, own.unit, "set or unset data.unit_column",
             unit == own.unit,
@@ -108,7 +119,7 @@ def _table(config: ExperimentConfig, site: str, records: int, own: SiteData) -> 
     )  # fmt: skip
 
 
-def _privacy(config: ExperimentConfig, own: SiteData, cost: float | None) -> tuple[Clause, ...]:
+def _privacy(config: ExperimentConfig, own: Rules, cost: float | None) -> tuple[Clause, ...]:
     privacy, plain = config.privacy, config.privacy.mode == "none"
     allowed = Clause(
         "allow_unprotected", "FK568", "privacy.mode", privacy.mode,
@@ -117,22 +128,9 @@ def _privacy(config: ExperimentConfig, own: SiteData, cost: float | None) -> tup
     )  # fmt: skip
     if plain:
         return (allowed,)
-    most = min(own.max_epsilon, own.policy.max_epsilon_per_run or own.max_epsilon)
-    epsilon = privacy.epsilon if cost is None else max(cost, privacy.epsilon or 0.0)
-    named = "max_epsilon" if own.policy.max_epsilon_per_run is None else "policy.max_epsilon_per_run"
     return (
-        Clause(
-            "delta", "FK566", "privacy.delta", "not set" if privacy.delta is None else f"{privacy.delta:g}",
-            f"at most {own.delta:g}", f"set privacy.delta={own.delta:g} at most",
-            privacy.delta is not None and privacy.delta <= own.delta,
-        ),
-        Clause(
-            named, "FK567", "epsilon of the whole run", "not computed" if epsilon is None else f"{epsilon:.6g}",
-            f"at most {most:g}",
-            f"set privacy.epsilon={most:g} at most, or lower federation.num_rounds or the sample rate",
-            # What only noise tells is looked at once the plan is made.
-            epsilon is None or epsilon <= most,
-        ),
+        *_charge(own, privacy.delta, privacy.epsilon, cost, "privacy.epsilon={} at most, or lower"
+                 " federation.num_rounds or the sample rate"),
         allowed,
         Clause(
             "noise", "FK569", "privacy.noise", privacy.noise, "secure, which alone is real", "set privacy.noise=secure",
@@ -141,9 +139,28 @@ def _privacy(config: ExperimentConfig, own: SiteData, cost: float | None) -> tup
     )  # fmt: skip
 
 
-def _policy(config: ExperimentConfig, own: SiteData, asked: Circumstances) -> tuple[Clause, ...]:
-    policy, rounds = own.policy, config.federation.num_rounds
-    leaves, users = releases(config), policy.submitters
+def _charge(own: Rules, delta: float | None, named: float | None, cost: float | None, less: str) -> tuple[Clause, ...]:
+    most = min(own.max_epsilon, own.policy.max_epsilon_per_run or own.max_epsilon)
+    epsilon = named if cost is None else max(cost, named or 0.0)
+    key = "max_epsilon" if own.policy.max_epsilon_per_run is None else "policy.max_epsilon_per_run"
+    return (
+        Clause(
+            "delta", "FK566", "privacy.delta", "not set" if delta is None else f"{delta:g}", f"at most {own.delta:g}",
+            f"set privacy.delta={own.delta:g} at most", delta is not None and delta <= own.delta,
+        ),
+        Clause(
+            key, "FK567", "epsilon of the whole run", "not computed" if epsilon is None else f"{epsilon:.6g}",
+            f"at most {most:g}",
+            f"set {less.format(f'{most:g}')}",
+            # What only noise tells is looked at once the plan is made.
+            epsilon is None or epsilon <= most,
+        ),
+    )  # fmt: skip
+
+
+def _policy(config: ExperimentConfig, own: Rules, asked: Circumstances) -> tuple[Clause, ...]:
+    policy, rounds = own.policy, 1 if asked.statistics else config.federation.num_rounds
+    leaves, users = releases(config) if asked.statistics is None else (STATISTICS,), policy.submitters
     submitter = f"{asked.submitter}={asked.key}" if asked.submitter else "nobody"
     return (
         _among("policy.purposes", "FK570", "the purpose", config.purpose or "", policy.purposes, "purpose"),
@@ -165,7 +182,8 @@ def _policy(config: ExperimentConfig, own: SiteData, asked: Circumstances) -> tu
         ),
         Clause(
             "policy.release", "FK575", "what would leave", " and ".join(leaves), " and ".join(policy.release),
-            "leave out what is not named: privacy.evaluation for private_metrics, privacy=none for exact_metrics",
+            "leave out what is not named: privacy.evaluation for private_metrics, privacy=none for exact_metrics"
+            if asked.statistics is None else "ask the site, whose file says so, or its own people for the figures",
             set(leaves) <= set(policy.release),
         ),
         Clause(
@@ -176,7 +194,7 @@ def _policy(config: ExperimentConfig, own: SiteData, asked: Circumstances) -> tu
     )  # fmt: skip
 
 
-def _waiting(own: SiteData, asked: Circumstances) -> tuple[Clause, ...]:
+def _waiting(own: Rules, asked: Circumstances) -> tuple[Clause, ...]:
     policy, hours = own.policy, own.policy.hours
     local = datetime.fromtimestamp(asked.now, ZoneInfo(hours.timezone if hours else "UTC"))
     manual = policy.approval == "manual"

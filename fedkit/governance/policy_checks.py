@@ -26,11 +26,18 @@ _REQUIRED = {
     "max_rounds": "the most rounds of a run, such as 100",
 }
 _HOURS = ("days", "from", "to", "timezone")
+DISCLOSED = (
+    "purposes", "studies", "release", "approval", "max_rounds", "max_epsilon_per_run", "min_records",
+    "min_other_sites", "hours",
+)  # fmt: skip
+"""What an offer tells of the policy unless the file says otherwise: all but whom the site trusts."""
+DISCLOSABLE = (*DISCLOSED, "submitters")
 _OPTIONAL = {
     "max_epsilon_per_run": "such as 3.0",
     "min_records": "such as 100",
     "min_other_sites": "such as 1",
     "hours": 'such as {days: [mon, fri], from: "07:00", to: "19:00", timezone: Europe/Berlin}',
+    "disclose": "what an offer tells of the policy, such as [purposes, release], or [] for nothing",
 }
 _MOST_ROUNDS = 100_000
 _MOST_SITES = 10_000
@@ -71,6 +78,7 @@ def policy_of(found: Reader, value: Any, key: str, max_epsilon: float, *, absent
         min_records=_whole(found, given, key, "min_records", 1, _MOST_RECORDS, "100"),
         min_other_sites=_whole(found, given, key, "min_other_sites", 0, _MOST_SITES, "1"),
         hours=_hours(found, given["hours"], f"{key}.hours") if "hours" in given else None,
+        disclose=_disclose(found, given, f"{key}.disclose"),
     )
 
 
@@ -107,6 +115,13 @@ def _submitter(text: str) -> Submitter | None:
 
 def _release(found: Reader, given: Mapping[str, Any], key: str) -> tuple[str, ...]:
     return found.names(given["release"], key, RELEASES) if "release" in given else ()
+
+
+def _disclose(found: Reader, given: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    if "disclose" not in given:
+        return DISCLOSED
+    # A list of nothing is what a site means that tells nothing.
+    return found.names(given["disclose"], key, DISCLOSABLE) if given["disclose"] != [] else ()
 
 
 def _per_run(found: Reader, given: Mapping[str, Any], key: str, max_epsilon: float) -> float | None:

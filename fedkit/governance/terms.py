@@ -90,6 +90,7 @@ class Policy:
         min_records: least declared units of the data set.
         min_other_sites: least other sites of a run with a signed enrolment.
         hours: None for always.
+        disclose: which of these the site's offer tells.
     """
 
     purposes: tuple[str, ...]
@@ -102,9 +103,11 @@ class Policy:
     min_records: int = 1
     min_other_sites: int = 0
     hours: Hours | None = None
+    disclose: tuple[str, ...] = ()
 
 
-RELEASES = ("updates", "private_metrics", "exact_metrics")
+STATISTICS = "statistics"
+RELEASES = ("updates", "private_metrics", "exact_metrics", STATISTICS)
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 NO_STUDY = "none"
 """The study of a run that belongs to none."""

@@ -34,12 +34,14 @@ def check_sites(job: Job, store: Store) -> None:
 
 
 def check_size(job: Job, models: Mapping[str, Allowed]) -> None:
-    """Refuse a job whose model this host cannot hold; it is built without its numbers.
+    """Refuse a job whose model this host cannot hold; it is built without its numbers. Statistics have none.
 
     Raises:
         DeploymentError: FK734.
         FedkitError: the model cannot be built.
     """
+    if job.statistics is not None:
+        return
     # Imported here: an idle coordinator has no torch in memory.
     import torch
 

@@ -21,6 +21,8 @@ from fedkit.storage.keys import SigningKey
 
 HEAD = "head"
 _LOG = logging.getLogger("fedkit.server")
+_PURPOSES = {"train": "train", "evaluate": "evaluate", "query": "statistics"}
+"""A Flower message's type to what a site is asked for by it."""
 _BY_THE_SITE = 2
 """Flower's code of an error that a site sent, not one that Flower made in its place."""
 
@@ -84,7 +86,7 @@ class Trail:
                 digest, size = content_digest(reply.content)
                 ended = _ended(reply.content)
                 asked = reply.metadata.message_type
-                purpose = "end" if ended else asked if asked in ("train", "evaluate") else "unknown"
+                purpose = "end" if ended else _PURPOSES.get(asked, "unknown")
                 events.append(Event("received", shown | {"purpose": purpose, "digest": digest, "size": size}))
                 events += self._kept(site, head, None if ended else (run, number))
             elif reply.has_error() and reply.error.code == _BY_THE_SITE:

@@ -13,6 +13,7 @@ from fedkit_server.preflight_command import preflight
 from fedkit_server.retrain_command import retrain_without
 from fedkit_server.run_command import run
 from fedkit_server.site_commands import invite, revoke, sites
+from fedkit_server.stats_command import stats
 from fedkit_server.study_commands import study_app
 from fedkit_server.user_commands import user_app
 from fedkit_server.watch_commands import pull, resume, status, stop, watch
@@ -25,8 +26,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     **SETTINGS,
 )
-for _command in (init, start, halt, rotate, invite, sites, revoke, preflight, run, status, watch, stop, resume, pull):
+for _command in (init, start, halt, rotate, invite, sites, revoke, preflight, stats, run, status, watch, stop, resume):
     app.command()(_command)
+app.command()(pull)
 app.command("hash")(hash_)
 app.command("retrain-without")(retrain_without)
 app.add_typer(user_app, name="user")

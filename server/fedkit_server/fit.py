@@ -1,18 +1,31 @@
-"""Whether a site's offer admits a run: one check a rule, for `run`, which refuses, and for `preflight`, which tells.
+"""Whether a site's offer admits a run: for `run`, which refuses, and for `preflight`, which tells.
 
-What a site has offered are declared constants. The site decides all the same, and by more than it offers: its purposes,
-studies, hours and approvals, and what is left of its budget, are its own.
+The clauses are the site's own (`fedkit.governance.clauses`), held against what the site has offered of its file. It
+decides all the same: what it does not disclose, and what is left of its budget, is its own to know.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.federation.job import job_config
-from fedkit.governance.declaration import declaration_digest
+from fedkit.governance.clauses import Circumstances, Clause, clauses
+from fedkit.governance.offered import read_offered
+from fedkit.governance.rules import Rules
+
+RULES: Mapping[str, str] = {
+    "declaration": "declaration", "models": "model", "strategies": "strategy", "unit": "unit", "delta": "delta",
+    "max_epsilon": "epsilon", "allow_unprotected": "unprotected", "policy.purposes": "purpose",
+    "policy.studies": "study", "policy.submitters": "submitter", "policy.release": "release",
+    "policy.max_rounds": "rounds", "policy.max_epsilon_per_run": "epsilon of a run", "policy.min_records": "records",
+    "policy.min_other_sites": "other sites", "policy.hours": "hours", "policy.approval": "approval",
+}  # fmt: skip
+"""A key of a site's file to the row that it has in the table."""
+NOT_OFFERED = "not offered"
+_POLICY = "policy."
 
 
 @dataclass(frozen=True)
@@ -21,55 +34,69 @@ class Check:
 
     Attributes:
         asked, admitted: what the run says and what the site offers, in words.
-        problem: what stands between them; empty where the run fits.
+        problem: what stands between them for good; empty where the run fits.
+        waits: what a person or the clock at the site may still change.
+        code: with which the site would answer.
     """
 
     rule: str
     asked: str
     admitted: str
     problem: str = ""
+    waits: str = ""
+    code: str = ""
 
 
-def checks(config: ExperimentConfig, data: Mapping[str, Any] | None, known: Mapping[str, Any]) -> Iterator[Check]:
+def checks(
+    config: ExperimentConfig,
+    name: str,
+    data: Mapping[str, Any] | None,
+    known: Mapping[str, Any],
+    asked: Circumstances,
+    cost: float | None = None,
+) -> Iterator[Check]:
     """What the site's own file would say, by what it has said of it.
 
     Args:
+        name: the site's.
         data: its offer of the run's data set; None where it offers none.
         known: everything that it offers.
+        asked: what is asked beside the config; its other sites are this one's.
+        cost: epsilon of all that leaves the site, where it is known.
     """
-    name, offered = config.data.name, ", ".join(known) or "none"
+    dataset, offered = config.data.name, ", ".join(known) or "none"
     if data is None:
-        yield Check("data set", name, offered, f"does not offer the data set {name}; it offers {offered}")
+        problem = f"{name} does not offer the data set {dataset}; it offers {offered}"
+        yield Check("data set", dataset, offered, problem, code="FK560")
         return
-    yield Check("data set", name, offered)
-    same = data["declaration"] == declaration_digest(job_config(config).data)
-    other = f"declares another table under the name {name}: columns, ranges, target or split differ"
-    yield Check("declaration", "the run's", "equal" if same else "another", "" if same else other)
-    for rule, asked in (("model", config.model.name), ("strategy", config.strategy.name)):
-        admitted = ", ".join(data["models" if rule == "model" else "strategies"]) or "none"
-        good = asked in data["models" if rule == "model" else "strategies"]
-        yield Check(rule, asked, admitted, "" if good else f"does not admit the {rule} {asked}; it admits {admitted}")
-    unit = "patient" if config.data.unit_column else "record"
-    good = data["unit"] == unit
-    yield Check("unit", unit, data["unit"], "" if good else f"protects a {data['unit']}, and the run a {unit}")
-    yield from _privacy(config, data)
+    yield Check("data set", dataset, offered)
+    rules = offered_rules(data)
+    for clause in clauses(job_config(config), name, rules.records, rules, asked, cost):
+        if clause.key in RULES:
+            yield _check(clause, name, rules.policy.disclose)
+    # Where it is none, or not told, the data set's own bound is the only clause.
+    if rules.policy.max_epsilon_per_run is None:
+        told = "max_epsilon_per_run" in rules.policy.disclose
+        yield Check(RULES["policy.max_epsilon_per_run"], "", "no other" if told else NOT_OFFERED)
 
 
-def _privacy(config: ExperimentConfig, data: Mapping[str, Any]) -> Iterator[Check]:
-    privacy = config.privacy
-    if privacy.mode == "none":
-        good = bool(data["unprotected"])
-        problem = "" if good else "does not train without privacy"
-        yield Check("unprotected", "no privacy", "admitted" if good else "refused", problem)
-        return
-    for rule, asked, most in (
-        ("delta", privacy.delta, data["delta"]),
-        ("epsilon", privacy.epsilon, data["max_epsilon"]),
-    ):
-        said = "by its noise" if asked is None else f"{asked:g}"
-        above = asked is not None and asked > most
-        problem = f"admits {rule} up to {most:g}, and the run has {said}" if above else ""
-        yield Check(rule, said, f"up to {most:g}", problem)
+def offered_rules(data: Mapping[str, Any]) -> Rules:
+    """A data set's bounds as its site has offered them; what was not disclosed is not bound.
+
+    Raises:
+        FederationError: FK540.
+    """
+    policy = read_offered(data.get("policy") or {}, float(data["max_epsilon"]), int(data["records"]))
+    return Rules(
+        str(data["declaration"]), int(data["records"]), str(data["unit"]), float(data["max_epsilon"]),
+        float(data["delta"]), tuple(data["models"]), tuple(data["strategies"]), bool(data["unprotected"]),
+        policy,
+    )  # fmt: skip
+
+
+def waiting(found: Sequence[Check]) -> list[str]:
+    """What keeps a run waiting at a site and refuses it for nothing."""
+    return [check.waits for check in found if check.waits]
 
 
 def presence(site: Mapping[str, Any] | None, name: str, known: Mapping[str, Any]) -> Check:
@@ -86,3 +113,26 @@ def presence(site: Mapping[str, Any] | None, name: str, known: Mapping[str, Any]
     if not site["offer"]:
         return Check("online", "", state, f"{name} has offered nothing yet; there: `fedkit client start`")
     return Check("online", "", state)
+
+
+def others(asked: Circumstances, name: str, names: Sequence[str]) -> Circumstances:
+    """What is asked of one of the sites that would take part."""
+    return replace(asked, others=tuple(other for other in names if other != name))
+
+
+def _check(clause: Clause, site: str, disclosed: Sequence[str]) -> Check:
+    rule, bound = RULES[clause.key], clause.bound
+    if clause.key.startswith(_POLICY) and clause.key.removeprefix(_POLICY) not in disclosed:
+        return Check(rule, clause.value, NOT_OFFERED)
+    if clause.key == "declaration":
+        bound = "equal" if clause.holds else "another"
+    if clause.key == "policy.min_records":
+        bound = "enough" if clause.holds else "more"
+    value = "the run's" if clause.key == "declaration" else clause.value
+    if clause.holds:
+        return Check(rule, value, bound)
+    why = replace(clause, bound=bound if clause.key == "policy.min_records" else clause.bound).why(site)
+    text = f"{site} {'would let it wait' if clause.verdict == 'waits' else 'would refuse it'} ({clause.code}): {why}"
+    if clause.verdict == "waits":
+        return Check(rule, value, bound, waits=text, code=clause.code)
+    return Check(rule, value, bound, f"{text}; {clause.remedy}", code=clause.code)

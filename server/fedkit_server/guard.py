@@ -104,7 +104,7 @@ class Guard:
                 raise
             # Cut off by the coordinator's end, which is no failure to be told of with a traceback.
             with suppress(Exception):
-                await _refuse(send, 503, "the coordinator is about to end")
+                await refuse(send, 503, "the coordinator is about to end")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["path"])

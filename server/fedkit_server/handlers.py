@@ -122,6 +122,16 @@ def run(call: Call) -> dict[str, Any]:
     return {**_summary(call, row), "away": away_of(call.runs.events(row.run, 0)), "job": row.job}
 
 
+def statistics(call: Call) -> dict[str, Any]:
+    """What the sites of a question have answered so far, as it came."""
+    # Imported here: it loads what asks sites.
+    from fedkit_server.asking_statistics import read_answers
+
+    run = call.run().run
+    call.state.trail.record("pulled", run=run, user=call.user.name)
+    return read_answers(call.state.folder.runs / run)
+
+
 def keyring(call: Call) -> dict[str, Any]:
     """The keyring's statements; whoever reads them verifies them."""
     return {"keyring": list(call.state.keyring.statements)}
@@ -216,6 +226,7 @@ HANDLERS: Mapping[tuple[str, str], tuple[str, Handler]] = {
     ("GET", "/sites"): ("viewer", sites),
     ("GET", "/runs"): ("viewer", runs),
     ("GET", "/runs/{run}"): ("viewer", run),
+    ("GET", "/runs/{run}/statistics"): ("viewer", statistics),
     ("GET", "/keyring"): ("viewer", keyring),
     ("GET", "/studies"): ("viewer", studies.listed),
     ("GET", "/studies/{study}"): ("viewer", studies.shown),

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import FedkitError, PrivacyError
 from fedkit.federation.job import job_config
-from fedkit_server.fit import Check, checks, presence
+from fedkit.governance.clauses import Circumstances
+from fedkit_server.fit import Check, checks, others, presence, waiting
 from fedkit_server.submission import with_delta
 
 STATISTICS_NOTE = (
-    "What depends on records (ranges that are exceeded, missing values, class balance) is in no offer. It is a charged,"
-    " noisy query that nobody sends over a deployed federation: each site runs `fedkit stats` itself and decides what"
-    " to tell. It charges a ledger of its own, not the deployed site's: the costs of both add up."
+    "What depends on records (ranges, missing values, class balance) is in no offer: `fedkit server stats` asks for it,"
+    " shows what it costs before, and each site charges the ledger that training spends from."
 )
-LEFT_NOTE = "What is left of a site's budget is its own to know; the ledger there may refuse a run that fits here."
+LEFT_NOTE = (
+    "What is left of a site's budget is its own to know, and so is what its offer does not tell; it may refuse a run"
+    " that fits here."
+)
 
 
 def preflight(
-    config: ExperimentConfig, sites: Sequence[Mapping[str, Any]], names: Sequence[str], stats_epsilon: float
+    config: ExperimentConfig,
+    sites: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    stats_epsilon: float,
+    asked: Circumstances,
 ) -> dict[str, Any]:
     """Each site's checks and costs, as plain JSON types.
 
@@ -29,6 +36,10 @@ def preflight(
         sites: as the API lists them.
         names: those that are looked at.
         stats_epsilon: what one answer of all declared columns' statistics would cost a site at most.
+        asked: what would be asked beside the config.
+
+    Raises:
+        FederationError: FK540, an offer that cannot be read.
     """
     by_name = {str(site["name"]): site for site in sites}
     offers = {name: (by_name.get(name) or {}).get("offer") or {} for name in names}
@@ -36,16 +47,17 @@ def preflight(
     config = with_delta(config, list(datas.values()))
     told = {}
     for name in names:
-        site, data = by_name.get(name), datas[name]
-        found = [presence(site, name, by_name)]
-        if offers[name]:
-            found += checks(config, data, offers[name].get("datasets", {}))
-        cost = None
+        site, data, known = by_name.get(name), datas[name], offers[name].get("datasets", {})
+        there, mine = presence(site, name, by_name), others(asked, name, _enrolled(by_name, names))
+        found = list(checks(config, name, data, known, mine)) if offers[name] else []
+        cost, plan = None, None
         if data is not None and all(check.rule != "declaration" or not check.problem for check in found):
-            cost, more = _cost(config, name, data)
-            found += more
+            cost, plan = _cost(config, name, data)
+            found = list(checks(config, name, data, known, mine, cost))
+        found = [there, *found, *([plan] if plan is not None else [])]
         told[name] = {
             "fits": not any(check.problem for check in found),
+            "waits": waiting(found),
             "records": None if data is None else data["records"],
             "checks": [asdict(check) for check in found],
             "epsilon": cost,
@@ -62,31 +74,32 @@ def preflight(
     }
 
 
+def _enrolled(by_name: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> list[str]:
+    """Those for which the coordinator would state that they are enrolled."""
+    return [name for name in names if name in by_name and by_name[name]["state"] != "revoked"]
+
+
 def _at(config: ExperimentConfig, name: str, data: Mapping[str, Any]) -> ExperimentConfig:
     """The config as this site alone would be asked."""
     return replace(config, data=replace(config.data, records={name: int(data["records"])}, partition=None))
 
 
-def _cost(config: ExperimentConfig, name: str, data: Mapping[str, Any]) -> tuple[float | None, Iterator[Check]]:
-    """What the whole run costs the site, by PLD, and what is wrong with that."""
+def _cost(config: ExperimentConfig, name: str, data: Mapping[str, Any]) -> tuple[float | None, Check | None]:
+    """What the whole run costs the site, by PLD, and why it makes no plan."""
     from fedkit.training.plan import declared_plans
 
     if config.privacy.mode == "none":
-        return None, iter(())
+        return None, None
     try:
         plan = declared_plans(job_config(_at(config, name, data)), [name]).sites[name].privacy
     except FedkitError as error:
-        return None, iter([Check("plan", "", "", f"makes no plan ({error.code}): {error.message}")])
-    epsilon = None if plan is None else float(plan.epsilon)
-    if epsilon is None or config.privacy.epsilon is not None or epsilon <= data["max_epsilon"]:
-        return epsilon, iter(())
-    most = data["max_epsilon"]
-    problem = f"admits epsilon up to {most:g}, and the run costs {epsilon:.4g}"
-    return epsilon, iter([Check("cost", f"{epsilon:.4g}", f"up to {most:g}", problem)])
+        problem = f"{name} makes no plan ({error.code}): {error.message}"
+        return None, Check("plan", "", "", problem, code=error.code)
+    return (None if plan is None else float(plan.epsilon)), None
 
 
 def _statistics(config: ExperimentConfig, name: str, data: Mapping[str, Any], epsilon: float) -> dict[str, Any]:
-    """What `fedkit stats` would cost there."""
+    """What `fedkit server stats` would cost there."""
     from fedkit.assurance.statistics import plan_statistics
 
     delta = min(config.privacy.delta or data["delta"], data["delta"])

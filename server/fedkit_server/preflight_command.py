@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +22,9 @@ def preflight(
     stats_epsilon: Annotated[
         float, typer.Option("--stats-epsilon", metavar="EPSILON", min=0.0001, max=100, help="To price statistics at.")
     ] = 1.0,
+    study: Annotated[
+        str, typer.Option("--study", metavar="NAME", help="The study that the run would belong to.")
+    ] = "none",
     config_dir: Annotated[
         Path | None,
         typer.Option("--config-dir", metavar="DIR", help="A folder with groups and experiments of your own."),
@@ -30,15 +34,15 @@ def preflight(
 ) -> None:
     """Whether an experiment fits each site, by the offers that the sites have signed, and what it would cost them.
 
-    Free: no site is asked, no record is read, nothing is charged. Exit status 1 if it does not fit somewhere. What
-    depends on records is only priced here: statistics are not asked for over a deployed federation, each site runs
-    `fedkit stats` itself.
+    Free: no site is asked, no record is read, nothing is charged. Exit status 1 if it does not fit somewhere; what
+    would only wait there, for an hour or a person, fits. What depends on records is priced here, and asked for by
+    `fedkit server stats`.
 
     Example: fedkit server preflight heart_disease privacy.epsilon=1 --sites north,south
     """
     from fedkit.errors import DeploymentError
     from fedkit_server.preflight import preflight as look
-    from fedkit_server.submission import composed, require_model
+    from fedkit_server.submission import circumstances, composed, require_model
 
     remote = connect(profile)
     name, overrides = name_and_overrides(words or [])
@@ -53,7 +57,7 @@ def preflight(
             code="FK728",
             remedy="`fedkit server sites` lists them; `fedkit server invite SITE`",
         )
-    found = look(config, known, named, stats_epsilon)
+    found = look(config, known, named, stats_epsilon, circumstances(remote.profile, study, time.time()))
     if json_:
         show(found, "", json_=True)
     else:
@@ -62,36 +66,48 @@ def preflight(
         raise typer.Exit(1)
 
 
-RULES = ("online", "data set", "declaration", "model", "strategy", "unit", "delta", "epsilon", "unprotected")
+ROWS = (
+    "online", "data set", "declaration", "model", "strategy", "unit", "delta", "epsilon", "epsilon of a run",
+    "unprotected", "purpose", "study", "submitter", "rounds", "release", "records", "other sites", "hours", "approval",
+    "plan",
+)  # fmt: skip
 
 
 def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    told = found["sites"]
-    rules = [rule for rule in RULES if any(check["rule"] == rule for each in told.values() for check in each["checks"])]
-    table = Table("site", "records", *rules, "run costs", "statistics cost")
-    for name, each in told.items():
-        by_rule = {check["rule"]: check for check in each["checks"]}
-        cells = [_cell(by_rule.get(rule)) for rule in rules]
-        records = "–" if each["records"] is None else f"{each['records']:,}"
-        table.add_row(*map(Text, (name, records, *cells, _epsilon(each["epsilon"]), _priced(each["statistics"]))))
+    console, told = Console(), found["sites"]
+    by_site = {name: {check["rule"]: check for check in each["checks"]} for name, each in told.items()}
+    table = Table("rule", "the run", *map(escape, told))
+    for rule in ROWS:
+        cells = [checks.get(rule) for checks in by_site.values()]
+        if any(cells):
+            asked = next((cell["asked"] for cell in cells if cell and cell["asked"]), "")
+            table.add_row(rule, Text(asked), *(Text(_cell(cell)) for cell in cells))
+    last = {
+        "declared records": ["–" if each["records"] is None else f"{each['records']:,}" for each in told.values()],
+        "run costs": [_epsilon(each["epsilon"]) for each in told.values()],
+        "statistics cost": [_priced(each["statistics"]) for each in told.values()],
+    }
+    for label, texts in last.items():
+        table.add_row(label, "", *map(Text, texts))
     console.print(table)
     fitting = sum(each["fits"] for each in told.values())
     lines = [f"{found['name']} fits {fitting} of {len(told)} sites; epsilon is for one {found['unit']}, add or remove"]
-    for name, each in told.items():
-        said = (check["problem"] for check in each["checks"] if check["problem"])
-        lines += [problem if problem.startswith((name, repr(name))) else f"{name} {problem}" for problem in said]
+    for each in told.values():
+        lines += [check["problem"] for check in each["checks"] if check["problem"]] + each["waits"]
     console.print(*(Text(line) for line in (*lines, *found["notes"])), sep="\n")
 
 
 def _cell(check: Mapping[str, Any] | None) -> str:
     if check is None:
         return "–"
-    return f"NO: {check['admitted']}" if check["problem"] else check["admitted"]
+    if check["problem"]:
+        return f"NO: {check['admitted']}"
+    return f"waits: {check['admitted']}" if check["waits"] else str(check["admitted"])
 
 
 def _epsilon(value: float | None) -> str:

@@ -39,7 +39,9 @@ def _last_round(path: Path) -> int:
 
 def _rounds(job: str) -> int | None:
     try:
-        return int(strict_json.read(read(job).payload, "the job")["config"]["federation"]["num_rounds"])
+        said = strict_json.read(read(job).payload, "the job")
+        # Statistics are no rounds.
+        return 0 if "statistics" in said else int(said["config"]["federation"]["num_rounds"])
     except (FedkitError, KeyError, TypeError, ValueError):
         return None
 

@@ -29,7 +29,7 @@ def retrain_without(
     from fedkit.config.serialize import to_dict
     from fedkit_server.remote import segment
     from fedkit_server.retraining import same_again
-    from fedkit_server.submission import sign
+    from fedkit_server.submission import circumstances, sign
     from fedkit_server.under_study import agreement_for
 
     remote = connect(profile)
@@ -37,7 +37,8 @@ def retrain_without(
     key = remote.profile.key()
     known.signer(key.fingerprint, "operator")
     row, sites = remote.get(f"/runs/{segment(run)}"), remote.get("/sites")["sites"]
-    again = same_again(str(row.get("job")), run, known, sites, name, remote.get("/status").get("models", ()))
+    models, asked = remote.get("/status").get("models", ()), circumstances(remote.profile, "none", time.time())
+    again = same_again(str(row.get("job")), run, known, sites, name, models, asked=asked)
     if dry_run:
         config, names = again.config, list(again.config.data.records)
         told = {"of": run, "name": config.name, "sites": names, "study": again.study, "config": to_dict(config)}

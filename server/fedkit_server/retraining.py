@@ -19,6 +19,7 @@ from fedkit.errors import FederationError
 from fedkit.federation.envelope import read, unseal
 from fedkit.federation.job import NAME
 from fedkit.federation.keyring import Keyring
+from fedkit.governance.clauses import Circumstances
 from fedkit.storage.keys import fingerprint
 from fedkit_server.submission import with_sites
 
@@ -42,6 +43,8 @@ def same_again(
     sites: Sequence[Mapping[str, Any]],
     name: str | None,
     models: Collection[str] = (),
+    *,
+    asked: Circumstances,
 ) -> Again:
     """A run's own config under a new name.
 
@@ -50,6 +53,7 @@ def same_again(
         sites: as the API lists them.
         name: the new one; by default the old one with ``-without`` behind it.
         models: those that the coordinator has installed.
+        asked: who submits it, and when; its study is the run's.
 
     Raises:
         FederationError: FK594, FK540, FK541, FK547.
@@ -65,6 +69,8 @@ def same_again(
     values = unseal(signed, "job", public)
     if values.get("federation") != keyring.federation or values.get("run") != run:
         raise _refused(f"the coordinator gave the job of {str(values.get('run'))[:100]!r}", "ask its admin")
+    if "statistics" in values:
+        raise _refused("it asked for statistics and made no model", "ask again: `fedkit server stats`")
     config = from_dict(values["config"], python=False, models=models)
     named = f"{config.name[:92]}-without" if name is None else name
     if not NAME.fullmatch(named) or named == config.name:
@@ -74,7 +80,8 @@ def same_again(
         )
     config = replace(config, name=named)
     min_sites, deadline = int(values["min_sites"]), float(values["deadline"])
-    today = with_sites(config, sites, list(config.data.records), min_sites, deadline)
+    asked = replace(asked, study=str(values["study"]))
+    today, _ = with_sites(config, sites, list(config.data.records), min_sites, deadline, asked)
     if today != config:
         raise _refused(
             f"the sites declare {dict(today.data.records)} today, and the run had {dict(config.data.records)}",

@@ -39,13 +39,14 @@ def run(
 ) -> None:
     """Submit a run, signed with your key, and watch it.
 
-    Refused before anything is asked of a site: a site that is unknown, absent or revoked, that does not offer the data
-    set, model, strategy or epsilon, or that has not signed the study's agreement. DIR/model/NAME.yaml makes a model
-    known by its name: it must be installed at the coordinator and at each site.
+    Refused before anything is asked of a site: a site that is unknown, absent or revoked, whose offer does not admit
+    the run by what it tells of the site's file, or that has not signed the study's agreement. What would only wait
+    there, for an hour or a person, is told. DIR/model/NAME.yaml makes a model known by its name: it must be installed
+    at the coordinator and at each site.
 
     Example: fedkit server run heart_disease privacy.epsilon=1 --sites north,south --min-sites 2
     """
-    from fedkit_server.submission import composed, require_model, require_purpose, sign, with_sites
+    from fedkit_server.submission import circumstances, composed, require_model, require_purpose, sign, with_sites
     from fedkit_server.under_study import agreement_for
 
     remote = connect(profile)
@@ -56,7 +57,8 @@ def run(
     require_model(config, remote.get("/status").get("models", ()))
     names = [word.strip() for word in sites.split(",") if word.strip()]
     quorum = len(names) if min_sites is None else min_sites
-    config = with_sites(config, remote.get("/sites")["sites"], names, quorum, deadline)
+    asked = circumstances(remote.profile, study, time.time())
+    config, waits = with_sites(config, remote.get("/sites")["sites"], names, quorum, deadline, asked)
     known = remote.keyring()
     # Better said here than by every site.
     known.signer(key.fingerprint, "operator")
@@ -66,10 +68,10 @@ def run(
     )
     answer = remote.post("/runs", {"job": signed.text})
     run_id = str(answer["run"])
-    text = f"{run_id}: submitted"
+    text = "\n".join([*(f"! {wait}" for wait in waits), f"{run_id}: submitted"])
     if detach:
         show(
-            {"run": run_id, "job": signed.digest, "sites": names},
+            {"run": run_id, "job": signed.digest, "sites": names, "waits": waits},
             f"{text}\nnext: `fedkit server watch {made}`",
             json_=json_,
         )

@@ -19,7 +19,9 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.envelope import Signed
 from fedkit.federation.job import LONGEST_LIFE, job_config, make_job
-from fedkit_server.fit import checks, presence
+from fedkit.governance.clauses import Circumstances
+from fedkit.governance.statistics import Statistics, cost_of
+from fedkit_server.fit import Check, checks, others, presence, waiting
 from fedkit_server.profile import Profile
 
 _WEEK = 7 * 86_400.0
@@ -108,50 +110,66 @@ def require_model(config: ExperimentConfig, known: Sequence[str]) -> None:
 
 
 def with_sites(
-    config: ExperimentConfig, sites: Sequence[Mapping[str, Any]], names: Sequence[str], min_sites: int, deadline: float
-) -> ExperimentConfig:
+    config: ExperimentConfig,
+    sites: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    min_sites: int,
+    deadline: float,
+    asked: Circumstances,
+) -> tuple[ExperimentConfig, list[str]]:
     """The config for these sites, once each is found to be there and to offer what it asks for.
 
     Args:
         sites: as the API lists them.
+        asked: what is asked beside the config.
+
+    Returns:
+        The config, and what keeps sites waiting: an hour, or a person there.
 
     Raises:
         DeploymentError: FK728, FK729; every problem of every site at once.
+        FederationError: FK540, an offer that cannot be read.
     """
     by_name = {site["name"]: site for site in sites}
     if absences := list(_absences(by_name, names, min_sites)):
         remedies = dict.fromkeys(remedy for _, remedy in absences)
         raise _refused([problem for problem, _ in absences], "FK728", "; ".join(remedies))
-    offered = {name: by_name[name]["offer"]["datasets"].get(config.data.name) for name in names}
+    offers = {name: by_name[name]["offer"]["datasets"] for name in names}
+    offered = {name: offers[name].get(config.data.name) for name in names}
     config = with_delta(config, list(offered.values()))
-    problems = [
-        f"{name} {check.problem}"
-        for name, data in offered.items()
-        for check in checks(config, data, by_name[name]["offer"]["datasets"])
-        if check.problem
-    ]
-    if problems:
-        raise _refused(problems, "FK729", "change the run, leave the site out, or ask it to change its site.yaml")
+
+    def found(costs: Mapping[str, float]) -> list[Check]:
+        return [
+            check
+            for name, data in offered.items()
+            for check in checks(config, name, data, offers[name], others(asked, name, names), costs.get(name))
+        ]
+
+    change = "change the run, leave the site out, or ask it to change its site.yaml"
+    told = found({name: cost_of(asked.statistics) for name in names} if asked.statistics else {})
+    if problems := [check.problem for check in told if check.problem]:
+        raise _refused(problems, "FK729", change)
     records = {name: int(data["records"]) for name, data in offered.items() if data}
     data = replace(config.data, records=records, partition=None)
     federation = replace(config.federation, min_sites=min_sites, timeout=float(deadline))
     config = replace(config, data=data, federation=federation)
-    if problems := list(dear(config, offered)):
+    # What noise alone tells of the cost is known once there is a plan.
+    by_noise = asked.statistics is None and config.privacy.mode != "none" and config.privacy.epsilon is None
+    if by_noise and (problems := [check.problem for check in found(_costs(config, names)) if check.problem]):
         raise _refused(problems, "FK729", "raise privacy.noise_multiplier, or lower federation.num_rounds")
-    return config
+    return config, waiting(told)
 
 
-def dear(config: ExperimentConfig, offered: Mapping[str, Mapping[str, Any] | None]) -> Iterator[str]:
-    """What noise costs above a site's bound, where the run names no epsilon."""
-    if config.privacy.mode == "none" or config.privacy.epsilon is not None:
-        return
+def _costs(config: ExperimentConfig, names: Sequence[str]) -> dict[str, float]:
     from fedkit.training.plan import declared_plans
 
-    plans = declared_plans(job_config(config), list(offered)).sites
-    for name, data in offered.items():
-        cost = plans[name].privacy if name in plans else None
-        if data and cost is not None and cost.epsilon > data["max_epsilon"]:
-            yield f"{name} admits epsilon up to {data['max_epsilon']:g}, and the run costs {cost.epsilon:.4g}"
+    plans = declared_plans(job_config(config), list(names)).sites
+    return {name: plan.privacy.epsilon for name, plan in plans.items() if plan.privacy is not None}
+
+
+def circumstances(profile: Profile, study: str, now: float, statistics: Statistics | None = None) -> Circumstances:
+    """What a job of this user would be held against beside its config."""
+    return Circumstances(now, study, profile.name, profile.key().fingerprint, statistics=statistics)
 
 
 def sign(
@@ -163,6 +181,7 @@ def sign(
     deadline: float,
     now: float,
     agreement: str = "",
+    statistics: Statistics | None = None,
 ) -> tuple[str, Signed]:
     """A run's new id, and its job signed with the profile's key.
 
@@ -172,13 +191,14 @@ def sign(
     Raises:
         FedkitError: whatever a site would refuse at sight.
     """
-    run = f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{config.name[:60]}-{secrets.token_hex(3)}"
+    kind = "statistics-" if statistics is not None else ""
+    run = f"{datetime.fromtimestamp(now, UTC):%Y%m%d-%H%M%S}-{kind}{config.name[:60]}-{secrets.token_hex(3)}"
     # Every round may last as long as its deadline, twice, and the coordinator may be down for days.
     lifetime = min(LONGEST_LIFE, _WEEK + 2 * config.federation.num_rounds * deadline)
     signed = make_job(
         config, federation=profile.federation, run=run, study=study, submitter=profile.name, min_sites=min_sites,
         deadline=deadline, lifetime=lifetime, key=profile.key(), now=now, models=_installed(config),
-        agreement=agreement,
+        agreement=agreement, statistics=statistics,
     )  # fmt: skip
     return run, signed
 

@@ -42,7 +42,9 @@ def take_turn(
         FedkitError: the run cannot go on.
     """
     # Imported here: an idle coordinator has no torch in memory.
+    from fedkit_server.asking_statistics import ask_statistics
     from fedkit_server.execution import execute
+    from fedkit_server.requests import Requests
     from fedkit_server.usage import MeteredGrid
 
     known = {site.name: site.node_id for site in store.sites() if site.revoked_at is None}
@@ -68,6 +70,9 @@ def take_turn(
     )
     before = progress["bytes"]
     try:
+        if job.statistics is not None:
+            requests = Requests(job, keyring, key, trail.head, store.site_keys)
+            return ask_statistics(job, folder, grid, nodes, requests, stop=stop, tell=told)
         return execute(
             job,
             folder,

@@ -9,6 +9,7 @@ from fedkit.config.experiment import ExperimentConfig
 from fedkit.errors import DeploymentError
 from fedkit.federation.study import Study, open_study, require_author
 from fedkit.governance.agreement_clauses import agreed, covered
+from fedkit.governance.statistics import Statistics, cost_of
 from fedkit.governance.terms import NO_STUDY
 from fedkit_server.remote import Remote, segment
 from fedkit_server.studies import require_signed
@@ -25,8 +26,17 @@ def fetched(remote: Remote, name: str) -> Study:
     return study
 
 
-def agreement_for(remote: Remote, name: str, config: ExperimentConfig, sites: Sequence[str]) -> str:
+def agreement_for(
+    remote: Remote,
+    name: str,
+    config: ExperimentConfig,
+    sites: Sequence[str],
+    statistics: Statistics | None = None,
+) -> str:
     """Digest of the agreement that a run is to be submitted under; empty for a run of no study.
+
+    Args:
+        statistics: what is asked for in place of a model.
 
     Raises:
         DeploymentError: FK780, no such study, a site that has not signed it, or a run that it does not cover.
@@ -40,7 +50,9 @@ def agreement_for(remote: Remote, name: str, config: ExperimentConfig, sites: Se
         )
     require_signed(study, study.digest, sites, enrolled_keys(remote))
     own = study.agreement.data.get(config.data.name)
-    clauses = (*agreed(config, study.agreement, time.time()), *(covered(config, own, None) if own else ()))
+    cost = None if statistics is None else cost_of(statistics)
+    terms = covered(config, own, cost, statistics) if own else ()
+    clauses = (*agreed(config, study.agreement, time.time()), *terms)
     if refused := [clause for clause in clauses if not clause.holds]:
         lines = "".join(f"\n  - {one.key}: {one.what} is {one.value}, and {name} allows {one.bound}" for one in refused)
         raise DeploymentError(f"the agreement does not cover the run{lines}", code="FK780", remedy=refused[0].remedy)

@@ -89,6 +89,15 @@ def follow(remote: Remote, run: str, *, json_: bool) -> str:
     return str(answer["state"])
 
 
+def follow_quietly(remote: Remote, run: str) -> str:
+    """Wait until a run is over and show nothing; returns ``finished`` or ``failed``.
+
+    Raises:
+        DeploymentError: as :func:`follow`.
+    """
+    return str(_until_over(remote, View(run), lambda _: None)["state"])
+
+
 def closing(run: str, answer: dict[str, Any]) -> str:
     """The last line, and what can be done next."""
     outcome = answer.get("outcome") or answer["state"]

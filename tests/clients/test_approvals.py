@@ -192,6 +192,7 @@ def test_a_file_that_others_can_write_approves_nothing(manual):
 def test_a_line_that_was_written_stays(manual):
     path, before = manual.folder.approvals_file, b""
     for number in range(3):
+        # One job: two would differ where the second changes between them.
         job = manual.coordinator.job(f"run-{number}")
         train(manual, job)
         train(manual, job)

@@ -44,6 +44,12 @@ def federation(tmp_path_factory):
         said["allow"] = {"sources": {"traced": json.loads(told.stdout)}}
         said["data"]["heart_disease"] |= {"source": {"kind": "traced"}, "site_column": None}
         write(found, said)
+        # Neither tells its policy: what an offer tells is refused before a site hears of it.
+        for site in SITES:
+            path = found.folder / site / "site.yaml"
+            said = yaml.safe_load(path.read_text())
+            said["data"]["heart_disease"]["policy"]["disclose"] = []
+            path.write_text(yaml.safe_dump(said))
         yield found.start_sites()
     finally:
         found.close()
@@ -63,7 +69,8 @@ def policy(found, **changes):
     own = said["data"]["heart_disease"]
     own["policy"] = {
         "purposes": ["heart-disease-research"], "studies": ["none"], "submitters": "any",
-        "release": ["updates", "private_metrics"], "approval": "automatic", "max_rounds": 1000, **changes,
+        "release": ["updates", "private_metrics"], "approval": "automatic", "max_rounds": 1000, "disclose": [],
+        **changes,
     }  # fmt: skip
     write(found, said)
     if found.alive("hungary"):

@@ -12,6 +12,7 @@ from fedkit.federation import statements
 from fedkit.federation.envelope import read, seal, unseal
 from fedkit.federation.job import SOURCE, job_config, make_job, open_job
 from fedkit.federation.public_codes import COMMON, public_code
+from fedkit.governance.statistics import Statistics
 from fedkit.storage.keys import fingerprint
 from tests.federation.signers import COORDINATOR, FEDERATION, NOW, OPERATOR, OTHER, ROOT, VIEWER, job, job_text, keyring
 from tests.federation.signers import config as composed
@@ -269,3 +270,20 @@ def test_a_job_of_a_study_names_its_agreement_and_one_of_none_names_none():
     with pytest.raises(FederationError) as caught:
         job(study="none", agreement="a" * 64)
     assert caught.value.code == "FK540"
+
+
+STATISTICS = Statistics(("age", "num"), 10, 8.0, 1e-5)
+
+
+def test_a_question_is_opened_as_it_was_signed_and_a_run_has_none():
+    assert job().statistics is None and '"statistics"' not in job().signed.payload
+    assert job(statistics=STATISTICS).statistics == STATISTICS
+
+
+@pytest.mark.parametrize("changes", [{"bins": 0}, {"columns": []}, {"noise_multiplier": 0.01}, {"path": "/data"}])
+def test_a_question_that_cannot_be_is_refused(changes):
+    text = job_text(statistics=STATISTICS)
+    values = {key: value for key, value in json.loads(json.loads(text)["payload"]).items() if key != "wire"}
+    values["statistics"] |= changes
+    with pytest.raises(FederationError, match="FK540"):
+        open_job(seal("job", values, OPERATOR).text, keyring(), FEDERATION, NOW)

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from fedkit.errors import FederationError
 from fedkit.federation.envelope import read, seal
 from fedkit.federation.order import check_parameters, make_order, open_order, parameters_digest
+from fedkit.governance.statistics import Statistics
 from tests.federation.signers import COORDINATOR, NOW, OPERATOR, ROOT, job
 
 JOB = job()
@@ -107,3 +108,20 @@ def test_a_digest_that_is_not_the_parameters_own_is_found_at_the_site():
     with pytest.raises(FederationError) as caught:
         check_parameters(opened(wrong.text), MODEL)
     assert caught.value.code == "FK545"
+
+
+ASKED = job(statistics=Statistics(("age",), 10, 8.0, 1e-5))
+
+
+def test_a_question_is_ordered_by_its_own_kind_and_a_run_never_is():
+    text = make_order(ASKED, "statistics", 0, EMPTY, COORDINATOR, NOW, lifetime=60).text
+    assert (opened(text, ASKED).kind, opened(text, ASKED).round) == ("statistics", 0)
+    for made, kind, number, content in (
+        (ASKED, "train", 1, MODEL), (ASKED, "evaluate", 1, MODEL), (JOB, "statistics", 0, EMPTY),
+        (ASKED, "statistics", 1, EMPTY),
+    ):  # fmt: skip
+        with pytest.raises(FederationError, match="FK542"):
+            make_order(made, kind, number, content, COORDINATOR, NOW, lifetime=60)
+    with pytest.raises(FederationError, match="FK540"):
+        make_order(ASKED, "statistics", 0, MODEL, COORDINATOR, NOW, lifetime=60)
+    assert opened(make_order(ASKED, "end", 0, EMPTY, COORDINATOR, NOW, lifetime=60).text, ASKED).kind == "end"

@@ -12,6 +12,7 @@ from fedkit.federation.public_codes import PUBLIC_CODES
 from fedkit.governance.admission import admit, weigh
 from fedkit.governance.agreement import Standing
 from fedkit.governance.clauses import WAITING
+from fedkit.governance.statistics import Statistics
 from fedkit.privacy import rdp_filter
 from fedkit.privacy.events import RESIDUE, events_of
 from fedkit.privacy.rdp_filter import Charge, best_order, capacity, cost, merged, rounded
@@ -103,6 +104,47 @@ def test_the_last_day_is_a_day_and_the_one_after_is_not(site_file):
     for now, fits in ((end, True), (end + 1, False)):
         asked = replace(held(), now=now)
         assert study_keys(weigh(opened(), site_file(NAMED), asked))["study.days"].holds is fits
+
+
+# Statistics
+
+
+QUESTION = Statistics(("age", "chol"), 10, 8.0, 1e-5)
+ASKING = {"policy": {**NAMED["policy"], "release": ["updates", "statistics"]}}
+
+
+def asking(question=QUESTION, **changes):
+    return replace(held(**changes), statistics=question)
+
+
+def test_a_question_of_a_study_is_held_against_its_terms_but_those_of_models(site_file):
+    found = weigh(opened("model=mlp"), site_file(ASKING), asking())
+    assert found.admitted is not None
+    keys = set(study_keys(found))
+    assert keys >= {"study.signed", "study.days", "study.purpose", "study.parties", "study.data", "study.unit",
+                    "study.delta", "study.budget"}  # fmt: skip
+    assert not keys & {"study.models", "study.strategies", "study.max_rounds", "study.allow_unprotected"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "key"),
+    [
+        (replace(asking(), agreement=""), "study.signed"),
+        (replace(asking(), agreement="e" * 64), "study.signed"),
+        (asking(replace(QUESTION, delta=2e-5)), "study.delta"),
+        (asking(replace(QUESTION, noise_multiplier=0.5)), "study.max_epsilon"),
+        (asking(spent=None), "study.budget"),
+        (asking(spent=(Charge(10**9, 10**6, 100),), runs=1), "study.budget"),
+    ],
+)
+def test_a_question_beyond_a_term_of_the_study_is_refused(site_file, asked, key):
+    found = weigh(opened(), site_file(ASKING), asked)
+    assert found.admitted is None and not study_keys(found)[key].holds
+
+
+def test_a_question_without_protection_in_its_config_is_held_against_the_studys_budget_all_the_same(site_file):
+    found = weigh(opened("privacy=none"), site_file(ASKING), asking(spent=None))
+    assert found.admitted is None and not study_keys(found)["study.budget"].holds
 
 
 # The budget

@@ -11,6 +11,7 @@ from fedkit.federation.public_codes import PUBLIC_CODES
 from fedkit.governance.admission import admit, weigh
 from fedkit.governance.agreement import Standing
 from fedkit.governance.clauses import WAITING, Circumstances, clauses, releases
+from fedkit.governance.rules import rules_of
 from fedkit.governance.terms import Hours
 from tests.federation.signers import config as composed
 from tests.federation.signers import job
@@ -99,7 +100,7 @@ def _holds(site_file, hours, local):
     own = site_file().data["heart_disease"]
     own = replace(own, policy=replace(own.policy, hours=hours))
     now = Circumstances(local.timestamp())
-    return next(c.holds for c in clauses(composed(), "cleveland", 303, own, now, None) if c.code == "FK576")
+    return next(c.holds for c in clauses(composed(), "cleveland", 303, rules_of(own), now, None) if c.code == "FK576")
 
 
 @given(minute=st.integers(0, 7 * 1440 - 1), begin=st.integers(0, 1439), end=st.integers(0, 1440),

@@ -23,6 +23,7 @@ from fedkit.governance.site_file import read_allow_file
 from fedkit.governance.terms import Allowed
 from fedkit.storage.keys import create_signing_key, new_signing_key
 from tests.server.builders import FakeRuns, make_server_folder
+from tests.server.test_submission import ASKED
 
 ENTRY = Allowed("colorsys:rgb_to_hls", "0" * 64)
 
@@ -102,9 +103,9 @@ def test_every_site_must_offer_it_and_the_signed_job_is_opened_by_those_who_know
         return {"name": name, "state": "online", "offer": {"datasets": {"heart_disease": offered}}}
 
     sites = [site("north", ["logistic", "ours"]), site("south", ["logistic"])]
-    with pytest.raises(DeploymentError, match=r"FK729: south does not admit the model ours; it admits logistic"):
-        with_sites(config, sites, ["north", "south"], 1, 60)
-    ready = with_sites(config, sites, ["north"], 1, 60)
+    with pytest.raises(DeploymentError, match=r"FK729: south would refuse it .FK563.*south allows logistic"):
+        with_sites(config, sites, ["north", "south"], 1, 60, ASKED)
+    ready, _ = with_sites(config, sites, ["north"], 1, 60, ASKED)
     create_signing_key(tmp_path / "signing.key")
     federation = "sha256:" + "a" * 64
     profile = Profile(tmp_path, "localhost:1", "anna", "", federation, "")

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
-from fedkit_server.preflight import preflight
+from fedkit_server.preflight import preflight as look
+from fedkit_server.profile import Profile
 from fedkit_server.submission import composed, with_sites
 
 from fedkit.assurance.statistics import plan_statistics
 from fedkit.errors import DeploymentError
 from fedkit.federation.job import job_config
-from tests.server.test_submission import HEART, SITES, _site
+from fedkit.storage.keys import create_signing_key
+from tests.server.test_submission import ASKED, HEART, SITES, _site
+
+preflight = partial(look, asked=ASKED)
 
 
 def _problems(told, name):
@@ -20,9 +26,10 @@ def test_what_fits_costs_what_the_plan_says_and_nothing_is_asked():
     north = told["sites"]["north"]
     assert north["records"] == 300 and 2.9 < north["epsilon"] <= 3.0 and north["delta"] == 1e-5
     assert {check["rule"] for check in north["checks"]} == {
-        "online", "data set", "declaration", "model", "strategy", "unit", "delta", "epsilon",
+        "online", "data set", "declaration", "model", "strategy", "unit", "delta", "epsilon", "unprotected", "purpose",
+        "study", "submitter", "rounds", "epsilon of a run", "records", "release", "other sites", "hours", "approval",
     }  # fmt: skip
-    assert any("fedkit stats" in note for note in told["notes"])
+    assert any("fedkit server stats" in note for note in told["notes"])
 
 
 def test_statistics_are_priced_as_fedkit_stats_prices_them():
@@ -54,7 +61,7 @@ def test_preflight_says_of_each_site_exactly_what_run_refuses(overrides, data):
     sites = [_site("north", **data), _site("south")]
     told = preflight(config, sites, ["north"], 1.0)
     with pytest.raises(DeploymentError) as refused:
-        with_sites(config, sites, ["north"], 1, 60)
+        with_sites(config, sites, ["north"], 1, 60, ASKED)
     said = _problems(told, "north")
     assert not told["fits"] and said
     assert all(problem in str(refused.value) for problem in said)
@@ -76,15 +83,18 @@ def test_a_plan_that_cannot_be_made_is_told_with_its_code():
     assert not told["fits"] and "makes no plan (FK" in _problems(told, "few")[0]
 
 
-def test_the_command_prints_one_table_and_json_and_leaves_with_1_where_it_does_not_fit(monkeypatch, capsys):
+def test_the_command_prints_one_table_and_json_and_leaves_with_1_where_it_does_not_fit(monkeypatch, capsys, tmp_path):
     import json
 
     from fedkit.cli.main import main
 
     class Remote:
+        profile = Profile(tmp_path, "localhost:1", "anna", "", "sha256:" + "a" * 64, "")
+
         def get(self, path):
             return {"/status": {"models": []}, "/sites": {"sites": SITES}}[path]
 
+    create_signing_key(tmp_path / "signing.key")
     monkeypatch.setattr("fedkit_server.preflight_command.connect", lambda profile: Remote())
     monkeypatch.setenv("COLUMNS", "160")
 

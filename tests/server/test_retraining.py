@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from fedkit_server.profile import Profile
-from fedkit_server.retraining import same_again
+from fedkit_server.retraining import same_again as of
 from fedkit_server.submission import sign, with_sites
 
 from fedkit.errors import FedkitError
 from fedkit.federation import envelope, statements
 from fedkit.federation.job import open_job
 from fedkit.storage.keys import create_signing_key, new_signing_key
-from tests.server.test_submission import HEART, SITES
+from tests.server.test_submission import ASKED, HEART, SITES
 
 FEDERATION = "sha256:" + "a" * 64
 COORDINATOR = new_signing_key()
+same_again = partial(of, asked=ASKED)
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def signed(tmp_path):
     create_signing_key(tmp_path / "signing.key")
     profile = Profile(tmp_path, "localhost:1", "anna", "", FEDERATION, "")
     keyring = statements.start(FEDERATION, "anna", profile.key(), COORDINATOR.public, time.time() - 9)
-    config = with_sites(HEART, SITES, ["north", "south"], 1, 60)
+    config, _ = with_sites(HEART, SITES, ["north", "south"], 1, 60, ASKED)
     run, job = sign(config, profile, study="heart", min_sites=1, deadline=60, now=time.time() - 5)
     return profile, keyring, run, job
 

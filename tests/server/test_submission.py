@@ -10,10 +10,13 @@ from fedkit_server.submission import composed, require_purpose, sign, with_sites
 from fedkit.errors import ConfigError, DeploymentError
 from fedkit.federation import statements
 from fedkit.federation.job import job_config, open_job
+from fedkit.governance.clauses import Circumstances
 from fedkit.governance.declaration import declaration_digest
 from fedkit.storage.keys import create_signing_key, new_signing_key
 
 HEART = composed("heart_disease", [], None)
+KEY = "sha256:" + "c" * 64
+ASKED = Circumstances(time.time(), "none", "anna", KEY)
 
 
 def _site(name, state="online", **data):
@@ -35,7 +38,7 @@ def test_a_run_without_a_purpose_is_refused_where_it_is_submitted():
 
 
 def test_counts_come_from_the_offers_and_noise_is_secure():
-    config = with_sites(HEART, SITES, ["north", "south"], 1, 60)
+    config, _ = with_sites(HEART, SITES, ["north", "south"], 1, 60, ASKED)
     assert config.data.records == {"north": 300, "south": 200}
     assert config.privacy.noise == "secure"
     assert (config.federation.min_sites, config.federation.timeout) == (1, 60.0)
@@ -55,7 +58,7 @@ def test_counts_come_from_the_offers_and_noise_is_secure():
 )
 def test_sites_that_cannot_take_part_are_named(names, quorum, said):
     with pytest.raises(DeploymentError, match="FK728") as refused:
-        with_sites(HEART, SITES, names, quorum, 60)
+        with_sites(HEART, SITES, names, quorum, 60, ASKED)
     assert said in str(refused.value)
 
 
@@ -72,43 +75,43 @@ def test_sites_that_cannot_take_part_are_named(names, quorum, said):
 )
 def test_the_remedy_is_that_of_what_is_wrong_and_of_nothing_else(names, quorum, remedy):
     with pytest.raises(DeploymentError) as refused:
-        with_sites(HEART, SITES, names, quorum, 60)
+        with_sites(HEART, SITES, names, quorum, 60, ASKED)
     assert refused.value.remedy == remedy
     with pytest.raises(DeploymentError) as refused:
-        with_sites(HEART, SITES, [*names, "west"], 9, 60)
+        with_sites(HEART, SITES, [*names, "west"], 9, 60, ASKED)
     assert refused.value.remedy.startswith(("set --min-sites", "name each site once; set --min-sites"))
 
 
 @pytest.mark.parametrize(
     ("overrides", "data", "said"),
     [
-        (["model=mlp"], {}, "north does not admit the model mlp; it admits logistic"),
-        (["strategy=fedprox"], {}, "north does not admit the strategy fedprox; it admits fedavg"),
-        (["privacy.epsilon=5"], {}, "north admits epsilon up to 3, and the run has 5"),
-        (["privacy.delta=1e-4"], {}, "north admits delta up to 1e-05, and the run has 0.0001"),
+        (["model=mlp"], {}, "north would refuse it (FK563): models: the model is 'mlp', and north allows logistic"),
+        (["strategy=fedprox"], {}, "(FK564): strategies: the strategy is 'fedprox', and north allows fedavg"),
+        (["privacy.epsilon=5"], {}, "(FK567): max_epsilon: epsilon of the whole run is 5, and north allows at most 3"),
+        (["privacy.delta=1e-4"], {}, "(FK566): delta: privacy.delta is 0.0001, and north allows at most 1e-05"),
         (
             ["privacy.epsilon=null", "privacy.noise_multiplier=1.9"],
             {},
-            "north admits epsilon up to 3, and the run costs",
+            "and north allows at most 3; set privacy.epsilon=3 at most, or lower federation.num_rounds",
         ),
-        (["privacy=none"], {}, "north does not train without privacy"),
-        ([], {"unit": "patient"}, "north protects a patient, and the run a record"),
-        ([], {"declaration": "f" * 64}, "north declares another table under the name heart_disease"),
+        (["privacy=none"], {}, "(FK568): allow_unprotected: privacy.mode is none, and north allows record_dp"),
+        ([], {"unit": "patient"}, "(FK565): unit: the unit that is protected is record, and north allows patient"),
+        ([], {"declaration": "f" * 64}, "(FK561): declaration: the digest of the declaration is"),
         (["data=diabetes"], {}, "north does not offer the data set diabetes; it offers heart_disease"),
     ],
 )
 def test_what_a_site_does_not_offer_is_said_with_its_bound(overrides, data, said):
     config = composed("heart_disease", overrides, None)
     with pytest.raises(DeploymentError, match="FK729") as refused:
-        with_sites(config, [_site("north", **data), _site("south")], ["north", "south"], 1, 60)
+        with_sites(config, [_site("north", **data), _site("south")], ["north", "south"], 1, 60, ASKED)
     assert said in str(refused.value)
 
 
 def test_every_problem_of_every_site_is_said_at_once():
     config = composed("heart_disease", ["model=mlp", "privacy.epsilon=5"], None)
     with pytest.raises(DeploymentError) as refused:
-        with_sites(config, SITES, ["north", "south"], 1, 60)
-    assert str(refused.value).count("north") == 2 and str(refused.value).count("south") == 2
+        with_sites(config, SITES, ["north", "south"], 1, 60, ASKED)
+    assert str(refused.value).count("north would refuse") == str(refused.value).count("south would refuse") == 2
 
 
 def test_noise_that_protects_nobody_is_refused():
@@ -123,7 +126,7 @@ def test_a_signed_run_is_one_that_a_site_opens_and_no_two_have_one_id(tmp_path):
     federation = "sha256:" + "a" * 64
     profile = Profile(tmp_path, "localhost:1", "anna", "", federation, "")
     keyring = statements.start(federation, "anna", profile.key(), new_signing_key().public, time.time())
-    config = with_sites(HEART, SITES, ["north", "south"], 2, 60)
+    config, _ = with_sites(HEART, SITES, ["north", "south"], 2, 60, ASKED)
     made = [sign(config, profile, study="s", min_sites=2, deadline=60, now=time.time()) for _ in range(2)]
     job = open_job(made[0][1].text, keyring, federation, time.time())
     assert job.run == made[0][0] != made[1][0]
