@@ -73,6 +73,7 @@ class Federation:
     port: int = 0
     host: str = "127.0.0.1"
     inside: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
 
     @property
     def profile(self):
@@ -143,6 +144,7 @@ class Federation:
         return subprocess.run(words, stderr=subprocess.DEVNULL, timeout=60).returncode == 0
 
     def start_site(self, site, *, wait_online=True):
+        self.began[site] = time.time()
         self._spawn(site, *self.site_program, "start", f"{site}/site.yaml")
         if wait_online:
             self.wait_online(site)
@@ -155,7 +157,12 @@ class Federation:
         return self
 
     def wait_online(self, site):
-        wait(lambda: self.state(site).get("phase") in ("connected", "working"), 90, f"{site} does not connect")
+        def online():
+            found = self.state(site)
+            # What a killed process has left tells nothing of the new one.
+            return found.get("started_at", 0) >= self.began.get(site, 0) and found["phase"] in ("connected", "working")
+
+        wait(online, 90, f"{site} does not connect")
 
     def state(self, site):
         with suppress(OSError, ValueError):

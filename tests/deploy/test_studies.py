@@ -45,6 +45,7 @@ def federation(tmp_path_factory):
             said = yaml.safe_load(path.read_text())
             own = said["data"]["heart_disease"]
             own["policy"] |= {"purposes": ["heart-disease-research", "marketing"], "studies": [STUDY]}
+            own["policy"]["release"].append("statistics")
             if site == "hungary":
                 said["allow"] = {"sources": {"traced": json.loads(hashed.stdout)}}
                 own |= {"source": {"kind": "traced"}, "site_column": None}
@@ -66,10 +67,11 @@ def run(found, *words, check=True):
 def unchecked(found, *overrides, agreement=None):
     """Submit what the command would refuse beforehand: the site has to refuse it by itself."""
     from fedkit_server.options import connect
-    from fedkit_server.submission import composed, sign, with_sites
+    from fedkit_server.submission import circumstances, composed, sign, with_sites
 
     remote = connect(found.profile)
-    config = with_sites(composed("heart_disease", overrides, None), remote.get("/sites")["sites"], ["hungary"], 1, 60.0)
+    asked, sites = circumstances(remote.profile, STUDY, time.time()), remote.get("/sites")["sites"]
+    config, _ = with_sites(composed("heart_disease", overrides, None), sites, ["hungary"], 1, 60.0, asked)
     digest = found.digest if agreement is None else agreement
     _, signed = sign(config, remote.profile, study=STUDY, min_sites=1, deadline=60.0, now=time.time(), agreement=digest)
     return str(remote.post("/runs", {"job": signed.text})["run"])
@@ -118,6 +120,16 @@ def test_a_run_of_the_study_is_trained_at_the_sites_that_have_signed(federation)
     made = ["study_created", "study_signed", "study_signed"]
     assert kinds(federation, "client", "log", "show", "hungary/site.yaml") == ["study_signed"]
     assert kinds(federation, "server", "log", "show", "coordinator") == made
+
+
+def test_statistics_of_the_study_are_asked_under_its_agreement_and_within_its_budget(federation):
+    ask = ("stats", "heart_disease", "--sites", "hungary", "--study", STUDY, "--columns", "age", "--yes", "--json")
+    done = json.loads(federation.remote(*ask, "--epsilon", "0.2").stdout)
+    assert done["answered"] == ["hungary"], done
+    before = reads(federation)
+    refused = federation.remote(*ask, "--epsilon", "3.5", check=False)
+    assert refused.returncode == 2 and "study.max_epsilon_per_run" in refused.stderr
+    assert reads(federation) == before
 
 
 @pytest.mark.parametrize("key", REFUSED)
