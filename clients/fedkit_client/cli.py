@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkit_client.alert_commands import alerts
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.inventory_command import inventory
@@ -190,7 +191,7 @@ def doctor(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage,
+    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)
