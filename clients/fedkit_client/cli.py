@@ -16,6 +16,7 @@ from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
+from fedkit_client.quarantine_command import quarantine
 from fedkit_client.study_commands import study_app
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
@@ -191,7 +192,7 @@ def doctor(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts,
+    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)
