@@ -13,6 +13,7 @@ import typer
 from fedkit_client.alert_commands import alerts
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.governing_commands import approve, deny, explain, requests
+from fedkit_client.incident_command import incident
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
@@ -193,6 +194,7 @@ def doctor(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
+    incident,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)
