@@ -24,6 +24,7 @@ import httpx
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.governance.alert_terms import AlertTerms, Syslog, Webhook
+from fedkit.storage.private import require_private
 from fedkit_client.proxy import proxy_for
 
 SIGNATURE = "X-Fedkit-Signature"
@@ -166,9 +167,12 @@ def _context(ca_file: Path | None) -> ssl.SSLContext:
 def _secret(webhook: Webhook) -> bytes:
     try:
         if webhook.secret_file is not None:
+            require_private([webhook.secret_file])
             found = webhook.secret_file.read_bytes()
         else:
             found = os.environb.get(str(webhook.secret_env).encode(), b"")
+    except DeploymentError as error:
+        raise _refused("the webhook", error.message) from None
     except OSError as error:
         raise _refused("the webhook", f"its secret_file cannot be read ({error.strerror})") from None
     found = found.strip()

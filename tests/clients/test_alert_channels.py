@@ -30,6 +30,7 @@ def hook(tmp_path):
 @pytest.fixture
 def webhook(hook, tmp_path):
     (tmp_path / "secret").write_text(SECRET + "\n")
+    (tmp_path / "secret").chmod(0o600)
     return Webhook(hook.url, tmp_path / "secret", None, hook.ca_file)
 
 
@@ -63,6 +64,7 @@ def test_whatever_is_not_2xx_did_not_take_it_and_no_redirect_is_followed(hook, w
 
 def test_a_receiver_by_another_ca_is_told_nothing(hook, tmp_path):
     (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "secret").chmod(0o600)
     with pytest.raises(DeploymentError, match="certificate is not trusted"):
         post(Webhook(hook.url, tmp_path / "secret", None), BODY, 1.0)
     assert hook.taken == []
@@ -81,8 +83,16 @@ def test_a_webhook_is_reached_through_the_proxy_of_the_environment(hook, webhook
 def test_without_a_secret_nothing_is_sent(hook, tmp_path, secret):
     if secret is not None:
         (tmp_path / "secret").write_text(secret)
+        (tmp_path / "secret").chmod(0o600)
     with pytest.raises(DeploymentError, match="secret"):
         post(Webhook(hook.url, tmp_path / "secret", None, hook.ca_file), BODY, 1.0)
+    assert hook.taken == []
+
+
+def test_a_secret_that_others_can_read_is_refused(hook, webhook):
+    webhook.secret_file.chmod(0o644)
+    with pytest.raises(DeploymentError, match="others on this machine"):
+        post(webhook, BODY, 1.0)
     assert hook.taken == []
 
 
