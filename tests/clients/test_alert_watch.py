@@ -100,6 +100,22 @@ def test_a_round_leaves_its_norm_bounds_and_config_in_the_log_and_a_new_config_i
     assert keys(found) == set()
 
 
+def test_real_updates_of_a_larger_model_lie_within_bounds_that_say_something(watch):
+    from fedkit.training.model import declared_model
+
+    made, found, _ = watch()
+    config = experiment("model=mlp", "training.local_steps=3")
+    size = sum(part.numel() for part in declared_model(config, None, values=False).parameters())
+    job = made.coordinator.job("run-m", config)
+    for number in range(1, 5):
+        train(made, job, number, model(size))
+    lines = [line.fields for line in readable_lines(made.folder.audit, ("released",))]
+    assert len(lines) == 4 and size > 150
+    for told in lines:
+        assert 0 < told["norm_least"] <= told["norm"] <= told["norm_most"]
+    assert not any(key.startswith("norm") for key in keys(found))
+
+
 def test_of_an_answer_without_privacy_no_norm_is_taken(watch):
     made, _, _ = watch(data={"allow_unprotected": True})
     train(made, made.coordinator.job("open", experiment(*UNPROTECTED)))
