@@ -15,7 +15,7 @@ from fedkit.errors import ConfigError
 from fedkit.governance.pause import MOST_REASON
 from fedkit_client.folder import SiteFolder
 
-SECONDS = 60.0
+_SECONDS = 60.0
 """What may be sent when a pause begins is one part of an answer; Flower's largest have 5 MiB."""
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
@@ -36,22 +36,24 @@ def pause(
 
     Example: fedkit client pause site/site.yaml --reason "the ethics board has questions"
     """
-    reason = one_line(reason)
-    file = folder_of(site_yaml).pause
+    reason = reason.strip()
+    if len(reason) > MOST_REASON or not reason.isprintable():
+        raise typer.BadParameter(f"--reason is one line of at most {MOST_REASON} characters; it has {len(reason)}")
+    file = _folder(site_yaml).pause
     made = file.put(reason, time.time())
     # A log that cannot be written must keep nobody from pausing.
-    unlogged = logged(site_yaml, "paused")
-    quiet = file.settled(SECONDS)
-    since = stamp(made.since)
+    logged = _logged(site_yaml, "paused")
+    quiet = file.settled(_SECONDS)
+    since = _stamp(made.since)
     text = f"paused since {since}; every message is answered with FK580 until `fedkit client resume {site_yaml}`\n"
     if not quiet:
         text += (
             "  the site did not let go of what it was sending; that one part may still arrive:"
             f" `fedkit client stop {site_yaml}`\n"
         )
-    if unlogged:
-        text += f"  the audit log does not tell of it: {unlogged}\n"
-    told = {"paused": True, "since": made.since, "reason": made.reason, "quiet": quiet, "logged": not unlogged}
+    if logged:
+        text += f"  the audit log does not tell of it: {logged}\n"
+    told = {"paused": True, "since": made.since, "reason": made.reason, "quiet": quiet, "logged": not logged}
     _print(told, text, json_=json_)
     if not quiet:
         raise typer.Exit(1)
@@ -62,7 +64,8 @@ def resume(site_yaml: SiteYaml, json_: Json = False) -> None:
 
     Example: fedkit client resume site/site.yaml
     """
-    folder = folder_of(site_yaml)
+    folder = _folder(site_yaml)
+    # Before the log tells of what would then be refused.
     folder.quarantine.refuse()
     if folder.pause.there():
         from fedkit_client.audit import record
@@ -72,41 +75,24 @@ def resume(site_yaml: SiteYaml, json_: Json = False) -> None:
     if known is None:
         text = "the site was not paused\n"
     else:
-        text = f"the site goes on; it was paused since {stamp(known.since)}\n"
+        text = f"the site goes on; it was paused since {_stamp(known.since)}\n"
     since = None if known is None else known.since
     _print({"paused": False, "was_paused": known is not None, "since": since}, text, json_=json_)
 
 
-def one_line(reason: str) -> str:
-    """A reason as it may be kept.
-
-    Raises:
-        typer.BadParameter: it has more than one line, or is too long.
-    """
-    reason = reason.strip()
-    if len(reason) > MOST_REASON or not reason.isprintable():
-        raise typer.BadParameter(f"--reason is one line of at most {MOST_REASON} characters; it has {len(reason)}")
-    return reason
-
-
-def logged(site_yaml: Path, kind: str) -> str:
+def _logged(site_yaml: Path, kind: str) -> str:
     """Why the audit log does not tell of it; nothing where it does."""
     from fedkit.errors import FedkitError
     from fedkit_client.audit import record
 
     try:
-        record(folder_of(site_yaml), kind)
+        record(_folder(site_yaml), kind)
     except (FedkitError, OSError) as error:
         return str(error)
     return ""
 
 
-def folder_of(site_yaml: Path) -> SiteFolder:
-    """The folder of a site, whatever became of its file.
-
-    Raises:
-        DeploymentError: FK741.
-    """
+def _folder(site_yaml: Path) -> SiteFolder:
     from fedkit.governance.site_file import read_site_file
 
     try:
@@ -118,8 +104,7 @@ def folder_of(site_yaml: Path) -> SiteFolder:
     return folder
 
 
-def stamp(seconds: float | None) -> str:
-    """A time for people."""
+def _stamp(seconds: float | None) -> str:
     if seconds is None:
         return "an unknown time"
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
