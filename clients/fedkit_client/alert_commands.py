@@ -36,14 +36,16 @@ def alerts(
 
     opened = open_site(site_yaml)
     if test:
-        told = _tested(opened)
-        _print({"channels": told}, "".join(f"{name}: {why or 'took it'}\n" for name, why in told.items()), json_=json_)
-        if any(told.values()):
+        tried = _tested(opened)
+        _print(
+            {"channels": tried}, "".join(f"{name}: {why or 'took it'}\n" for name, why in tried.items()), json_=json_
+        )
+        if any(tried.values()):
             raise typer.Exit(1)
         return
     found, facts = standing(opened.file, opened.folder, load_signing_key(opened.folder.signing_key).public)
-    _print({"site": opened.file.site, "alerts": [each.plain() for each in found], **_channels(facts)},
-           _text(opened, found, facts), json_=json_)  # fmt: skip
+    told = {"site": opened.file.site, "running": facts.running, "alerts": [each.plain() for each in found]}
+    _print({**told, **_channels(facts)}, _text(opened, found, facts), json_=json_)
     if any(each.severity == "critical" for each in found):
         raise typer.Exit(1)
 
@@ -87,6 +89,8 @@ def _text(opened: Opened, found: list[Alert], facts: Facts) -> str:
     for name, channel in facts.channels.items():
         how = f"failing: {channel.why}" if channel.since is not None else "works, as far as is known"
         lines.append(f"channel {name}: {channel.queued} wait, {how}")
+    if not facts.running:
+        lines.append("the site does not run: whether the coordinator is silent is not known")
     if not opened.file.alerts.channels:
         lines.append("no channel: nobody is told; see `alerts` in docs/operations.md")
     return "\n".join(map(printable, lines)) + "\n"

@@ -12,7 +12,7 @@ from fedkit.storage.audit_line import Line, Scalar
 LONGEST = 8 * 86_400.0
 """No rule looks further back, but for configs that were seen and norms that were released."""
 
-_MOST_LINES, _MOST_CONFIGS, _MOST_NORMS = 20_000, 10_000, 50
+_MOST_LINES, _MOST_CONFIGS, _MOST_NORMS = 5000, 10_000, 50
 KINDS = (
     "started", "configured", "requested", "admitted", "reserved", "released", "refused", "contradicted", "recovered",
     "quarantined", "unquarantined",
@@ -44,7 +44,7 @@ class History:
     """The log as rules look at it; lines are taken in order, each once.
 
     Attributes:
-        lines: the newest, bounded by time and number.
+        lines: the newest of each kind, bounded by time and number: many of one kind hide none of another.
         configs: digest of a run's config to the line that first admitted it.
         norms: that digest to the newest released norms, each with its line.
         runs: run to the digest of its config.
@@ -52,7 +52,7 @@ class History:
         answers: code (empty for an answer) to how many requests were answered with it.
     """
 
-    lines: deque[Seen] = field(default_factory=lambda: deque(maxlen=_MOST_LINES))
+    lines: dict[str, deque[Seen]] = field(default_factory=dict)
     configs: dict[str, Seen] = field(default_factory=dict)
     norms: dict[str, deque[Seen]] = field(default_factory=dict)
     runs: dict[str, str] = field(default_factory=dict)
@@ -77,13 +77,14 @@ class History:
             known = self.norms.setdefault(self.runs.get(seen.text("run"), seen.text("run")), deque(maxlen=_MOST_NORMS))
             known.append(seen)
             self._bound(self.norms)
-        self.lines.append(seen)
-        while self.lines and self.lines[0].at < seen.at - LONGEST:
-            self.lines.popleft()
+        known = self.lines.setdefault(seen.kind, deque(maxlen=_MOST_LINES))
+        known.append(seen)
+        while known[0].at < seen.at - LONGEST:
+            known.popleft()
 
     def since(self, begin: float, *kinds: str) -> list[Seen]:
         """Lines of these kinds from a time on."""
-        return [seen for seen in self.lines if seen.at > begin and seen.kind in kinds]
+        return [seen for kind in kinds for seen in self.lines.get(kind, ()) if seen.at > begin]
 
     def _admitted(self, seen: Seen) -> None:
         config = seen.text("config")

@@ -80,7 +80,7 @@ class Look:
         return found, broken
 
     def certificates(self, now: float, shown: Callable[[], float | None]) -> dict[str, float]:
-        """Ends of certificates; the coordinator's is asked for once a day.
+        """Ends of certificates; the coordinator's is asked for once a day, sooner where it was not told.
 
         Args:
             shown: the end of the one that the coordinator shows now.
@@ -91,6 +91,8 @@ class Look:
                 self.ends[AUTHORITY] = end
             if (end := shown()) is not None:
                 self.ends[CERTIFICATE] = end
+            else:
+                self._asked -= _CERTIFICATE_EVERY - _LEDGER_EVERY
         return self.ends
 
 

@@ -148,8 +148,8 @@ def _spending(history: History, facts: Facts, name: str) -> list[tuple[float, fl
     budget = facts.budgets[name]
     return [
         (seen.at, budget.share(epsilon))
-        for seen in history.lines
-        if seen.kind == "reserved" and seen.text("dataset") == name
+        for seen in history.lines.get("reserved", ())
+        if seen.text("dataset") == name
         and (epsilon := seen.number("epsilon_spent")) is not None
     ]  # fmt: skip
 

@@ -172,7 +172,11 @@ def watch_of(opened: Opened, public: bytes, state: State) -> Watch:
         said = state.problem
         return "" if said is None else str(said.get("code", ""))
 
+    def shown() -> float | None:
+        # A quarantined site says nothing to its coordinator, not even hello.
+        return None if folder.quarantine.there() else shown_end(enrolment.host, enrolment.port)
+
     return Watch(
-        Look(opened.file, folder, public), AlertBook(folder.alerts), pulse, problem,
-        lambda: shown_end(enrolment.host, enrolment.port), channels=senders(opened.file.alerts),
+        Look(opened.file, folder, public), AlertBook(folder.alerts), pulse, problem, shown,
+        channels=senders(opened.file.alerts),
     )  # fmt: skip

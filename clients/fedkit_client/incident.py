@@ -70,6 +70,7 @@ def incident(opened: Opened, since: float, until: float, now: float, *, rehearsa
         **found,
         "datasets": {name: _dataset(opened, name, found) for name in names},
         "unprotected": sorted({each["run"] for each in found["answers"] if each["guarantee"].get("guarantee") != "dp"}),
+        "usage_disclosed": opened.file.disclose_usage,
         "chains": _chains(opened),
         "paused": None if pause is None else {"since": pause.since},
         "quarantined": folder.quarantine.since(),

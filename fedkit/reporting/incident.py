@@ -9,6 +9,10 @@ from typing import Any
 from fedkit.reporting.page import render
 
 MARK = "REHEARSAL: made up, nothing of this has happened"
+USAGE = (
+    "Beside its answers the site's file, as it is now, lets exact CPU seconds and memory out, which may follow from"
+    " records and have no guarantee."
+)
 _FILL = "[TO FILL IN: {}]"
 
 
@@ -18,7 +22,15 @@ def incident_page(found: Mapping[str, Any], version: str) -> str:
     runs = [{**each, "span": f"{_when(each['first'])} to {_when(each['last'])}", "bound": _bound(each["guarantee"]),
              "counted": _counted(each["answers"])} for each in found["runs"]]  # fmt: skip
     events = [{**each, "when": _when(each["at"])} for each in found["events"]]
-    values = {"found": found, "answers": answers, "runs": runs, "events": events, "mark": MARK, "version": version}
+    values = {
+        "found": found,
+        "answers": answers,
+        "runs": runs,
+        "events": events,
+        "mark": MARK,
+        "usage": USAGE,
+        "version": version,
+    }
     return render("incident.html.j2", values)
 
 
@@ -158,6 +170,8 @@ def _consequences(found: Mapping[str, Any]) -> str:
             " unit's records were used change by at most the factor e^epsilon of that run, but for delta; for all runs"
             " together the ledger's epsilon is the bound. "
         )
+    if found["usage_disclosed"]:
+        text += f"{USAGE} "
     return text
 
 

@@ -17,10 +17,12 @@ class Hook:
     Attributes:
         status: what it answers with.
         taken: headers and body of each request.
+        answering: cleared, every request waits.
     """
 
     def __init__(self, folder):
-        self.status, self.taken = 200, []
+        self.status, self.taken, self.answering = 200, [], threading.Event()
+        self.answering.set()
         authority = make_ca("hospital")
         pair = make_server(authority, ["localhost", "127.0.0.1"])
         (folder / "hook.ca").write_bytes(authority.certificate)
@@ -33,6 +35,7 @@ class Hook:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 hook.taken.append((dict(self.headers), body))
+                hook.answering.wait(60)
                 self.send_response(hook.status)
                 if hook.status == 302:
                     self.send_header("Location", "https://localhost:1/elsewhere")
@@ -53,6 +56,7 @@ class Hook:
         self.thread.start()
 
     def close(self):
+        self.answering.set()
         self.server.shutdown()
         self.server.server_close()
         self.thread.join(5)

@@ -9,7 +9,7 @@ from fedkit_client.alert_rules import DAY, HOUR, RULES, WEEK, alerts_at
 
 from fedkit.governance.alert_terms import AlertTerms
 from fedkit.storage.audit import Log
-from fedkit.storage.audit_line import Event
+from fedkit.storage.audit_line import Event, Line
 from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.keys import new_signing_key
 
@@ -205,6 +205,18 @@ def test_the_documentation_has_every_rule_and_no_other():
     page = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
     table = page[page.index("| rule |") : page.index("**What an alert says.**")]
     assert re.findall(r"^\| `([a-z-]+)` \|", table, re.MULTILINE) == list(RULES)
+
+
+def test_a_flood_of_refusals_hides_no_charge_and_no_contradiction():
+    history = History()
+    for seq, (at, kind, fields) in enumerate(
+        [(NOW - DAY, *reserved(1.9, NOW)[1:]), (NOW - DAY, "contradicted", {}), *[refused("FK541")] * 6000], 1
+    ):
+        history.take(Line(seq, at, kind, fields, "", b"", "", b""))
+    facts = Facts({"icu": Budget(spent=0.9, limit=2.0, free=1.0)})
+    found = {each.key: each for each in alerts_at(history, facts, TERMS, NOW)}
+    assert {"contradicted", "burn:icu:week", "refused:FK541"} <= set(found)
+    assert found["budget:icu:0.5"].since == NOW - DAY and found["refused:FK541"].count == 5000
 
 
 def test_equal_arguments_give_equal_alerts_and_the_worst_come_first(stands):

@@ -95,6 +95,15 @@ def test_a_run_without_privacy_is_named_and_nothing_is_promised_of_it(made):
     assert "WITHOUT A GUARANTEE" in draft and "differentially private" not in draft
 
 
+@pytest.mark.parametrize("disclosed", [True, False])
+def test_what_a_site_tells_of_its_work_is_named_as_outside_every_guarantee(bench, disclosed):
+    made = bench(disclose_usage=disclosed)
+    train(made, made.coordinator.job("run-a"))
+    found = collect(made)
+    for text in (incident_page(found, "0"), notification_draft(found)):
+        assert ("CPU seconds and memory out" in text) is disclosed
+
+
 def test_only_what_lies_within_the_time_is_told(made):
     train(made, made.coordinator.job("before"))
     between = time.time()
