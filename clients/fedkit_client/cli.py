@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedkit_client.consent_commands import lineage, rectify, withdraw
+from fedkit_client.console_commands import console, console_user
 from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
@@ -190,7 +191,7 @@ def doctor(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage,
+    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, console, console_user,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)
