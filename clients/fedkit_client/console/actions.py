@@ -15,6 +15,9 @@ from fedkit_client.pausing import pause_site, reason_of, resume_site
 from fedkit_client.withdrawals import unit_ids
 from fedkit_client.withdrawing import withdraw_units
 
+MOST_UNITS = 500
+"""Ids of one form."""
+
 
 def approve(visit: Visit) -> Response:
     """Approve the job that the page has shown."""
@@ -74,6 +77,13 @@ def withdraw(visit: Visit) -> Response:
     except FederationError as error:
         # The remedy for the command line is none for a page.
         raise FederationError(error.message, code=error.code, remedy="write one id a line") from None
+    if len(ids) > MOST_UNITS:
+        # Each is a line of the log, on disk before it counts.
+        raise FederationError(
+            f"{len(ids):,} ids at once; a page takes {MOST_UNITS:,}",
+            code="FK595",
+            remedy="give them in parts, or use `fedkit client withdraw --file`",
+        )
     told = withdraw_units(visit.opened(), data, ids, visit.now, revoke=what == "revoke", by=visit.session.user)
     how = "count again as the register and the table say" if told["revoked"] else "are left out"
     text = (

@@ -326,6 +326,7 @@ def test_units_withdraw_and_who_they_are_is_nowhere_but_in_the_sites_own_file(de
 
 
 @pytest.mark.parametrize("form", [
+    {"units": "\n".join(map(str, range(4000, 4800)))},
     {"sure": ""}, {"what": "erase"}, {"data": "other"}, {"units": ""}, {"units": "null"}, {"units": "4711\nnan"},
 ])  # fmt: skip
 def test_a_withdrawal_that_cannot_be_is_refused_whole_and_names_nobody(desk, form):

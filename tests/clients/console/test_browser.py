@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import shutil
+import socket
+import threading
 import time
 
 import pyotp
 import pytest
+import uvicorn
+from fedkit_client.console.app import make_app
+from fedkit_client.console.sessions import IDLE
 from fedkit_client.console.users import Users
+from fedkit_client.console.visit import Console
 from fedkit_client.console.wrong import EVERY
 
 from tests.clients.console.conftest import PASSWORD
@@ -138,7 +144,29 @@ def test_a_wrong_code_a_used_code_and_a_lock_all_get_the_same_answer(officer):
     assert len(seen) == 1
 
 
-def test_a_session_that_has_ended_shows_the_login_and_does_nothing(officer):
+def test_a_session_that_was_idle_shows_the_login_and_does_nothing(bench, chromium):
+    made, now = bench(), [float(int(time.time()))]
+    secret = Users(made.folder.console_users).add("ana", PASSWORD, time.time())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        host = f"127.0.0.1:{listening.getsockname()[1]}"
+        console = Console(made.folder.site_yaml, made.folder, "north", host, b"k" * 32, lambda: now[0])
+        server = uvicorn.Server(uvicorn.Config(make_app(console), log_config=None, lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            ana = Officer(made, chromium, f"http://{host}/", secret)
+            ana.login(code=pyotp.TOTP(secret).at(int(now[0])))
+            assert ana.sees("logged in as ana")
+            now[0] += IDLE
+            ana.page.get_by_role("button", name="Pause the site").click()
+            assert ana.sees("the session has ended. Nothing was done") and not made.folder.pause.there()
+            ana.context.close()
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def test_another_password_ends_the_session_that_the_browser_has(officer):
     ana = officer()
     ana.login()
     ana.secret = Users(ana.made.folder.console_users).change("ana", "another good password", time.time())

@@ -9,6 +9,7 @@ import subprocess
 import httpx
 import pyotp
 import pytest
+from fedkit_client.console.shield import HEADERS
 
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.console.conftest import PASSWORD, TOKEN
@@ -80,6 +81,7 @@ def test_a_real_console_answers_on_loopback_alone_and_ends_when_asked(site, serv
         form = {"token": token, "name": "ana", "password": PASSWORD, "code": pyotp.TOTP(secret).now()}
         found = browser.post("/login", data=form)
         assert found.status_code == 303 and "server" not in found.headers
+        assert {name: found.headers[name] for name in HEADERS} == HEADERS
         assert "Budgets" in browser.get("/").text
         assert browser.get("/", headers={"host": f"localhost:{port}"}).status_code == 421
     process.send_signal(signal.SIGTERM)

@@ -2,7 +2,9 @@
 
 import json
 import stat
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fedkit_client.console import door as module
@@ -48,6 +50,18 @@ def test_a_code_counts_once_and_one_before_it_never(at):
     assert door.login("ana", PASSWORD, before) is None
     # Another process of the console has the same memory.
     assert Door(at.made.folder, lambda: at.now).login("ana", PASSWORD, code) is None
+
+
+def test_of_many_who_come_with_one_code_at_once_one_comes_in(at):
+    code, barrier = at.code(), threading.Barrier(6)
+    doors = [Door(at.made.folder, lambda: at.now) for _ in range(3)] * 2
+
+    def come(door):
+        barrier.wait(20)
+        return door.login("ana", PASSWORD, code) is not None
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(come, doors)) == [False] * 5 + [True]
 
 
 @pytest.mark.parametrize(("late", "good"), [(-60, False), (-30, True), (0, True), (30, True), (90, False)])
