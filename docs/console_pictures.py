@@ -27,12 +27,12 @@ WIDTH, HEIGHT = 1200, 900
 def site(folder: Path) -> tuple[Any, str, list[str]]:
     """A site, the secret of its console's user, and the digests of two runs: one approved and trained, one waiting."""
     from fedkit_client import gatekeeper
-    from fedkit_client.console.users import Users
     from fedkit_client.decisions import approve_run
 
     from fedkit.storage.audit import Log
     from fedkit.storage.audit_line import Event
     from fedkit.storage.keys import load_signing_key
+    from fedkit.web.users import Users
     from tests.clients.conftest import make_bench
     from tests.clients.coordinator import experiment, model, write_declaration
 

@@ -41,13 +41,17 @@ def console(
 
     Example: fedkit client console site/site.yaml
     """
-    from fedkit_client.console.serve import serve
+    from fedkit.web.passwords import require_libraries
+    from fedkit.web.serve import serve
+
+    require_libraries()
+    from fedkit_client.console.app import opened_app
 
     def say(url: str) -> None:
         text = f"{url} answers on this machine, until Ctrl-C\n"
         _print({"event": "serving", "url": url}, json_, text)
 
-    serve(site_yaml, port, say)
+    serve(opened_app(site_yaml), port, say)
 
 
 def console_user(
@@ -63,7 +67,7 @@ def console_user(
 
     Example: fedkit client console-user site/site.yaml add ana
     """
-    from fedkit_client.console.users import Users
+    from fedkit.web.users import Users
     from fedkit_client.pausing import folder_to_pause
 
     if bool(name) == (act is Act.list):
@@ -87,8 +91,8 @@ def console_user(
 
 
 def _credentials(folder: SiteFolder, act: Act, name: str, *, json_: bool) -> None:
-    from fedkit_client.console import passwords, totp
-    from fedkit_client.console.users import Users
+    from fedkit.web import passwords, totp
+    from fedkit.web.users import Users
 
     users = Users(folder.console_users)
     passwords.require_libraries()
@@ -109,12 +113,13 @@ def _credentials(folder: SiteFolder, act: Act, name: str, *, json_: bool) -> Non
 
 
 def _unlock(folder: SiteFolder, name: str, *, json_: bool) -> None:
-    from fedkit_client.console.door import Door
-    from fedkit_client.console.users import Users
+    from fedkit.web.door import unlock
+    from fedkit.web.users import Users
 
-    Users(folder.console_users).require(name, there=True)
+    users = Users(folder.console_users)
+    users.require(name, there=True)
     _tell(folder, "unlocked", name)
-    done = Door(folder).unlock(name)
+    done = unlock(users, folder.console_wrong, name)
     text = f"{name} can log in again\n" if done else f"{name} was not locked\n"
     _print({"user": name, "was_locked": done}, json_, text)
 

@@ -14,11 +14,12 @@ from fedkit.errors import DeploymentError
 from fedkit.federation.trail import page
 from fedkit.reporting.inventory import inventory_page
 from fedkit.storage.audit_verify import readable_lines
+from fedkit.web.desk import Visit
+from fedkit.web.shield import POLICY
 from fedkit_client.approvals import DAYS, MOST_DAYS, Approvals, Decision
 from fedkit_client.audit import examined
 from fedkit_client.console.history import HEIGHT, WIDTH, past
-from fedkit_client.console.shield import POLICY
-from fedkit_client.console.visit import Visit
+from fedkit_client.console.site import Site
 from fedkit_client.deciding import described, flat
 from fedkit_client.inventory import inventory
 from fedkit_client.ledgers import budgets
@@ -43,30 +44,30 @@ SHOWN = (
 """Kinds of events that the page of the log offers to choose from."""
 
 
-def overview(visit: Visit) -> Response:
+def overview(site: Site, visit: Visit) -> Response:
     """How the site stands, and the button that stops everything."""
-    found = status(visit.opened())
-    waiting = _requests(visit)["open"]
+    found = status(site.opened())
+    waiting = _requests(site, visit)["open"]
     return visit.page("overview", "Overview", found=found, waiting=waiting)
 
 
-def budgets_page(visit: Visit) -> Response:
+def budgets_page(site: Site, visit: Visit) -> Response:
     """What is left of each budget, and how it was spent."""
-    opened = visit.opened()
+    opened = site.opened()
     told = budgets(opened.file, opened.folder)
     sets = [{"name": name, "told": each, "past": past(opened.folder, name)} for name, each in told.items()]
     return visit.page("budgets", "Budgets", sets=sets, width=WIDTH, height=HEIGHT)
 
 
-def requests_page(visit: Visit) -> Response:
+def requests_page(site: Site, visit: Visit) -> Response:
     """Runs that wait for a person, and what was decided last."""
-    return visit.page("requests", "Requests", **_requests(visit))
+    return visit.page("requests", "Requests", **_requests(site, visit))
 
 
-def request_page(visit: Visit) -> Response:
+def request_page(site: Site, visit: Visit) -> Response:
     """One run: who asks, for what, what is new in it, and the two forms."""
     job = visit.request.path_params["job"]
-    record = Approvals(visit.console.folder.approvals_file).read()
+    record = Approvals(site.folder.approvals_file).read()
     run = record.requests.get(job)
     if run is None:
         raise DeploymentError(f"no run with the digest {job[:80]} has asked", code="FK763", remedy="see the requests")
@@ -77,13 +78,13 @@ def request_page(visit: Visit) -> Response:
     )
 
 
-def log_page(visit: Visit) -> Response:
+def log_page(site: Site, visit: Visit) -> Response:
     """What left the building, or whatever else the audit log tells of; the newest first."""
     kind, number = visit.request.query_params.get("kind", "released"), _number(visit)
     kinds = () if kind == "all" else (kind,)
     if kind != "all" and kind not in SHOWN:
         raise DeploymentError("there is no such kind of event here", code="FK773", remedy="choose one of the list")
-    path = visit.console.folder.audit
+    path = site.folder.audit
     lines, total = page(path, kinds=kinds, number=number, size=SIZE) if path.exists() else ([], 0)
     pages = max(1, -(-total // SIZE))
     return visit.page(
@@ -91,16 +92,16 @@ def log_page(visit: Visit) -> Response:
     )
 
 
-def verify_page(visit: Visit) -> Response:
+def verify_page(site: Site, visit: Visit) -> Response:
     """Whether the log is what was written; looked at whenever the page is."""
-    folder = visit.console.folder
+    folder = site.folder
     found = examined(folder) if folder.audit.exists() else None
     return visit.page("verify", "Verify the log", found=found)
 
 
-def consent_page(visit: Visit) -> Response:
+def consent_page(site: Site, visit: Visit) -> Response:
     """By what rule records may be used, how many have withdrawn, and the form for another one."""
-    opened = visit.opened()
+    opened = site.opened()
     sets: list[dict[str, Any]] = []
     for name, own in opened.file.data.items():
         told: dict[str, Any] = {"name": name, "ids": own.ids, "unit": own.unit, "rules": [], "withdrawn": None}
@@ -111,15 +112,15 @@ def consent_page(visit: Visit) -> Response:
         if own.ids is not None:
             told["withdrawn"] = len(read_withdrawn(opened.folder.withdrawals, name))
         sets.append(told)
-    path = visit.console.folder.audit
+    path = site.folder.audit
     kinds = ("withdrawn", "revoked", "rectified")
     lines, total = page(path, kinds=kinds, size=_NEWEST) if path.exists() else ([], 0)
     return visit.page("consent", "Consent", sets=sets, lines=lines, total=total)
 
 
-def inventory_html(visit: Visit) -> Response:
+def inventory_html(site: Site, visit: Visit) -> Response:
     """The site's data card, as `fedkit client inventory` writes it."""
-    text = inventory_page(inventory(visit.opened(), visit.now), __version__)
+    text = inventory_page(inventory(site.opened(), visit.now), __version__)
     found = _STYLE.search(text)
     digest = base64.b64encode(hashlib.sha256(found[1].encode() if found else b"").digest()).decode()
     # The file has its style within: that one style is let in, by its hash.
@@ -127,17 +128,17 @@ def inventory_html(visit: Visit) -> Response:
     return HTMLResponse(text, headers={"content-security-policy": policy})
 
 
-def inventory_json(visit: Visit) -> Response:
+def inventory_json(site: Site, visit: Visit) -> Response:
     """The same as JSON, to be kept."""
     headers = {"content-disposition": 'attachment; filename="inventory.json"'}
-    return JSONResponse(inventory(visit.opened(), visit.now), headers=headers)
+    return JSONResponse(inventory(site.opened(), visit.now), headers=headers)
 
 
-def _requests(visit: Visit) -> dict[str, Any]:
-    now, record = visit.now, Approvals(visit.console.folder.approvals_file).read()
+def _requests(site: Site, visit: Visit) -> dict[str, Any]:
+    now, record = visit.now, Approvals(site.folder.approvals_file).read()
     told = [described(run, record, now) for run in record.open(now)]
     newest: list[Decision] = sorted(record.decisions.values(), key=lambda each: -each.at)[:_NEWEST]
-    who = _who(visit) if newest else {}
+    who = _who(site) if newest else {}
     decided = [
         {"decision": each, "standing": record.standing(each.job, now), "by": who.get((each.kind, each.job), "")}
         for each in newest
@@ -145,9 +146,9 @@ def _requests(visit: Visit) -> dict[str, Any]:
     return {"open": told, "decided": decided}
 
 
-def _who(visit: Visit) -> dict[tuple[str, str], str]:
+def _who(site: Site) -> dict[tuple[str, str], str]:
     """(approved or denied, job) to the console's user who did it last, as the log tells."""
-    path, found = visit.console.folder.audit, dict[tuple[str, str], str]()
+    path, found = site.folder.audit, dict[tuple[str, str], str]()
     if path.exists():
         for line in readable_lines(path, ("approved", "denied")):
             found[line.kind, str(line.fields.get("job"))] = str(line.fields.get("by", "command line"))

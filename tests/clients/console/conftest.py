@@ -15,33 +15,22 @@ from typing import Any
 
 import pyotp
 import pytest
-from fedkit_client.console import passwords
-from fedkit_client.console.app import make_app
-from fedkit_client.console.users import Users
-from fedkit_client.console.visit import Console
+from fedkit_client.console.app import console_app, desk_of
+from fedkit_client.console.site import Site
 
+from fedkit.web.users import Users
 from tests.clients.conftest import FEDKIT, NO_PROXY
+from tests.web.hashes import cheap_hashes
 
 with warnings.catch_warnings():
     # It would rather have another client.
     warnings.simplefilter("ignore")
     from starlette.testclient import TestClient
 
+__all__ = ["cheap_hashes"]
 PASSWORD = "correct horse battery"
 HOST = "127.0.0.1:8000"
 TOKEN = re.compile(r'name="token" value="([^"]+)"')
-
-
-@pytest.fixture
-def cheap(monkeypatch):
-    """Hashes of next to no cost."""
-    from argon2 import PasswordHasher
-
-    hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(passwords, "_hasher", lambda: hasher)
-    passwords.decoy.cache_clear()
-    yield
-    passwords.decoy.cache_clear()
 
 
 @dataclass
@@ -55,17 +44,18 @@ class Desk:
     made: Any
     secret: str
     now: float = field(default_factory=lambda: float(int(time.time()) // 30 * 30 - 900))
-    console: Console = field(init=False)
+    desk: Any = field(init=False)
+    site: Site = field(init=False)
     browser: TestClient = field(init=False)
 
     def __post_init__(self):
-        path = self.made.folder.site_yaml
-        self.console = Console(path, self.made.folder, "north", HOST, b"k" * 32, lambda: self.now, pause_seconds=1.0)
+        self.desk = desk_of(self.made.folder, "north", HOST, lambda: self.now)
+        self.site = Site(self.made.folder.site_yaml, self.made.folder, pause_seconds=1.0)
         self.browser = self.another()
 
     def another(self) -> TestClient:
         """A browser that knows nothing."""
-        return TestClient(make_app(self.console), base_url=f"http://{HOST}", follow_redirects=False)
+        return TestClient(console_app(self.desk, self.site), base_url=f"http://{HOST}", follow_redirects=False)
 
     def code(self) -> str:
         """What the authenticator shows; the next one, whenever it is asked."""
@@ -116,7 +106,7 @@ def serving() -> Iterator[Callable[..., tuple[str, Any]]]:
 
 
 @pytest.fixture
-def desk(bench, cheap) -> Callable[..., Desk]:
+def desk(bench, cheap_hashes) -> Callable[..., Desk]:
     def make(**changes: Any) -> Desk:
         made = bench(**changes)
         secret = Users(made.folder.console_users).add("ana", PASSWORD, time.time())

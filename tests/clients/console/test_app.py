@@ -1,22 +1,26 @@
 """The console's pages and forms over HTTP: who may see and do what, and what every answer carries."""
 
+import hashlib
 import re
 import time
 
 import pytest
 from fedkit_client.approvals import Approvals
-from fedkit_client.console.app import FORM, SESSION, WRONG, make_app
-from fedkit_client.console.sessions import IDLE, LONGEST
-from fedkit_client.console.users import Users
+from fedkit_client.console.app import console_app
 from starlette.routing import Route
 
 from fedkit.storage.audit import Log
 from fedkit.storage.audit_line import Event
 from fedkit.storage.keys import load_signing_key
+from fedkit.web.app import WRONG
+from fedkit.web.sessions import IDLE, LONGEST
+from fedkit.web.users import Users
 from tests.clients.console.conftest import HOST, PASSWORD
 from tests.clients.coordinator import DATASET, experiment, model
 
 PAGES = ("/", "/budgets", "/requests", "/log", "/log?kind=all", "/log/verify", "/consent", "/inventory")
+MARK = hashlib.sha256(b"fedkit console of north").hexdigest()[:12]
+SESSION, FORM = f"fedkit_{MARK}_session", f"fedkit_{MARK}_form"
 MANUAL = {"policy": {"approval": "manual"}}
 UNITS = {"data": {"consent": {"unit": "age"}}}
 
@@ -30,7 +34,7 @@ def ask(desk, run="run-1", config=None):
 
 
 def routes(desk):
-    return [route for route in make_app(desk.console).app.routes if isinstance(route, Route)]
+    return [route for route in console_app(desk.desk, desk.site).app.routes if isinstance(route, Route)]
 
 
 def open_to_all(route):
@@ -131,7 +135,7 @@ def test_cookies_are_for_the_server_and_this_site_alone(desk):
                 "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie and "Domain" not in cookie
             )
     ticket = desk.browser.cookies[SESSION]
-    assert len(ticket) >= 43 and ticket not in repr(desk.console.sessions) and ticket not in desk.get("/")
+    assert len(ticket) >= 43 and ticket not in repr(desk.desk.sessions) and ticket not in desk.get("/")
     folder = b"".join(path.read_bytes() for path in desk.made.folder.path.rglob("*") if path.is_file())
     assert ticket.encode() not in folder
 
@@ -318,7 +322,7 @@ def test_units_withdraw_and_who_they_are_is_nowhere_but_in_the_sites_own_file(de
     page = desk.get("/consent")
     assert "2 of icu are left out from the next round on" in page and "4711" not in page and "4712" not in page
     assert "4711" in desk.made.folder.withdrawals.read_text()
-    assert "4711" not in desk.made.folder.audit.read_text() and "4711" not in repr(desk.console)
+    assert "4711" not in desk.made.folder.audit.read_text() and "4711" not in repr(desk.desk)
     told = desk.lines("withdrawn")
     assert [line["by"] for line in told] == ["ana", "ana"] and all(len(line["unit"]) == 64 for line in told)
     assert desk.post("/withdraw", "/consent", data=DATASET, units="4711", what="revoke", sure="yes").status_code == 303
@@ -422,7 +426,3 @@ def test_what_fails_unforeseen_is_told_without_its_text(desk, monkeypatch, caplo
 
     monkeypatch.setattr("fedkit_client.console.views.status", broken)
     assert "Jane" not in desk.get("/", 500) and "Jane" not in caplog.text and "RuntimeError" in caplog.text
-
-
-def test_the_host_is_the_one_of_these_tests(desk):
-    assert desk().console.host == HOST

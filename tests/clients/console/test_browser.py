@@ -10,12 +10,12 @@ import time
 import pyotp
 import pytest
 import uvicorn
-from fedkit_client.console.app import make_app
-from fedkit_client.console.sessions import IDLE
-from fedkit_client.console.users import Users
-from fedkit_client.console.visit import Console
-from fedkit_client.console.wrong import EVERY
+from fedkit_client.console.app import console_app, desk_of
+from fedkit_client.console.site import Site
 
+from fedkit.web.sessions import IDLE
+from fedkit.web.users import Users
+from fedkit.web.wrong import EVERY
 from tests.clients.console.conftest import PASSWORD
 from tests.clients.coordinator import DATASET, experiment, model
 
@@ -149,8 +149,8 @@ def test_a_session_that_was_idle_shows_the_login_and_does_nothing(bench, chromiu
     secret = Users(made.folder.console_users).add("ana", PASSWORD, time.time())
     with socket.create_server(("127.0.0.1", 0)) as listening:
         host = f"127.0.0.1:{listening.getsockname()[1]}"
-        console = Console(made.folder.site_yaml, made.folder, "north", host, b"k" * 32, lambda: now[0])
-        server = uvicorn.Server(uvicorn.Config(make_app(console), log_config=None, lifespan="off", ws="none"))
+        app = console_app(desk_of(made.folder, "north", host, lambda: now[0]), Site(made.folder.site_yaml, made.folder))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

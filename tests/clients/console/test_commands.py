@@ -9,8 +9,8 @@ import subprocess
 import httpx
 import pyotp
 import pytest
-from fedkit_client.console.shield import HEADERS
 
+from fedkit.web.shield import HEADERS
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.console.conftest import PASSWORD, TOKEN
 

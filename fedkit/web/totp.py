@@ -7,7 +7,7 @@ import math
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from fedkit_client.console.passwords import missing
+from fedkit.web.passwords import missing
 
 if TYPE_CHECKING:
     from pyotp import TOTP

@@ -12,7 +12,7 @@ _TYPE = "application/x-www-form-urlencoded"
 
 
 class BadForm(Exception):
-    """What no form of the console sends; the text may be shown."""
+    """What no form of ours sends; the text may be shown."""
 
 
 async def read_form(request: Request) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What stands before every page: only this machine's own name for the console, only its own forms, headers on all."""
+"""What stands before every page: only this machine's own name for the desk, only its own forms, headers on all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _METHODS = ("GET", "HEAD", "POST")
 
 @dataclass(frozen=True)
 class Shield:
-    """Refuses what the console's own page in a browser on this machine would not send.
+    """Refuses what the desk's own page in a browser on this machine would not send.
 
     Args:
         host: what the Host header must be, ``127.0.0.1:PORT``: a name that was made to point here is another site.
@@ -60,15 +60,15 @@ class Shield:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers = Headers(scope=scope)
         if headers.getlist("host") != [self.host]:
-            return 421, f"This is the console of a site at http://{self.host}/ and answers to no other name.\n"
+            return 421, f"This page is at http://{self.host}/ and answers to no other name.\n"
         if scope["method"] not in _METHODS:
             return 405, "Only GET, HEAD and POST.\n"
         if scope["method"] == "POST" and not self._own(headers):
-            return 403, "This form was sent from another page than the console's own.\n"
+            return 403, "This form was sent from another page than this one's own.\n"
         return None
 
     def _own(self, headers: Headers) -> bool:
-        """Whether a browser says that its own page of the console sends this; every form has a token besides."""
+        """Whether a browser says that its own page of the desk sends this; every form has a token besides."""
         if (fetched := headers.get("sec-fetch-site")) is not None and fetched != "same-origin":
             return False
         # Without a referrer a browser calls the origin of its own form null.

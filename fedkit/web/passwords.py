@@ -3,7 +3,7 @@
 ::
 
     FK797  a name or a password that cannot be one
-    FK798  the console's libraries are not installed, or it cannot listen
+    FK798  a library that is not installed, or a port that is taken
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _hasher() -> PasswordHasher:
 
 
 def require_libraries() -> None:
-    """Refuse to go on where a library of the console is missing, before anything is written.
+    """Refuse to go on where a library of the door is missing, before anything is written.
 
     Raises:
         DeploymentError: FK798.
@@ -88,9 +88,9 @@ def require_libraries() -> None:
 
 
 def missing(error: ModuleNotFoundError) -> DeploymentError:
-    """What to do where a library of the console is not there."""
+    """What to do where a library of the door is not there."""
     return DeploymentError(
-        f"the console needs {error.name}, which is not installed", code="FK798", remedy="pip install 'fedkit[console]'"
+        f"a login needs {error.name}, which is not installed", code="FK798", remedy="pip install 'fedkit[console]'"
     )
 
 

@@ -1,4 +1,4 @@
-"""Who may log in to the console: ``console_users.json`` in the site's folder, mode 0600.
+"""Who may log in: a file of users, mode 0600.
 
 ::
 
@@ -22,7 +22,7 @@ from typing import Any
 from fedkit.config.wording import shown
 from fedkit.errors import DeploymentError
 from fedkit.storage.private import replace, require_private
-from fedkit_client.console import passwords, totp
+from fedkit.web import passwords, totp
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
@@ -54,7 +54,7 @@ class User:
 
 @dataclass(frozen=True)
 class Users:
-    """The file, shared by the console and the command line.
+    """The file, shared by the page and the command line.
 
     Guarantee: what cannot be read lets nobody in; a crash leaves the file as it was or as it is to be.
     """
@@ -81,7 +81,7 @@ class Users:
                 raise ValueError
             return {name: _user(name, each) for name, each in values["users"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise unreadable(self.path, "it is not what `fedkit client console-user` writes") from None
+            raise unreadable(self.path, "it is not what fedkit writes") from None
 
     def require(self, name: str, *, there: bool) -> None:
         """Refuse a name that cannot be one, or that is not there, or that is.
@@ -168,7 +168,7 @@ def alone(path: Path) -> Iterator[None]:
 def unreadable(path: Path, why: str) -> DeploymentError:
     """A file without which nobody logs in."""
     return DeploymentError(
-        f"{path} cannot be used: {why}, so nobody can log in to the console",
+        f"{path} cannot be used: {why}, so nobody can log in",
         code="FK795",
         remedy="restore it from its backup, or move it away and add the users anew",
     )
@@ -190,13 +190,13 @@ def _made(name: str, password: str, secret: str, now: float) -> User:
 
 def _free(users: dict[str, User], name: str) -> None:
     if name in users:
-        raise _other(f"{name} is a user of the console already", "give another name, or use `password`")
+        raise _other(f"{name} is a user already", "give another name, or use `password`")
 
 
 def _known(users: dict[str, User], name: str) -> None:
     if name not in users:
         known = ", ".join(sorted(users)) or "none yet"
-        raise _other(f"the console has no user {shown(name)} (it knows: {known})", "`add` one, or name another")
+        raise _other(f"there is no user {shown(name)} (it knows: {known})", "`add` one, or name another")
 
 
 def _other(why: str, remedy: str) -> DeploymentError:

@@ -1,4 +1,4 @@
-"""Who is logged in: in the memory of the console's process alone, by hashes; they end with it."""
+"""Who is logged in: in the memory of the page's process alone, by hashes; they end with it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fedkit_client.console.users import User
+from fedkit.web.users import User
 
 IDLE, LONGEST = 15 * 60.0, 8 * 3600.0
 """Seconds without a request, and in all, after which a session has ended."""

@@ -1,4 +1,4 @@
-"""How often a name was logged in to in vain, and until when it is locked: ``console_wrong.json``, mode 0600.
+"""How often a name was logged in to in vain, and until when it is locked: a file of counts, mode 0600.
 
 Names that nobody has are counted like those of users, by one path of code, so that neither an answer nor its time
 tells whether somebody has the name. What was typed as a name, which may have been a password, is not kept: a keyed hash
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.storage.private import replace, require_private
-from fedkit_client.console.users import unreadable
+from fedkit.web.users import unreadable
 
 EVERY, SPAN = 10, 900.0
 """Each tenth wrong login in a row locks a name for a quarter of an hour."""
@@ -71,7 +71,7 @@ class Wrong:
         except OSError as error:
             raise unreadable(path, error.strerror or type(error).__name__) from None
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            raise unreadable(path, "it is not what the console writes") from None
+            raise unreadable(path, "it is not what fedkit writes") from None
 
     def locked(self, name: str, now: float) -> bool:
         """Whether a name cannot be logged in to now."""

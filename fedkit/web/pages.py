@@ -1,4 +1,4 @@
-"""The console's pages: Jinja2 templates over the report's style; everything that is filled in is escaped."""
+"""Pages from Jinja2 templates over the report's style; everything that is filled in is escaped."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from fedkit.reporting.page import TEMPLATES
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_HERE = Path(__file__).parent
+_HERE = Path(__file__).parent / "templates"
 
 
 @cache
-def _environment() -> Environment:
+def _environment(own: Path) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader([_HERE, TEMPLATES]),
+        loader=FileSystemLoader([own, _HERE, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -33,16 +33,22 @@ def _environment() -> Environment:
     return environment
 
 
-def render(template: str, title: str, site: str, status: int = 200, **context: Any) -> Response:
-    """A page as a response."""
-    text = _environment().get_template(f"{template}.html.j2").render(title=title, site=site, **context)
+def render(own: Path, template: str, status: int = 200, **context: Any) -> Response:
+    """A page as a response.
+
+    Args:
+        own: the folder of templates in which it is looked for first.
+    """
+    text = _environment(own).get_template(f"{template}.html.j2").render(context)
     return HTMLResponse(text.lstrip(), status_code=status)
 
 
 @cache
 def style() -> bytes:
     """The one style sheet: the report's, and what forms need besides."""
-    return "\n".join(_environment().get_template(name).render() for name in ("style.css.j2", "console.css.j2")).encode()
+    return "\n".join(
+        _environment(_HERE).get_template(name).render() for name in ("style.css.j2", "web.css.j2")
+    ).encode()
 
 
 @cache
