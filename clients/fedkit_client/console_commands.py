@@ -4,28 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-if TYPE_CHECKING:
-    from fedkit_client.folder import SiteFolder
+from fedkit.web.credentials import Act
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
-
-
-class Act(StrEnum):
-    """What is done with a user."""
-
-    add = "add"
-    password = "password"  # noqa: S105
-    unlock = "unlock"
-    remove = "remove"
-    list = "list"
 
 
 def console(
@@ -67,81 +54,22 @@ def console_user(
 
     Example: fedkit client console-user site/site.yaml add ana
     """
+    from fedkit.web.credentials import manage
     from fedkit.web.users import Users
     from fedkit_client.pausing import folder_to_pause
 
     if bool(name) == (act is Act.list):
         raise typer.BadParameter("list takes no NAME" if name else f"{act} needs a NAME")
     folder = folder_to_pause(site_yaml)
-    users = Users(folder.console_users)
-    match act:
-        case Act.list:
-            told = {each: user.since for each, user in sorted(users.read().items())}
-            text = "".join(f"{each}\n" for each in told) or "nobody can log in to the console yet\n"
-            _print({"users": told}, json_, text)
-        case Act.add | Act.password:
-            _credentials(folder, act, name, json_=json_)
-        case Act.unlock:
-            _unlock(folder, name, json_=json_)
-        case Act.remove:
-            users.require(name, there=True)
-            _tell(folder, "removed", name)
-            users.remove(name)
-            _print({"user": name, "removed": True}, json_, f"{name} is no user of the console any more\n")
 
+    def tell(what: str, user: str) -> None:
+        from fedkit_client.audit import record
 
-def _credentials(folder: SiteFolder, act: Act, name: str, *, json_: bool) -> None:
-    from fedkit.web import passwords, totp
-    from fedkit.web.users import Users
+        record(folder, "console_user", user=user, action=what)
 
-    users = Users(folder.console_users)
-    passwords.require_libraries()
-    # What is refused for the name is refused before a password is asked for.
-    users.require(name, there=act is Act.password)
-    password = passwords.new_password(_typed(), name)
-    _tell(folder, "added" if act is Act.add else "password", name)
-    do = users.add if act is Act.add else users.change
-    secret = do(name, password, time.time())
-    uri = totp.uri(secret, name, folder.enrolment().site)
-    done = "is a user of the console" if act is Act.add else "has a new password; sessions of before have ended"
-    text = (
-        f"{name} {done}\n"
-        f"  second factor, shown once; give it to an authenticator app (codes of 6 digits, every {totp.STEP} s):\n"
-        f"  {uri}\n  secret: {secret}\n"
-    )
-    _print({"user": name, "otpauth": uri, "secret": secret}, json_, text)
-
-
-def _unlock(folder: SiteFolder, name: str, *, json_: bool) -> None:
-    from fedkit.web.door import unlock
-    from fedkit.web.users import Users
-
-    users = Users(folder.console_users)
-    users.require(name, there=True)
-    _tell(folder, "unlocked", name)
-    done = unlock(users, folder.console_wrong, name)
-    text = f"{name} can log in again\n" if done else f"{name} was not locked\n"
-    _print({"user": name, "was_locked": done}, json_, text)
-
-
-def _tell(folder: SiteFolder, what: str, name: str) -> None:
-    from fedkit_client.audit import record
-
-    record(folder, "console_user", user=name, action=what)
-
-
-def _typed() -> str:
-    """The password: twice at a terminal, or the first line of standard input."""
-    import getpass
-
-    from fedkit.errors import DeploymentError
-
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    first, second = getpass.getpass("password: "), getpass.getpass("again: ")
-    if first != second:
-        raise DeploymentError("the two passwords differ", code="FK797", remedy="type the same one twice")
-    return first
+    issuer = f"fedkit {folder.enrolment().site}"
+    told, text = manage(act, name, Users(folder.console_users), folder.console_wrong, issuer, tell)
+    _print(told, json_, text)
 
 
 def _print(value: dict[str, Any], json_: bool, text: str) -> None:

@@ -22,9 +22,9 @@ def new_secret() -> str:
     return str(_library().random_base32())
 
 
-def uri(secret: str, name: str, site: str) -> str:
+def uri(secret: str, name: str, issuer: str) -> str:
     """The secret as authenticator apps take it."""
-    return _of(secret).provisioning_uri(name=name, issuer_name=f"fedkit {site}")
+    return _of(secret).provisioning_uri(name=name, issuer_name=issuer)
 
 
 def step_of(secret: str, code: str, now: float) -> int | None:

@@ -15,7 +15,7 @@ from fedkit.storage.keys import load_signing_key
 from fedkit.web.app import WRONG
 from fedkit.web.sessions import IDLE, LONGEST
 from fedkit.web.users import Users
-from tests.clients.console.conftest import HOST, PASSWORD
+from tests.clients.console.conftest import PASSWORD
 from tests.clients.coordinator import DATASET, experiment, model
 
 PAGES = ("/", "/budgets", "/requests", "/log", "/log?kind=all", "/log/verify", "/consent", "/inventory")
