@@ -2,9 +2,11 @@
 
 import json
 import os
+import pty
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 
 import httpx
 import pyotp
@@ -53,6 +55,29 @@ def test_users_are_added_changed_unlocked_and_removed_and_each_is_on_record(site
 def test_what_cannot_be_is_refused_and_not_on_record(site, words, stdin, code):
     status, _, err = user(site, *words, stdin=stdin)
     assert status == 2 and code in err and not site.audit.exists() and not site.console_users.exists()
+
+
+@pytest.mark.parametrize(("second", "status"), [(PASSWORD, 0), ("another good password", 2)])
+def test_at_a_terminal_the_password_is_typed_twice_and_not_shown(site, second, status):
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(FEDKIT[0], [*FEDKIT, "client", "console-user", str(site.site_yaml), "add", "ana"])
+    shown = b""
+    try:
+        for typed in (PASSWORD, second):
+            while not shown.endswith((b"password: ", b"again: ")):
+                shown += os.read(terminal, 1024)
+            os.write(terminal, f"{typed}\n".encode())
+            shown += b" "
+        with suppress(OSError):
+            # The end of a terminal whose program is gone is an error.
+            while part := os.read(terminal, 1024):
+                shown += part
+    finally:
+        _, left = os.waitpid(child, 0)
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(left) == status and b"horse" not in shown
+    assert site.console_users.exists() is (status == 0) and (b"otpauth://" in shown) is (status == 0)
 
 
 def test_a_console_without_a_user_does_not_start(site):
