@@ -58,6 +58,8 @@ def test_the_wheels_top_level_is_fedkit_only_and_configs_travel_inside(built):
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"fedkit", "fedkit_server", "fedkit_client"}
     assert len(top) == 4
+    pages = ("fedkit/web/templates/base.html.j2", "fedkit/web/templates/icon.svg")
+    assert {*pages, "fedkit_client/console/templates/overview.html.j2"} <= {*names}
     shipped = {
         str(path.relative_to(ROOT)) for path in (*ROOT.glob("configs/**/*.yaml"), *ROOT.glob("experiments/*/*.yaml"))
     }

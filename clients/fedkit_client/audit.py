@@ -18,6 +18,7 @@ from fedkit.errors import FedkitError
 from fedkit.federation.content import content_digest
 from fedkit.federation.heads import CONTRADICTED, KEPT, Heard, coordinator_keys, seal_head
 from fedkit.federation.keyring import COORDINATOR
+from fedkit.federation.trail import examine
 from fedkit.storage.audit import Log
 from fedkit.storage.audit_line import Event, Scalar
 from fedkit.storage.audit_verify import readable_lines
@@ -43,6 +44,26 @@ def record(folder: SiteFolder, kind: str, **fields: Scalar) -> Head:
         DeploymentError: FK770, FK771, nothing was written; FK702, FK703, the site's key.
     """
     return Log(folder.audit, load_signing_key(folder.signing_key)).append(Event(kind, fields))
+
+
+def signed_by(user: str) -> dict[str, Scalar]:
+    """The field that names the console's user who did it; none for what was done on the command line."""
+    return {"by": user} if user else {}
+
+
+def examined(folder: SiteFolder, *, peer: Path | None = None, every: bool = False) -> dict[str, Any]:
+    """Whether a site's log is what was written; see `fedkit.federation.trail.examine`.
+
+    Raises:
+        DeploymentError: FK741, FK772; FK702, FK703, the site's key.
+    """
+    known = coordinator_keys(folder.keyring())
+
+    def others(party: str) -> Sequence[bytes]:
+        return known if party == COORDINATOR else ()
+
+    keys = [load_signing_key(folder.signing_key).public]
+    return examine(folder.audit, folder.enrolment().site, keys, others, peer=peer, every=every)
 
 
 def file_digest(path: Path) -> str:

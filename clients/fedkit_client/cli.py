@@ -12,6 +12,7 @@ import typer
 
 from fedkit_client.alert_commands import alerts
 from fedkit_client.consent_commands import lineage, rectify, withdraw
+from fedkit_client.console_commands import console, console_user
 from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.incident_command import incident
 from fedkit_client.inventory_command import inventory
@@ -194,7 +195,7 @@ def doctor(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
-    incident,
+    incident, console, console_user,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

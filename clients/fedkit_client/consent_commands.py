@@ -37,24 +37,16 @@ def withdraw(
     """
     import time
 
-    from fedkit_client.audit import record
-    from fedkit_client.lineage import runs_with
-    from fedkit_client.pseudonyms import unit_pseudonym
-    from fedkit_client.withdrawals import note
+    from fedkit_client.withdrawing import withdraw_units
 
-    opened, ids = _opened(site_yaml, data), _ids(unit, file)
-    # Before it counts, so that no withdrawal is without its line.
-    kind = "revoked" if revoke else "withdrawn"
-    for each in ids:
-        record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each))
-    fresh = note(opened.folder.withdrawals, data, ids, "revoked" if revoke else "withdrawn", time.time())
-    used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
-    told = {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}
+    opened = _opened(site_yaml, data)
+    told = withdraw_units(opened, data, _ids(unit, file), time.time(), revoke=revoke)
+    given, changed, used = told["given"], told["changed"], told["used_before"]
     what = "count again as the register and the table say" if revoke else "are left out"
     _print(
         told,
         json_,
-        f"{len(ids)} of {data} {what} from the next round on; {len(ids) - len(fresh)} of them were so already\n"
+        f"{given} of {data} {what} from the next round on; {given - changed} of them were so already\n"
         f"  {used} of them were in rounds so far: `fedkit client lineage` tells which\n",
     )
 
@@ -175,18 +167,11 @@ def _spans(numbers: list[int]) -> str:
 
 
 def _opened(site_yaml: Path, data: str) -> Any:
-    from fedkit.config.wording import shown, suggestion
-    from fedkit.errors import FederationError
-    from fedkit.governance.consent_rules import require_ids
     from fedkit_client.start import open_site
+    from fedkit_client.withdrawing import require_data
 
     opened = open_site(site_yaml)
-    own = opened.file.data.get(data)
-    if own is None:
-        raise FederationError(
-            f"the site has no data set {shown(data)}; {suggestion(data, opened.file.data)}", code="FK560"
-        )
-    require_ids(own, data)
+    require_data(opened, data)
     return opened
 
 

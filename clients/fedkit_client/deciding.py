@@ -19,7 +19,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": []})
     {'a.c': ('2', '3'), 'd': ('(absent)', '[]')}
     """
-    old, new = _flat(before), _flat(after)
+    old, new = flat(before), flat(after)
     keys = [*new, *(key for key in old if key not in new)]
     pairs = {key: (old.get(key, "(absent)"), new.get(key, "(absent)")) for key in keys}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -56,7 +56,7 @@ def text_of(told: Mapping[str, Any]) -> str:
     ]
     if told["last_approved"] is None:
         lines.append("  no run of this data set was approved before; its whole config:")
-        lines += [f"    {key}: {value}" for key, value in _flat(config).items()]
+        lines += [f"    {key}: {value}" for key, value in flat(config).items()]
     elif told["differences"]:
         lines.append(f"  differs from {told['last_approved']}, which was approved:")
         lines += [f"    {key}: {pair['approved']} -> {pair['asked']}" for key, pair in told["differences"].items()]
@@ -80,8 +80,9 @@ def _whole(run: AskedRun) -> dict[str, Any]:
     return run.config if run.statistics is None else {**run.config, "statistics": run.statistics}
 
 
-def _flat(value: Any, key: str = "") -> dict[str, str]:
+def flat(value: Any, key: str = "") -> dict[str, str]:
+    """Dotted key to value, of a whole config."""
     if isinstance(value, Mapping) and value:
-        parts = [_flat(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()]
+        parts = [flat(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()]
         return {name: text for part in parts for name, text in part.items()}
     return {key: shown(value) if isinstance(value, str) else repr(value)}

@@ -169,6 +169,14 @@ class SiteFolder:
         return self.path / "evidence"
 
     @property
+    def console_users(self) -> Path:  # noqa: D102
+        return self.path / "console_users.json"
+
+    @property
+    def console_wrong(self) -> Path:  # noqa: D102
+        return self.path / "console_wrong.json"
+
+    @property
     def log(self) -> Path:  # noqa: D102
         return self.path / "client.log"
 

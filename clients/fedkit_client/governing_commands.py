@@ -78,17 +78,12 @@ def approve(
     from datetime import UTC, datetime
 
     from fedkit_client.approvals import require_days
-    from fedkit_client.audit import record
-    from fedkit_client.deciding import described, text_of
+    from fedkit_client.deciding import text_of
+    from fedkit_client.decisions import approve_run
 
     require_days(days)
-    approvals, now = _approvals(site_yaml), time.time()
-    before, found = approvals.read(), approvals.find(run)
-    # What is not on record is not approved.
-    record(_folder(site_yaml), "approved", run=found.run, job=found.job, dataset=found.dataset, days=days)
-    _, decision = approvals.approve(found.job, days, now)
-    told = {**described(found, before, now), "standing": "approved", "until": decision.until}
-    until = datetime.fromtimestamp(decision.until, UTC)
+    told = approve_run(_folder(site_yaml), run, days, time.time())
+    until = datetime.fromtimestamp(told["until"], UTC)
     _print(told, json_, f"{text_of(told)}approved until {until:%Y-%m-%d %H:%M} UTC\n")
 
 
@@ -102,22 +97,14 @@ def deny(
 
     Example: fedkit client deny site/site.yaml 20260101-120000-heart_disease-0a1b2c --reason "no ethics vote"
     """
-    from fedkit.errors import FedkitError
     from fedkit_client.approvals import require_reason
-    from fedkit_client.audit import record
+    from fedkit_client.decisions import deny_run
 
     require_reason(reason)
-    approvals = _approvals(site_yaml)
-    found = approvals.find(run)
-    # A log that cannot be written must keep nobody from denying.
-    unlogged = ""
-    try:
-        record(_folder(site_yaml), "denied", run=found.run, job=found.job, dataset=found.dataset)
-    except (FedkitError, OSError) as error:
-        unlogged = str(error)
-    _, decision = approvals.deny(found.job, reason, time.time())
-    text = f"{found.run} is denied\n" + (f"  the audit log does not tell of it: {unlogged}\n" if unlogged else "")
-    _print({"run": found.run, "job": found.job, "reason": decision.reason, "logged": not unlogged}, json_, text)
+    denied = deny_run(_folder(site_yaml), run, reason, time.time())
+    done, unlogged = denied.decision, denied.unlogged
+    text = f"{done.run} is denied\n" + (f"  the audit log does not tell of it: {unlogged}\n" if unlogged else "")
+    _print({"run": done.run, "job": done.job, "reason": done.reason, "logged": not unlogged}, json_, text)
 
 
 def _folder(site_yaml: Path) -> Any:

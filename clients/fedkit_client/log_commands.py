@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,12 +67,10 @@ def verify(
 
     Example: fedkit client log verify site/site.yaml --peer coordinator.heads
     """
-    from fedkit.federation.trail import examine, examined_text
-    from fedkit.storage.keys import load_signing_key
+    from fedkit.federation.trail import examined_text
+    from fedkit_client.audit import examined
 
-    folder = _folder(site_yaml)
-    keys = [load_signing_key(folder.signing_key).public]
-    found = examine(folder.audit, folder.enrolment().site, keys, _others(folder), peer=peer, every=every)
+    found = examined(_folder(site_yaml), peer=peer, every=every)
     _print(found, json_, examined_text(found))
     if not found["good"]:
         raise typer.Exit(1)
@@ -112,18 +109,6 @@ def _folder(site_yaml: Path) -> SiteFolder:
         folder = SiteFolder(site_yaml.absolute().parent)
         folder.enrolment()
         return folder
-
-
-def _others(folder: SiteFolder) -> Any:
-    from fedkit.federation.heads import coordinator_keys
-    from fedkit.federation.keyring import COORDINATOR
-
-    known = coordinator_keys(folder.keyring())
-
-    def keys(party: str) -> Sequence[bytes]:
-        return known if party == COORDINATOR else ()
-
-    return keys
 
 
 def _print(value: dict[str, Any], json_: bool, text: str) -> None:

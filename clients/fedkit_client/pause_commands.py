@@ -11,13 +11,6 @@ from typing import Annotated, Any
 
 import typer
 
-from fedkit.errors import ConfigError
-from fedkit.governance.pause import MOST_REASON
-from fedkit_client.folder import SiteFolder
-
-_SECONDS = 60.0
-"""What may be sent when a pause begins is one part of an answer; Flower's largest have 5 MiB."""
-
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
@@ -36,14 +29,14 @@ def pause(
 
     Example: fedkit client pause site/site.yaml --reason "the ethics board has questions"
     """
-    reason = reason.strip()
-    if len(reason) > MOST_REASON or not reason.isprintable():
-        raise typer.BadParameter(f"--reason is one line of at most {MOST_REASON} characters; it has {len(reason)}")
-    file = _folder(site_yaml).pause
-    made = file.put(reason, time.time())
-    # A log that cannot be written must keep nobody from pausing.
-    logged = _logged(site_yaml, "paused")
-    quiet = file.settled(_SECONDS)
+    from fedkit_client.pausing import folder_to_pause, pause_site, reason_of
+
+    try:
+        reason = reason_of(reason)
+    except ValueError as error:
+        raise typer.BadParameter(f"--reason: {error}") from None
+    done = pause_site(folder_to_pause(site_yaml), reason, time.time())
+    made, quiet, logged = done.pause, done.quiet, done.unlogged
     since = _stamp(made.since)
     text = f"paused since {since}; every message is answered with FK580 until `fedkit client resume {site_yaml}`\n"
     if not quiet:
@@ -64,44 +57,15 @@ def resume(site_yaml: SiteYaml, json_: Json = False) -> None:
 
     Example: fedkit client resume site/site.yaml
     """
-    folder = _folder(site_yaml)
-    # Before the log tells of what would then be refused.
-    folder.quarantine.refuse()
-    if folder.pause.there():
-        from fedkit_client.audit import record
+    from fedkit_client.pausing import folder_to_pause, resume_site
 
-        record(folder, "resumed")
-    known = folder.pause.take_away()
+    known = resume_site(folder_to_pause(site_yaml))
     if known is None:
         text = "the site was not paused\n"
     else:
         text = f"the site goes on; it was paused since {_stamp(known.since)}\n"
     since = None if known is None else known.since
     _print({"paused": False, "was_paused": known is not None, "since": since}, text, json_=json_)
-
-
-def _logged(site_yaml: Path, kind: str) -> str:
-    """Why the audit log does not tell of it; nothing where it does."""
-    from fedkit.errors import FedkitError
-    from fedkit_client.audit import record
-
-    try:
-        record(_folder(site_yaml), kind)
-    except (FedkitError, OSError) as error:
-        return str(error)
-    return ""
-
-
-def _folder(site_yaml: Path) -> SiteFolder:
-    from fedkit.governance.site_file import read_site_file
-
-    try:
-        folder = SiteFolder(read_site_file(site_yaml).folder.resolve())
-    except ConfigError:
-        # Neither a file that was broken since nor a mode too loose may keep a site from being paused.
-        folder = SiteFolder(site_yaml.absolute().parent)
-    folder.enrolment()
-    return folder
 
 
 def _stamp(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +113,7 @@ def shown(
     try:
         yield from _lines(path, since, kinds, follow=follow)
     except OSError as error:
-        raise DeploymentError(
-            f"the audit log {path} cannot be read: {error.strerror}", code="FK770", remedy="name the folder of a party"
-        ) from None
+        raise _no_log(path, error) from None
 
 
 def _lines(path: Path, since: float, kinds: Collection[str], *, follow: bool) -> Iterator[dict[str, Any]]:
@@ -142,6 +141,37 @@ def _shown(number: int, raw: bytes, since: float, kinds: Collection[str]) -> dic
     if line.at < since or (kinds and line.kind not in kinds):
         return None
     return {"seq": line.seq, "at": line.at, "kind": line.kind, **line.fields}
+
+
+def page(
+    path: Path, *, kinds: Collection[str] = (), number: int = 1, size: int = 50
+) -> tuple[list[dict[str, Any]], int]:
+    """So many lines as `shown` tells them, the newest first, and how many there are of these kinds.
+
+    Args:
+        number: of the page, from 1; one beyond the last is empty.
+
+    Raises:
+        DeploymentError: FK770, there is no log, or it cannot be read.
+    """
+    # A quote within a value is escaped, so this is nothing but a line's own kind.
+    needles = [f'"kind":"{kind}"'.encode() for kind in kinds]
+
+    def wanted() -> Iterator[tuple[int, bytes]]:
+        found = 0
+        for line, raw in enumerate(raw_lines(path), start=1):
+            if not needles or any(needle in raw for needle in needles):
+                found += 1
+                yield line, raw
+
+    try:
+        total = sum(1 for _ in wanted())
+        last = total - (number - 1) * size
+        chosen = islice(wanted(), max(0, last - size), max(0, last))
+        lines = [told for line, raw in chosen if (told := _shown(line, raw, 0.0, ())) is not None]
+    except OSError as error:
+        raise _no_log(path, error) from None
+    return lines[::-1], total
 
 
 def shown_text(told: dict[str, Any]) -> str:
@@ -183,6 +213,12 @@ def stamped(at: float) -> str:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     except (ValueError, OverflowError, OSError):
         return "at no time"
+
+
+def _no_log(path: Path, error: OSError) -> DeploymentError:
+    return DeploymentError(
+        f"the audit log {path} cannot be read: {error.strerror}", code="FK770", remedy="name the folder of a party"
+    )
 
 
 def _printable(text: str) -> str:

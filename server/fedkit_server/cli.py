@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
+from fedkit_server.dashboard_commands import dashboard, dashboard_user
 from fedkit_server.folder_commands import halt, hash_, init, rotate, start
 from fedkit_server.log_commands import log_app
 from fedkit_server.options import SETTINGS
@@ -29,6 +30,8 @@ app = typer.Typer(
 for _command in (init, start, halt, rotate, invite, sites, revoke, preflight, stats, run, status, watch, stop, resume):
     app.command()(_command)
 app.command()(pull)
+app.command()(dashboard)
+app.command()(dashboard_user)
 app.command("hash")(hash_)
 app.command("retrain-without")(retrain_without)
 app.add_typer(user_app, name="user")

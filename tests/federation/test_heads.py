@@ -8,7 +8,7 @@ import pytest
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.heads import Heard, open_head, seal_head, told_by
 from fedkit.federation.heads_file import decisive, export_heads, read_heads
-from fedkit.federation.trail import examine, examined_text, shown, shown_text, since_when
+from fedkit.federation.trail import examine, examined_text, page, shown, shown_text, since_when
 from fedkit.storage.audit import Log
 from fedkit.storage.audit_line import Event
 from fedkit.storage.audit_verify import readable_lines
@@ -200,6 +200,21 @@ def test_lines_are_shown_by_time_and_kind_and_never_as_commands_of_a_terminal(si
     assert shown_text({"seq": 1, "at": 1e300, "kind": "x", "a": "\x1b[31m\n"}).isprintable()
     with pytest.raises(DeploymentError, match="FK770"):
         list(shown(tmp_path / "absent"))
+
+
+def test_pages_hold_every_line_of_a_kind_once_the_newest_first_and_an_odd_line_is_told(tmp_path):
+    log = Log(tmp_path / "audit.jsonl", new_signing_key())
+    log.append(*(Event("released" if n % 3 else "refused", {"run": f'"kind":"released"{n}'}) for n in range(20)))
+    with log.path.open("a") as file:
+        file.write('{"kind":"released"}\n')
+    for kinds in ((), ("released",), ("refused", "released"), ("paused",)):
+        whole = list(shown(log.path, kinds=kinds)) if kinds != () else list(shown(log.path))
+        odd = [told for told in whole if "unreadable" in told]
+        wanted = [told for told in whole if "seq" in told] + (odd if kinds != ("paused",) else [])
+        found = [told for number in range(1, 9) for told in page(log.path, kinds=kinds, number=number, size=3)[0]]
+        assert found == wanted[::-1] and page(log.path, kinds=kinds)[1] == len(wanted)
+    with pytest.raises(DeploymentError, match="FK770"):
+        page(tmp_path / "none", number=1)
 
 
 def test_a_log_is_followed_line_by_line(sides):

@@ -1,0 +1,97 @@
+"""The console of a site: its pages and actions, and its door."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from starlette.responses import Response
+
+from fedkit.errors import DeploymentError
+from fedkit.web.app import make_app
+from fedkit.web.desk import Desk, Visit
+from fedkit.web.door import Door
+from fedkit.web.shield import Shield
+from fedkit.web.users import Users
+from fedkit_client.audit import record
+from fedkit_client.console import actions, views
+from fedkit_client.console.site import Site
+from fedkit_client.folder import SiteFolder
+from fedkit_client.start import open_site
+
+_NAV = (
+    ("/", "Overview"),
+    ("/requests", "Requests"),
+    ("/budgets", "Budgets"),
+    ("/log", "What left"),
+    ("/consent", "Consent"),
+    ("/log/verify", "Verify the log"),
+    ("/inventory", "Inventory"),
+)
+_PAGES: Mapping[str, Callable[[Site, Visit], Response]] = {
+    "/": views.overview,
+    "/budgets": views.budgets_page,
+    "/requests": views.requests_page,
+    "/requests/{job}": views.request_page,
+    "/log": views.log_page,
+    "/log/verify": views.verify_page,
+    "/consent": views.consent_page,
+    "/inventory": views.inventory_html,
+    "/inventory.json": views.inventory_json,
+}
+_ACTIONS: Mapping[str, Callable[[Site, Visit], Response]] = {
+    "/requests/{job}/approve": actions.approve,
+    "/requests/{job}/deny": actions.deny,
+    "/pause": actions.pause,
+    "/resume": actions.resume,
+    "/withdraw": actions.withdraw,
+}
+
+
+def door_of(folder: SiteFolder, clock: Callable[[], float] = time.time) -> Door:
+    """The door of a site's console; the audit log tells who came, who left, and which name is locked."""
+
+    def told(what: str, name: str) -> None:
+        record(folder, f"console_{what}", by=name)
+
+    return Door(Users(folder.console_users), folder.console_wrong, told, clock)
+
+
+def desk_of(folder: SiteFolder, name: str, host: str, clock: Callable[[], float] = time.time) -> Desk:
+    """The shared half of the console of a site of that name."""
+    return Desk(
+        f"fedkit console of {name}",
+        host,
+        secrets.token_bytes(32),
+        Path(__file__).with_name("templates"),
+        _NAV,
+        "fedkit client console-user",
+        door_of(folder, clock),
+    )
+
+
+def console_app(desk: Desk, site: Site) -> Shield:
+    """The application."""
+    pages = {path: partial(view, site) for path, view in _PAGES.items()}
+    return make_app(desk, pages, {path: partial(act, site) for path, act in _ACTIONS.items()})
+
+
+def opened_app(path: Path) -> Callable[[str], Shield]:
+    """Makes the application of a site's file, of the ``127.0.0.1:PORT`` at which it is.
+
+    Raises:
+        ConfigError: FK120.
+        DeploymentError: FK796, nobody could log in; FK795, FK706, FK741, FK752, the folder.
+    """
+    opened = open_site(path)
+    if not Users(opened.folder.console_users).read():
+        raise DeploymentError(
+            "nobody could log in: the console has no user yet",
+            code="FK796",
+            remedy=f"fedkit client console-user {path} add NAME",
+        )
+    site = Site(path, opened.folder)
+    return lambda host: console_app(desk_of(opened.folder, opened.file.site, host), site)

@@ -1,0 +1,52 @@
+"""Leaving units out from the next round on, or taking that back; for the command line and the console alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedkit.config.wording import shown, suggestion
+from fedkit.errors import FederationError
+from fedkit.governance.consent_rules import require_ids
+from fedkit_client.audit import record, signed_by
+from fedkit_client.lineage import runs_with
+from fedkit_client.pseudonyms import unit_pseudonym
+from fedkit_client.start import Opened
+from fedkit_client.withdrawals import note
+
+
+def require_data(opened: Opened, data: str) -> None:
+    """Refuse a data set that is not the site's, or in which no column holds ids.
+
+    Raises:
+        FederationError: FK560, FK592.
+    """
+    own = opened.file.data.get(data)
+    if own is None:
+        raise FederationError(
+            f"the site has no data set {shown(data)}; {suggestion(data, opened.file.data)}", code="FK560"
+        )
+    require_ids(own, data)
+
+
+def withdraw_units(
+    opened: Opened, data: str, ids: Sequence[str], now: float, *, revoke: bool = False, by: str = ""
+) -> dict[str, Any]:
+    """Note withdrawals, or that they are taken back; the audit log has keyed hashes, never an id.
+
+    Args:
+        ids: as `fedkit_client.withdrawals.unit_ids` makes them.
+        by: the console's user.
+
+    Raises:
+        FederationError: FK560, FK592, FK593.
+        DeploymentError: FK700, FK706, FK770, FK771.
+    """
+    require_data(opened, data)
+    kind = "revoked" if revoke else "withdrawn"
+    # Before it counts, so that no withdrawal is without its line.
+    for each in ids:
+        record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each), **signed_by(by))
+    fresh = note(opened.folder.withdrawals, data, ids, "revoked" if revoke else "withdrawn", now)
+    used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
+    return {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}

@@ -1,0 +1,57 @@
+"""Pages from Jinja2 templates over the report's style; everything that is filled in is escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.responses import HTMLResponse, Response
+
+from fedkit import __version__
+from fedkit.federation.trail import stamped
+from fedkit.reporting.page import TEMPLATES
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_HERE = Path(__file__).parent / "templates"
+
+
+@cache
+def _environment(own: Path) -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader([own, _HERE, TEMPLATES]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(stamped=stamped, version=__version__)
+    return environment
+
+
+def render(own: Path, template: str, status: int = 200, **context: Any) -> Response:
+    """A page as a response.
+
+    Args:
+        own: the folder of templates in which it is looked for first.
+    """
+    text = _environment(own).get_template(f"{template}.html.j2").render(context)
+    return HTMLResponse(text.lstrip(), status_code=status)
+
+
+@cache
+def style() -> bytes:
+    """The one style sheet: the report's, and what forms need besides."""
+    return "\n".join(
+        _environment(_HERE).get_template(name).render() for name in ("style.css.j2", "web.css.j2")
+    ).encode()
+
+
+@cache
+def icon() -> bytes:
+    """The picture in a browser's tab."""
+    return (_HERE / "icon.svg").read_bytes()

@@ -1,0 +1,113 @@
+"""The dashboard's pages and actions: what the coordinator tells and does for the profile's user."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import HTMLResponse, Response
+
+from fedkit.federation.code_texts import with_text
+from fedkit.federation.keyring import ROLES
+from fedkit.web.desk import Visit
+from fedkit.web.shield import POLICY
+from fedkit_server.dashboard.results import Coordinator, Results
+from fedkit_server.remote import segment
+from fedkit_server.runners import OVER
+from fedkit_server.watching import View, waits_for
+
+_NEWEST = 60
+_DISCLOSED = ("purposes", "studies", "release", "max_rounds", "max_epsilon_per_run", "min_other_sites")
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What pages and actions are about."""
+
+    remote: Coordinator
+    results: Results
+
+
+def overview(federation: Federation, visit: Visit) -> Response:
+    """How the federation stands."""
+    found = federation.remote.get("/status")
+    return visit.page("overview", "Federation", found=found, runs=found["runs"])
+
+
+def sites(federation: Federation, visit: Visit) -> Response:
+    """Every site, and what it offers and discloses."""
+    found = federation.remote.get("/sites")
+    rows = [{**site, "offers": list(_offers(site["offer"]))} for site in found["sites"]]
+    return visit.page("sites", "Sites", sites=rows, invited=found["invited"])
+
+
+def runs(federation: Federation, visit: Visit) -> Response:
+    """All runs, the newest first."""
+    return visit.page("runs", "Runs", runs=federation.remote.get("/runs")["runs"])
+
+
+def run(federation: Federation, visit: Visit) -> Response:
+    """One run: whom the round has asked and who has answered, and what can be done."""
+    name = str(visit.request.path_params["run"])
+    found = federation.remote.get(f"/runs/{segment(name)}")
+    events = federation.remote.get(f"/runs/{segment(name)}/events", after=0, wait=0)["events"]
+    view = View(name)
+    for event in events:
+        view.take(event)
+    role = federation.remote.get("/status")["you"]["role"]
+    told = [{**each, "detail": with_text(str(each.get("detail") or ""))} for each in reversed(events[-_NEWEST:])]
+    return visit.page(
+        "run",
+        f"Run {name}",
+        name=name,
+        found=found,
+        rows=list(view.rows(visit.now)),
+        waits=waits_for(found),
+        events=told,
+        older=max(0, len(events) - _NEWEST),
+        over=found["state"] in OVER,
+        may=ROLES.index(role) >= ROLES.index("operator"),
+        fetched=federation.results.known(name),
+    )
+
+
+def act(what: str, done: str, federation: Federation, visit: Visit) -> Response:
+    """Stop or resume a run; whether the user may is the coordinator's to say."""
+    name = str(visit.request.path_params["run"])
+    federation.remote.post(f"/runs/{segment(name)}/{what}")
+    return visit.told(f"{name} {done}.", f"/runs/{segment(name)}")
+
+
+def fetch(federation: Federation, visit: Visit) -> Response:
+    """Fetch a run's folder, of which the coordinator's log tells, and show its report."""
+    name = str(visit.request.path_params["run"])
+    federation.results.fetch(name)
+    return visit.told(f"The report of {name} was made of its folder as it is now.", f"/runs/{segment(name)}")
+
+
+def report(federation: Federation, visit: Visit) -> Response:
+    """A run's report, with its curves."""
+    html = federation.results.report(str(visit.request.path_params["run"])).html
+    # The report has styles within and runs nothing; no form of it goes anywhere.
+    policy = POLICY.replace("style-src 'self'", "style-src 'unsafe-inline'").replace("img-src 'self'", "img-src data:")
+    return HTMLResponse(
+        html, headers={"content-security-policy": policy.replace("form-action 'self'", "form-action 'none'")}
+    )
+
+
+def _offers(offer: Any) -> Any:
+    for name, data in (offer or {}).get("datasets", {}).items():
+        policy = data.get("policy") or {}
+        said = [f"{key.replace('_', ' ')}: {_words(policy[key])}" for key in _DISCLOSED if policy.get(key) is not None]
+        yield {
+            "name": name,
+            "records": f"{data['records']} {data['unit']}s",
+            "epsilon": f"{data['max_epsilon']:g} at delta {data['delta']:g}",
+            "models": ", ".join(data["models"]),
+            "strategies": ", ".join(data["strategies"]),
+            "policy": "; ".join(said),
+        }
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
