@@ -1,4 +1,4 @@
-"""What the audit log says that a ledger was charged: one that does not know of it was lost, or put back from a backup."""
+"""What the audit log says that a ledger was charged: one that does not know was lost, or put back."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
-"""A ledger that is gone, or was put back from a backup, is noticed by the site's own log before anything is spent anew."""
+"""A ledger that is gone, or was put back from a backup, is noticed by the site's own log before the next start."""
 
 import shutil
 
 import pytest
 from fedkit_client.audit import Trail
+from fedkit_client.doctor import _ledgers
 from fedkit_client.ledgers import open_ledgers
+from fedkit_client.start import open_site
 from fedkit_client.told_charges import told_charges
 
 from fedkit.errors import PrivacyError
@@ -68,7 +70,7 @@ def test_a_site_that_was_charged_starts_again_and_its_log_and_ledger_agree(made)
 def test_a_ledger_that_is_gone_is_not_made_anew(made, charge):
     train(made, 1) if charge == "run" else question(made, "question-1")
     made.folder.ledger(DATASET).unlink()
-    with pytest.raises(PrivacyError, match="FK332.*is gone.*charges to icu"):
+    with pytest.raises(PrivacyError, match=r"FK332.*is gone.*charges to icu"):
         start(made)
     assert not made.folder.ledger(DATASET).exists()
 
@@ -82,7 +84,7 @@ def test_a_ledger_of_before_a_charge_is_refused_until_it_is_reconciled(made, tmp
     with Ledger(ledger, read_only=True) as newest:
         export = newest.export()
     shutil.copy(tmp_path / "backup", ledger)
-    with pytest.raises(PrivacyError, match="FK332.*is older than the site's audit log.*1 of 2 charges"):
+    with pytest.raises(PrivacyError, match=r"FK332.*is older than the site's audit log.*1 of 2 charges"):
         start(made)
     with Ledger(ledger) as restored:
         reconcile(restored, export)
@@ -104,9 +106,16 @@ def test_a_log_that_cannot_be_read_is_no_empty_one(made, monkeypatch):
     train(made, 1)
     made.folder.audit.chmod(0)
     monkeypatch.setattr("fedkit_client.told_charges.readable_lines", _denied)
-    with pytest.raises(PrivacyError, match="FK332.*cannot be read"):
+    with pytest.raises(PrivacyError, match=r"FK332.*cannot be read"):
         start(made)
 
 
 def _denied(*_):
     raise PermissionError(13, "Permission denied")
+
+
+def test_the_doctor_finds_a_lost_ledger(made):
+    train(made, 1)
+    made.folder.ledger(DATASET).unlink()
+    with pytest.raises(PrivacyError, match=r"FK332.*is gone"):
+        _ledgers(open_site(made.folder.site_yaml))
