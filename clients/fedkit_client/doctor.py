@@ -16,6 +16,7 @@ from fedkit_client.executor import Executor
 from fedkit_client.folder import joined, parted
 from fedkit_client.proxy import proxy_for
 from fedkit_client.readiness import fork, require_limits, tables_of
+from fedkit_client.source_check import shared_sources
 from fedkit_client.start import Opened, check_allowed, open_site
 from fedkit_client.study_check import study_findings
 from fedkit_client.trouble import EARLIEST, LATEST, no_name
@@ -73,6 +74,7 @@ def _checks(opened: Opened, executor: Executor) -> list[Check]:
     found.append(_disk(folder.path))
     found += data
     found += [Check(f"study {name}", state, said, remedy) for name, state, said, remedy in study_findings(opened)]
+    found += [Check("data sets", "warn", said, remedy) for said, remedy in shared_sources(file)]
     found.append(tried("ledgers", lambda: _ledgers(opened)))
     found.append(tried("withdrawals", lambda: _withdrawals(opened)))
     found.append(limits)
