@@ -1,17 +1,17 @@
 """``fedkit`` with a training that waits while FOLDER/hold is there: for tests that end something in the middle of it.
 
-Patches a module's attribute before the executor is forked, and so in all of its processes.
+Patches the engine before the executor is forked, and so in all of its processes.
 """
 
 import sys
 import time
 from pathlib import Path
 
-import fedkit.federation.site as site
 from fedkit.cli.main import main
+from fedkit.training.engine import REFERENCE
 
 folder = Path(sys.argv.pop(1))
-real = site.train
+real = REFERENCE.train
 
 
 def slow(*arguments):
@@ -23,5 +23,6 @@ def slow(*arguments):
 
 
 if __name__ == "__main__":
-    site.train = slow
+    # It is frozen, and what every site holds.
+    object.__setattr__(REFERENCE, "train", slow)
     main()
