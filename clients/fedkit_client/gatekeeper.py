@@ -211,7 +211,9 @@ class Gatekeeper:
 
         config, site = admitted.config, admitted.site
         private = not admitted.exact
-        own = replace(config.data, records={site: config.data.records[site]})
+        # The site's own word, which the run's was held against: whether a table has more units than that is a refusal,
+        # and whoever could choose the number would learn the true one.
+        own = replace(config.data, records={site: self.file.data[admitted.dataset].records})
         dataset = load_site_dataset(own, site, private=private, read=reading)
         reading.leave()
         for warning in dataset.warnings:
