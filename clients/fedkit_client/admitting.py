@@ -43,7 +43,7 @@ def let_in(
     if own is not None and own.policy.approval == "manual":
         approvals = Approvals(folder.approvals_file)
         approval = approvals.standing(job.digest, now)
-    standing = standing_of(folder, keyring.federation, file.site, job.study, run.dataset, job.run, now)
+    standing = standing_of(folder, keyring.federation, file.site, job.study, run.dataset, run.charged_as, now)
     try:
         return admit(job.config, file, run.circumstances(now, approval, standing), Plans(folder.plans_file))
     except FederationError as error:

@@ -49,6 +49,14 @@ class AskedRun:
         """The data set's name."""
         return str(self.config["data"]["name"])
 
+    @property
+    def charged_as(self) -> str:
+        """The name under which a ledger would charge it; empty for a question, of which it makes a name of its own.
+
+        Whatever run a question's job is named after is another one, and counts among the others.
+        """
+        return self.run if self.statistics is None else ""
+
     def experiment(self, models: tuple[str, ...] = ()) -> ExperimentConfig:
         """The config, parsed by the schema.
 

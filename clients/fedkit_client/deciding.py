@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from fedkit.config.wording import shown
 from fedkit.governance.statistics import cost_of, statistics_of
 from fedkit_client.approvals import Record
 from fedkit_client.asked import AskedRun
@@ -14,7 +13,7 @@ from fedkit_client.logs import printable
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Dotted key to its two values, of the keys in which two configs differ.
+    """Dotted key to its two values in full, of the keys in which two configs differ.
 
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": []})
     {'a.c': ('2', '3'), 'd': ('(absent)', '[]')}
@@ -81,8 +80,11 @@ def _whole(run: AskedRun) -> dict[str, Any]:
 
 
 def flat(value: Any, key: str = "") -> dict[str, str]:
-    """Dotted key to value, of a whole config."""
+    """Dotted key to its value in full: what is cut off, or two keys in one, would hide what a person is to decide."""
     if isinstance(value, Mapping) and value:
-        parts = [flat(inner, f"{key}.{name}" if key else str(name)) for name, inner in value.items()]
+        names = {name: repr(name) if "." in name else name for name in map(str, value)}
+        parts = [
+            flat(inner, f"{key}.{names[str(name)]}" if key else names[str(name)]) for name, inner in value.items()
+        ]
         return {name: text for part in parts for name, text in part.items()}
-    return {key: shown(value) if isinstance(value, str) else repr(value)}
+    return {key: repr(value)}

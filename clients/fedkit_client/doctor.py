@@ -16,6 +16,7 @@ from fedkit_client.executor import Executor
 from fedkit_client.folder import joined, parted
 from fedkit_client.proxy import proxy_for
 from fedkit_client.readiness import fork, require_limits, tables_of
+from fedkit_client.source_check import shared_sources
 from fedkit_client.start import Opened, check_allowed, open_site
 from fedkit_client.study_check import study_findings
 from fedkit_client.trouble import EARLIEST, LATEST, no_name
@@ -73,7 +74,9 @@ def _checks(opened: Opened, executor: Executor) -> list[Check]:
     found.append(_disk(folder.path))
     found += data
     found += [Check(f"study {name}", state, said, remedy) for name, state, said, remedy in study_findings(opened)]
+    found += [Check("data sets", "warn", said, remedy) for said, remedy in shared_sources(file)]
     found.append(tried("ledgers", lambda: _ledgers(opened)))
+    found.append(tried("withdrawals", lambda: _withdrawals(opened)))
     found.append(limits)
     return found
 
@@ -225,12 +228,22 @@ def _disk(folder: Path) -> Check:
     return Check("disk", "ok", text)
 
 
+def _withdrawals(opened: Opened) -> str:
+    from fedkit_client.told_withdrawals import require_withdrawals
+
+    return f"{require_withdrawals(opened.file, opened.folder):,} stand, and the audit log tells of no other"
+
+
 def _ledgers(opened: Opened) -> str:
     from fedkit.errors import PrivacyError
     from fedkit.privacy.ledger.file import may_write
     from fedkit_client.ledgers import budgets, open_ledgers
+    from fedkit_client.told_charges import require_known, told_charges
 
     absent = [name for name in opened.file.data if not opened.folder.ledger(name).exists()]
+    charged = told_charges(opened.folder.audit)
+    for name in absent:
+        require_known(opened.folder.ledger(name), name, None, charged.get(name, {}))
     if absent:
         return f"{', '.join(absent)} is made at the first start"
     open_ledgers(opened.file, opened.folder)

@@ -56,7 +56,7 @@ def explain(
     if known is not None:
         approval = Approvals(folder.approvals_file).standing(known.job, now)
         config, at = known.experiment(tuple(file.models)), standing_at(folder, file.site, known.study)
-        asked = known.circumstances(now, approval, at(known.dataset, known.run, now))
+        asked = known.circumstances(now, approval, at(known.dataset, known.charged_as, now))
         return f"run {known.run}", weigh(config, file, asked, whole=True)
     config = _composed(file, name, overrides, config_dir)
     user, _, key = told.submitter.partition("=")

@@ -111,9 +111,9 @@ class Gatekeeper:
             return self._end(job, order)
         admitted = let_in(job, request.enrolments, keyring, self.file, self.folder, now)
         if job.statistics is not None:
-            # Not counted as begun: a question that was answered is read from the ledger, and no table with it.
-            self._remember(job, order, answered=False, begun=False)
-            reading = partial(self._reading, job, order, admitted)
+            # Begun only where a table is read: what was answered before comes from the ledger, and no table with it.
+            self._remember(job, order, answered=True)
+            reading = partial(self._begin, job, order, admitted)
             with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock) as ledger:
                 return answer_statistics(job, job.statistics, admitted, ledger, self.findings, reading)
         self.findings.admitted(job, admitted)
@@ -169,10 +169,10 @@ class Gatekeeper:
         model, reading = self._model(admitted, request), self._reading(job, order, admitted)
         return _work(self._runtime(admitted, model, {}, reading), order, request, admitted)
 
-    def _remember(self, job: Job, order: Order, *, answered: bool, begun: bool | None = None) -> None:
+    def _remember(self, job: Job, order: Order, *, answered: bool) -> None:
         rounds = Rounds(self.folder.rounds_file)
         rounds.check(job, order, answered=answered)
-        rounds.note(job, order, self.clock(), begun=not answered if begun is None else begun)
+        rounds.note(job, order, self.clock(), begun=not answered)
 
     def _model(self, admitted: Admitted, request: Request) -> nn.Module:
         from fedkit.training.model import declared_model
@@ -187,6 +187,10 @@ class Gatekeeper:
                 remedy="use the same model and arguments on both sides",
             )
         return model
+
+    def _begin(self, job: Job, order: Order, admitted: Admitted) -> Reading:
+        self._remember(job, order, answered=False)
+        return self._reading(job, order, admitted)
 
     def _reading(self, job: Job, order: Order, admitted: Admitted) -> Reading:
         """How the round's table is read: its own day's consents, and who has withdrawn by now."""
@@ -208,7 +212,9 @@ class Gatekeeper:
 
         config, site = admitted.config, admitted.site
         private = not admitted.exact
-        own = replace(config.data, records={site: config.data.records[site]})
+        # The site's own word, which the run's was held against: whether a table has more units than that is a refusal,
+        # and whoever could choose the number would learn the true one.
+        own = replace(config.data, records={site: self.file.data[admitted.dataset].records})
         dataset = load_site_dataset(own, site, private=private, read=reading)
         reading.leave()
         for warning in dataset.warnings:

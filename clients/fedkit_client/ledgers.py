@@ -8,6 +8,7 @@ from typing import Any
 from fedkit.errors import PrivacyError, together
 from fedkit.governance.terms import SiteData, SiteFile
 from fedkit_client.folder import SiteFolder
+from fedkit_client.told_charges import Told, require_known, told_charges
 
 
 def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
@@ -15,12 +16,14 @@ def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
 
     Raises:
         PrivacyError: FK340, a budget that differs from the file's; FK330 to FK338, a ledger that cannot be trusted or
-            written; every data set's problem at once.
+            written; FK332, one that is gone or older than the site's audit log; every data set's problem at once.
+
+    Guarantee: no budget begins anew, or goes back, while the folder's log tells of a charge to it.
     """
-    problems = []
+    problems, told = [], told_charges(folder.audit)
     for name, data in file.data.items():
         try:
-            _settle(folder.ledger(name), name, data)
+            _settle(folder.ledger(name), name, data, told.get(name, {}))
         except PrivacyError as error:
             problems.append(error)
     if problems:
@@ -50,10 +53,12 @@ def budgets(file: SiteFile, folder: SiteFolder) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _settle(path: Path, name: str, data: SiteData) -> None:
+def _settle(path: Path, name: str, data: SiteData, told: dict[Told, None]) -> None:
     from fedkit.privacy.ledger.ledger import Ledger
 
     path.parent.mkdir(mode=0o700, exist_ok=True)
+    if not path.exists():
+        require_known(path, name, None, told)
     with Ledger(path) if path.exists() else Ledger.create(path) as ledger:
         try:
             ledger.create_budget(name, unit=data.unit, limit=data.max_epsilon, delta=data.delta)
@@ -65,3 +70,4 @@ def _settle(path: Path, name: str, data: SiteData) -> None:
                 code="FK340",
                 remedy="write the first values back into the site's file; what was spent under them stays spent",
             ) from None
+        require_known(path, name, ledger.account(name), told)

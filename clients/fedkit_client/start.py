@@ -108,8 +108,10 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
             stack.enter_context(lock.hold(opened.folder.pid_file))
             logs.configure(opened.folder.log)
             from fedkit_client.ledgers import open_ledgers
+            from fedkit_client.told_withdrawals import require_withdrawals
 
             open_ledgers(opened.file, opened.folder)
+            require_withdrawals(opened.file, opened.folder)
             node, watch = _ready(opened, report)
         except FedkitError as error:
             if detach:

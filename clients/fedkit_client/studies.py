@@ -238,7 +238,8 @@ def standing_of(
     """How a site stands to the study that a run names; whatever cannot be read is no agreement, or no budget.
 
     Args:
-        run: the run itself, which is not counted among the others.
+        run: the run itself, which is not counted among the others; empty for a question, which the ledger knows by
+            another name than its job's.
         read_only: leave a ledger alone that a killed process has left half written; it cannot be read then.
 
     Guarantee: between what is counted here and what the ledger then holds for the run nothing else is charged, for a

@@ -8,7 +8,8 @@ What a filter means:
 - one valid row of the unit for the purpose suffices, beside others that are over or have not begun;
 - a row with a day that cannot be read, or two rows of one first day of which one is valid and the other is not, deny:
   nobody can tell which of them was meant;
-- a row without an id of its unit, and every row of a unit that has withdrawn, is left out.
+- a row without an id of its unit, and every row of a unit that has withdrawn, in whatever characters its id is written
+  (`fedkit.data.spellings`), is left out.
 
 A day is ``2026-01-31``, or that with midnight behind it, as databases write a day. Any other text cannot be read.
 """

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedkit.data.consent import ConsentFilter, Register
+from fedkit.data.spellings import spellings
 from fedkit.data.table import name_text
 from fedkit.data.units import NO_ID
 
@@ -171,7 +172,7 @@ def condition(
         unit = _same(dialect, column(where.unit), bound)
         parts.append(f"{unit} IS NOT NULL AND lower({unit}) NOT IN ({_list(dialect, sorted(NO_ID), bound)})")
         if where.withdrawn:
-            parts.append(f"{unit} NOT IN ({_list(dialect, sorted(where.withdrawn), bound)})")
+            parts.append(f"{unit} NOT IN ({_list(dialect, sorted(spellings(where.withdrawn)), bound)})")
     if where.register is not None:
         if where.unit is None or consenting is None:
             raise ValueError("a register needs a column of ids and a query of its own")

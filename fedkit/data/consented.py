@@ -10,6 +10,7 @@ from fedkit.config.experiment import DataConfig
 from fedkit.data.consent import ConsentFilter
 from fedkit.data.declared import declared_columns
 from fedkit.data.source import read_table
+from fedkit.data.spellings import folded
 from fedkit.data.table import Table, name_text
 from fedkit.data.units import NO_ID
 
@@ -51,7 +52,8 @@ def with_ids(config: DataConfig, table: Table, where: ConsentFilter | None) -> C
     names = table.columns[column].map(name_text, object)
     if where is not None and where.unit is not None:
         # The engine has left them out already; of an id that it writes in another way, these are its last words.
-        kept = np.array([name.lower() not in NO_ID and name not in where.withdrawn for name in names], dtype=np.bool_)
+        gone = frozenset(map(folded, where.withdrawn))
+        kept = np.array([name.lower() not in NO_ID and folded(name) not in gone for name in names], dtype=np.bool_)
         table, names = table.take(np.flatnonzero(kept)), names[kept]
     declared = {name: table.columns[name] for name in declared_columns(config)}
     return Consented(Table(declared, table.numbers, table.locate), tuple(names.tolist()))

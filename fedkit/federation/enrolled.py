@@ -69,7 +69,8 @@ def other_sites(texts: Sequence[str], coordinator: bytes, job: Job, site: str, n
                 f"the enrolments name {what} twice", code="FK542", remedy="enrol each site once, with a key of its own"
             )
         found[name] = key
-    return tuple(name for name in map(name_text, job.sites) if name in found and name != site)
+    # Each counts once, in however many spellings a job names it.
+    return tuple(dict.fromkeys(name for name in map(name_text, job.sites) if name in found and name != site))
 
 
 def _statement(text: str, coordinator: bytes, federation: str, now: float) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 from fedkit.config.experiment import ExperimentConfig, SourceConfig
 from fedkit.config.serialize import from_dict, to_dict
 from fedkit.data.names import require_site_names
+from fedkit.data.table import name_text
 from fedkit.errors import DataError, FederationError
 from fedkit.federation import strict_json
 from fedkit.federation.envelope import WIRE, Signed, check_times, read, seal, unseal
@@ -236,6 +237,8 @@ def _problems(config: ExperimentConfig) -> Iterator[str]:
             require_site_names([name])
         except DataError as error:
             yield f"data.records: {error.message}"
+    if len(set(map(name_text, config.data.records))) < len(config.data.records):
+        yield "data.records names a site twice, in two spellings; name each once"
     if config.privacy.mode != "none" and config.privacy.noise != "secure":
         yield f"privacy.noise is {config.privacy.noise}, which protects nobody; set privacy.noise=secure"
 

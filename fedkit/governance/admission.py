@@ -127,11 +127,14 @@ def weigh(
         whole: compute what the run costs even where another clause refuses it.
 
     Raises:
-        FederationError: FK542, the run is not for this site; FK562, the site is too small for any plan.
+        FederationError: FK542, the run is not for this site, or names one twice; FK562, the site is too small for any
+            plan.
         PrivacyError: a plan that cannot be made (FK3xx).
     """
     name, site = config.data.name, site_file.site
     records = {name_text(other): count for other, count in config.data.records.items()}
+    if len(records) < len(config.data.records):
+        raise FederationError("the run names a site twice, in two spellings", code="FK542", remedy="name each once")
     if site not in records:
         raise FederationError(f"the run is not for {site}", code="FK542", remedy="name the site in data.records")
     own = site_file.data.get(name)

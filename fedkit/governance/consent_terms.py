@@ -47,12 +47,16 @@ def consent_of(
             key, 'says nothing; give column: {name: research_consent, values: ["yes"]}, a register, or leave it out'
         )
     source = raw.get("source")
-    if isinstance(source, dict) and source.get("kind") in sources:
+    if isinstance(source, dict) and str(source.get("kind")) in sources:
         found.add(key, f"is set, but nobody can filter the installed source {source['kind']}; use {', '.join(_FILES)}")
     unit = found.column(given.get("unit"), f"{key}.unit")
     if unit is not None and unit_column is not None:
         found.add(f"{key}.unit", f"is set, but unit_column {shown(unit_column)} names the ids already; leave it out")
-    register = _register(found, f"{key}.register", given["register"], source_of) if given.get("register") else None
+    for part in given.keys() & set(_KEYS):
+        # Left blank it would let everybody in, which whoever wrote the key did not mean.
+        if given[part] is None or (part != "unit" and not isinstance(given[part], dict)):
+            found.add(f"{key}.{part}", f"is {shown(given[part])}; say what it is, or leave the key out")
+    register = _register(found, f"{key}.register", given["register"], source_of) if "register" in given else None
     if register is not None and unit is None and unit_column is None:
         found.add(f"{key}.register", f"names units by an id, and no column of the records does; set {key}.unit")
     return ConsentTerms(_column(found, f"{key}.column", given.get("column")), register, unit)

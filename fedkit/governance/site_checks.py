@@ -77,7 +77,7 @@ def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None
     device = top.get("device", "cpu")
     if device not in ("auto", "cpu", "cuda"):
         found.add("device", f"is {shown(device)}; known are auto, cpu, cuda")
-    limits = _limits(found, top.get("limits"))
+    limits = _limits(found, top.get("limits", {}))
     disclose = found.flag(top.get("disclose_usage", False), "disclose_usage")
     alerts = alerts_of(found, top.get("alerts"))
     if found.problems:
@@ -185,8 +185,9 @@ def _source(found: Reader, key: str, value: Any, sources: Mapping[str, Any]) -> 
     names = [part.name for part in fields(SourceConfig)]
     raw = found.mapping(value, key, names)
     kind = raw.get("kind")
-    if value is not None and kind not in (*SOURCE_KINDS, *sources):
+    if value is not None and not (isinstance(kind, str) and kind in (*SOURCE_KINDS, *sources)):
         found.add(f"{key}.kind", f"is {shown(kind)}; {suggestion(str(kind), (*SOURCE_KINDS, *sources))}")
+        kind = None
     if kind in sources:
         for extra in raw.keys() - {"kind"}:
             found.add(f"{key}.{extra}", f"is set, but {kind} reads what it was installed to read; leave it out")
@@ -210,16 +211,19 @@ def _source(found: Reader, key: str, value: Any, sources: Mapping[str, Any]) -> 
 
 
 def _limits(found: Reader, value: Any) -> Limits:
+    if value is None:
+        found.add("limits", "is blank; give {cpus: 2, memory: 4GiB}, for instance, or leave the key out")
     raw = found.mapping(value, "limits", ("cpus", "memory", "disk", "bandwidth"))
     sizes: dict[str, int | None] = {}
     for name, example in (("memory", "2GiB"), ("disk", "5GiB"), ("bandwidth", "10MiB/s")):
         said = raw.get(name)
         text = said.removesuffix("/s") if name == "bandwidth" and isinstance(said, str) else said
-        sizes[name] = number_of_bytes(text) if said is not None else None
-        if said is not None and sizes[name] is None:
+        sizes[name] = number_of_bytes(text)
+        # Left blank it would be no limit at all, which whoever wrote the key did not mean.
+        if name in raw and sizes[name] is None:
             found.add(f"limits.{name}", f"is {shown(said)}; a size is needed, such as {example}")
-    cpus = raw.get("cpus")
-    return Limits(None if cpus is None else found.number(cpus, "limits.cpus", 0.01, 4096, "2"), **sizes)
+    cpus = found.number(raw["cpus"], "limits.cpus", 0.01, 4096, "2") if "cpus" in raw else None
+    return Limits(cpus, **sizes)
 
 
 def _allowed(found: Reader, value: Any, key: str, ours: Any) -> dict[str, Allowed]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import stat
 import time
@@ -136,8 +137,10 @@ class Log:
         return Head(last.seq, last.digest), torn
 
     def _keep_aside(self, seq: int, torn: bytes) -> None:
+        # A crash may tear the line that tells of the first one: neither takes the other's place.
+        names = (f"{self.path.stem}.torn-{seq}{f'-{number}' if number else ''}" for number in itertools.count())
         try:
-            replace(self.path.with_name(f"{self.path.stem}.torn-{seq}"), torn)
+            replace(next(place for name in names if not (place := self.path.with_name(name)).exists()), torn)
         except DeploymentError as error:
             raise self._failed(error.message) from None
 

@@ -1,6 +1,6 @@
 """``fedkit`` with a training that waits while FOLDER/hold is there: for tests that end something in the middle of it.
 
-Patches a module's attribute before the executor is forked, and so in all of its processes.
+Patches the engine before the executor is forked, and so in all of its processes.
 """
 
 import sys

@@ -180,6 +180,22 @@ def test_a_table_that_cannot_be_read_is_counted_later_under_the_same_charge(open
     assert charged > 0 and not isinstance(answer(open_site, "question-2"), str) and open_site.charged() == charged
 
 
+def test_a_table_is_read_ten_times_for_one_job_and_no_more(open_site):
+    """How long it takes tells how many rows there are: a question that is never answered is not asked without end."""
+    request, table = asked(open_site), open_site.folder.path / "table.csv"
+    content = table.read_bytes()
+    table.unlink()
+    answers = [open_site.keeper.answer("query", request) for _ in range(12)]
+    assert answers == ["FK500"] * 10 + ["FK581"] * 2
+    table.write_bytes(content)
+    assert open_site.keeper.answer("query", request) == "FK581"
+    # Another job goes on under the same charge, and what it was answered is given to both.
+    charged, other = open_site.charged(), answer(open_site, "question-2")
+    assert not isinstance(other, str) and open_site.charged() == charged
+    again = open_site.keeper.answer("query", request)
+    assert wire.unpack_statistics(again) == wire.unpack_statistics(other)
+
+
 def test_the_log_tells_who_asked_what_it_cost_and_under_which_guarantee(open_site):
     answer(open_site)
     kinds = {event.kind: event.fields for event in open_site.keeper.findings.events}

@@ -40,6 +40,13 @@ def test_the_jobs_other_sites_count_and_nobody_else():
     assert others(()) == () and others(made(("stranger",))) == ()
 
 
+def test_one_site_in_two_spellings_is_one_other_site():
+    records = {"cleveland": 1, "hungary": 1, "hungary ": 1, " hungary": 1}
+    config = dataclasses.replace(JOB.config, data=dataclasses.replace(JOB.config.data, records=records))
+    spelt = dataclasses.replace(JOB, config=config)
+    assert other_sites(made(("hungary",)), COORDINATOR.public, spelt, "cleveland", NOW) == ("hungary",)
+
+
 def test_a_site_that_is_not_enrolled_has_no_statement():
     assert others(made(keys={site: key for site, key in KEYS.items() if site != "va"})) == ("hungary", "switzerland")
 

@@ -214,6 +214,18 @@ def test_what_a_crash_tears_is_kept_aside_and_told(log, where):
     assert aside.read_bytes() == torn and stat.S_IMODE(aside.stat().st_mode) == 0o600
 
 
+def test_a_second_crash_while_the_first_one_is_told_loses_nothing_of_either(log):
+    fill(log, 1)
+    good = log.path.read_bytes()
+    for torn in (b'{"seq":2,"at":1', b'{"seq":2,"at":2,"kind":"recovered"'):
+        log.path.write_bytes(good + torn)
+        with log.path.open("rb+") as file:
+            log._keep_aside(2, torn)
+            file.truncate(len(good))
+    kept = sorted(path.read_bytes() for path in log.path.parent.glob("audit.torn-2*"))
+    assert kept == [b'{"seq":2,"at":1', b'{"seq":2,"at":2,"kind":"recovered"']
+
+
 def test_nothing_is_built_on_an_end_that_is_not_ours(log):
     fill(log, 2)
     good = log.path.read_bytes()

@@ -95,13 +95,16 @@ def same_delta(account: Account, delta: float) -> None:
         )
 
 
-def same_job(there: Run, run: str, study: str, job: Job) -> None:
-    """A run is admitted once, for one job."""
-    open_hold(there, run)
-    if (there.study, there.asked) != (study, job.charges):
+def same_job(there: Run, run: str, study: str, job: Job) -> bool:
+    """A run is admitted once, for one job; what a lost copy charged stays with its study. Whether it was admitted."""
+    lost = there.state == "lost"
+    if not lost:
+        open_hold(there, run)
+    if there.study != study or (there.asked != job.charges and not lost):
         raise PrivacyError(
             f"run {run} was admitted for another job or study", code="FK346", remedy="give the new job a run of its own"
         )
+    return not lost
 
 
 def future(expires: float, now: float) -> None:

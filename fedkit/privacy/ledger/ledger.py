@@ -122,8 +122,8 @@ class Ledger:
         with self.file.writing() as book:
             account, now = book.account(dataset), self._clock()
             checks.fits(account, job)
-            if run in account.runs and account.runs[run].state != "lost":
-                checks.same_job(account.runs[run], run, study, job)
+            known = account.runs.get(run)
+            if known is not None and checks.same_job(known, run, study, job):
                 return
             checks.future(expires, now)
             checks.affordable(account, dataset, job)
