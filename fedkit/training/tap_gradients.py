@@ -29,7 +29,7 @@ from fedkit.types import Int64
 
 _HELD = 2**25
 """float32 numbers that are held of a block's rows."""
-_CALL, _MULTIPLICATION = 30e-6, 0.2e-9
+_CALL, _MULTIPLICATION = 15e-6, 0.2e-9
 """Seconds, about, that a module takes in both passes beside its work, and a multiplication of a forward pass with all
 that follows from it. They choose a width and nothing else."""
 
@@ -140,13 +140,18 @@ class TapGradients:
         """What the layers tell of the rows of a block, each at its place; zeros elsewhere."""
         if width >= block.size:
             return self._told(*_placed(x, y, block.places, block.size))
-        inner = list(columns_of(len(block.rows), self._places, width))
-        told = [self._told(*_placed(x[each.rows], y[each.rows], each.places, width)) for each in inner]
-        # A row's number among all columns of all blocks, and where it goes.
-        columns = torch.from_numpy(np.concatenate([k * width + each.places for k, each in enumerate(inner)]))
-        places = torch.from_numpy(block.places[np.concatenate([each.rows for each in inner])])
+        if width == 1:
+            rows, chosen = np.arange(len(block.rows)), None
+            told = [self._told(x[k : k + 1].clone(), y[k : k + 1].clone()) for k in rows]
+        else:
+            inner = list(columns_of(len(block.rows), self._places, width))
+            told = [self._told(*_placed(x[each.rows], y[each.rows], each.places, width)) for each in inner]
+            # A row's number among all columns of all blocks.
+            chosen = torch.from_numpy(np.concatenate([k * width + each.places for k, each in enumerate(inner)]))
+            rows = np.concatenate([each.rows for each in inner])
+        places = torch.from_numpy(block.places[rows])
         return [
-            tuple(_scattered(torch.cat(parts), columns, places, block.size) for parts in zip(*values, strict=True))
+            tuple(_scattered(torch.cat(parts), chosen, places, block.size) for parts in zip(*values, strict=True))
             for values in zip(*told, strict=True)
         ]
 
@@ -237,8 +242,10 @@ def _placed(x: Tensor, y: Tensor, places: Int64, size: int) -> tuple[Tensor, Ten
     return whole_x, whole_y
 
 
-def _scattered(values: Tensor, chosen: Tensor, places: Tensor, size: int) -> Tensor:
-    return values.new_zeros((size, *values.shape[1:])).index_copy_(0, places, values.index_select(0, chosen))
+def _scattered(values: Tensor, chosen: Tensor | None, places: Tensor, size: int) -> Tensor:
+    if chosen is not None:
+        values = values.index_select(0, chosen)
+    return values.new_zeros((size, *values.shape[1:])).index_copy_(0, places, values)
 
 
 def _weigh(outputs: Tensor, weights: Tensor) -> Tensor:
