@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,58 +20,68 @@ from fedkit.simulation.local import run_local
 from fedkit.simulation.prepare import Prepared, prepare
 from fedkit.types import Task
 
-ROWS, COLUMNS, BATCH, RATE, CLIP, SIGMA = 100, 30, 20, 0.05, 1.0, 1.0
+RATE, CLIP, SIGMA = 0.05, 1.0, 1.0
 
 
-TASK = Task("multiclass", ("a", "b"))
-
-
-def network() -> nn.Module:
+def table_network() -> nn.Module:
     """An MLP of 4,130 parameters."""
-    return nn.Sequential(nn.Linear(COLUMNS, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
+    return nn.Sequential(nn.Linear(30, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def image_network() -> nn.Module:
+    """A CNN of 105,866 parameters."""
+    stages = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    stages += [nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*stages, nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 @dataclass(frozen=True)
 class Work:
-    """One federation: sites of 100 rows, one local epoch in batches or Poisson lots of 20."""
+    """One federation: sites of so many rows, one local epoch in batches or Poisson lots of ``batch``."""
 
     name: str
     sites: int
     a_round: int
     rounds: int
     private: bool
+    rows: int = 100
+    batch: int = 20
+    shape: tuple[int, ...] = (30,)
+    classes: int = 2
+    network: Callable[[], nn.Module] = table_network
 
     @property
     def samples(self) -> int:
         """Rows that are trained on, expected where lots are drawn."""
-        return self.rounds * self.a_round * ROWS
+        return self.rounds * self.a_round * self.rows
 
     @cached_property
     def data(self) -> dict[str, dict[str, Any]]:
         """Site to its rows; a few for testing, which nothing here looks at."""
         draw = np.random.default_rng(1234)
-        weights = draw.standard_normal((COLUMNS, 2))
+        weights = draw.standard_normal((math.prod(self.shape), self.classes))
         found = {}
         for k in range(self.sites):
-            x = draw.standard_normal((ROWS, COLUMNS)).astype(np.float32)
-            y = (x @ weights).argmax(1).astype(np.int64)
-            y[:2] = 0, 1
-            found[f"site{k:05d}"] = {"x": x, "y": y, "x_test": x[:5], "y_test": y[:5]}
+            x = draw.standard_normal((self.rows, *self.shape)).astype(np.float32)
+            y = (x.reshape(self.rows, -1) @ weights).argmax(1).astype(np.int64)
+            y[: self.classes] = range(self.classes)
+            found[f"site{k:05d}"] = {"x": x, "y": y, "x_test": x[:10], "y_test": y[:10]}
         return found
 
     def prepared(self, engine: str, noise: str = "seeded") -> Prepared:
         """The federation as `fedkit.simulate` would run it."""
         private = [
             "privacy=record_dp", f"privacy.noise={noise}", f"privacy.noise_multiplier={SIGMA}", "privacy.epsilon=null",
-            f"privacy.max_grad_norm={CLIP}", f"privacy.sample_rate={BATCH / ROWS}",
+            f"privacy.max_grad_norm={CLIP}", f"privacy.sample_rate={self.batch / self.rows}",
         ]  # fmt: skip
-        plain = ["privacy=none", "privacy.sample_rate=null", f"training.batch_size={BATCH}"]
+        plain = ["privacy=none", "privacy.sample_rate=null", f"training.batch_size={self.batch}"]
         words = [
             *(private if self.private else plain), f"training.engine={engine}", "training.local_steps=null",
             "training.local_epochs=1", f"training.learning_rate={RATE}", f"federation.num_rounds={self.rounds}",
             f"federation.fraction_train={self.a_round / self.sites}", f"federation.evaluate_every={self.rounds}",
         ]  # fmt: skip
-        return prepare(compose(None, words), model=network, data=self.data, task=TASK)
+        task = Task("multiclass", tuple(f"class{k}" for k in range(self.classes)))
+        return prepare(compose(None, words), model=self.network, data=self.data, task=task)
 
 
 def fedkit_run(work: Work, engine: str, noise: str = "seeded") -> Callable[[], Any]:
@@ -82,7 +93,7 @@ def fedkit_run(work: Work, engine: str, noise: str = "seeded") -> Callable[[], A
 def peer_run(work: Work, rounds: int) -> Callable[[], Any]:
     """So many rounds of the loop as users write it: a model, an optimizer and a loader a site, one after another."""
     sites = [TensorDataset(torch.from_numpy(part["x"]), torch.from_numpy(part["y"])) for part in work.data.values()]
-    model = network()
+    model = work.network()
 
     def run() -> None:
         received = {name: value.clone() for name, value in model.state_dict().items()}
@@ -90,20 +101,20 @@ def peer_run(work: Work, rounds: int) -> Callable[[], Any]:
             chosen = np.random.default_rng(number).choice(len(sites), work.a_round, replace=False)
             total = {name: torch.zeros_like(value) for name, value in received.items()}
             for k in chosen:
-                for name, value in _train(model, received, sites[k], private=work.private).items():
+                for name, value in _train(model, received, sites[k], work).items():
                     total[name] += value
             received = {name: value / work.a_round for name, value in total.items()}
 
     return run
 
 
-def _train(model: nn.Module, received: dict[str, Any], site: TensorDataset, *, private: bool) -> dict[str, Any]:
+def _train(model: nn.Module, received: dict[str, Any], site: TensorDataset, work: Work) -> dict[str, Any]:
     mine: Any = copy.deepcopy(model).train()
     mine.load_state_dict(received)
     optimizer: Any = torch.optim.SGD(mine.parameters(), lr=RATE)
-    loader: Any = DataLoader(site, batch_size=BATCH, shuffle=True)
+    loader: Any = DataLoader(site, batch_size=work.batch, shuffle=True)
     loss = nn.CrossEntropyLoss()
-    if private:
+    if work.private:
         mine, optimizer, loader = PrivacyEngine().make_private(
             module=mine, optimizer=optimizer, data_loader=loader, noise_multiplier=SIGMA, max_grad_norm=CLIP
         )
@@ -111,4 +122,4 @@ def _train(model: nn.Module, received: dict[str, Any], site: TensorDataset, *, p
         optimizer.zero_grad()
         loss(mine(x), y).backward()
         optimizer.step()
-    return dict((mine._module if private else mine).state_dict())
+    return dict((mine._module if work.private else mine).state_dict())

@@ -198,9 +198,10 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
         "training.local_steps", training.local_steps, "training.local_epochs", training.local_epochs
     )
     yield from one_of("training.optimizer", training.optimizer, ["sgd", "adam"])
-    yield from one_of("training.engine", training.engine, ["auto", "closed_form", "reference"])
-    if training.engine == "closed_form" and config.federation.kind == "flower":
-        yield "training.engine is closed_form; federation=flower trains a site a process: set training.engine=auto"
+    yield from one_of("training.engine", training.engine, ["auto", "closed_form", "taps", "reference"])
+    if training.engine in ("closed_form", "taps") and config.federation.kind == "flower":
+        told = f"training.engine is {training.engine}; federation=flower trains a site a process"
+        yield f"{told}: set training.engine=auto"
     for name in ("learning_rate", "local_epochs", "memory_gb"):
         value = getattr(training, name)
         if value is not None and value <= 0:

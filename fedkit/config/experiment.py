@@ -158,7 +158,7 @@ class TrainingConfig:
     batch_size: int | None = None
     optimizer: str = "sgd"
     engine: str = "auto"
-    """What trains a simulation's sites: auto, closed_form or reference; see `fedkit.training.engine`."""
+    """What trains a simulation's sites: auto, closed_form, taps or reference; see `fedkit.training.engine`."""
     max_clients_at_once: int | None = None
     """Sites whose models are in memory together; null: as many as ``memory_gb`` holds."""
     memory_gb: float = 2.0

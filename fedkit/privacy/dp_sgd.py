@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ def check_module(module: nn.Module) -> None:
 
     Raises:
         TrainingError: normalisation over a batch, any floating-point buffer (a frozen BatchNorm still moves raw data
-            into its running mean), an embedding with ``max_norm``, nothing to train, or parameters that are not
-            float32.
+            into its running mean), an embedding with ``max_norm``, a padding other than zeros, a LayerNorm without
+            bias, nothing to train, or parameters that are not float32.
     """
     from opacus.validators import ModuleValidator
 
@@ -49,6 +49,13 @@ def check_module(module: nn.Module) -> None:
                 f"{name or 'the model'} has max_norm={child.max_norm}, which rescales in forward the rows it looks up"
             )
             problems.append(f"{told}, without noise")
+        # Opacus takes any padding for zeros, and fails on a norm without bias.
+        if getattr(child, "padding_mode", "zeros") != "zeros":
+            problems.append(
+                f"{name or 'the model'} has padding_mode={child.padding_mode}; only zeros can be trained so"
+            )
+        if isinstance(child, nn.LayerNorm) and child.elementwise_affine and getattr(child, "bias", None) is None:
+            problems.append(f"{name or 'the model'} is a LayerNorm without bias")
     if not problems:
         for name, buffer in module.named_buffers():
             if buffer.is_floating_point():
@@ -66,13 +73,29 @@ def check_module(module: nn.Module) -> None:
             "the model cannot be trained with differential privacy: " + "; ".join(problems),
             code="FK404",
             remedy="replace BatchNorm by GroupNorm or LayerNorm, make constants part of forward, and build embeddings"
-            " with max_norm=None",
+            " with max_norm=None, convolutions with padding_mode=zeros and norms with a bias",
         )
 
 
 def most_rows(d: int) -> int:
     """Rows whose gradients of d values are held at once."""
     return max(1, min(MAX_ROWS, _MAX_VALUES // max(1, d)))
+
+
+class ClippedSums(Protocol):
+    """What :func:`train_lots` asks of a model: see :class:`LotGradients`, and `fedkit.training.tap_gradients`."""
+
+    d: int
+
+    def of_records(
+        self, x: Tensor, y: Tensor, max_grad_norm: float, source: Source, *, max_lot: int, lot_size: float
+    ) -> Tensor:
+        """The lattice sum of a lot whose rows are the units; int64 [d]."""
+        ...
+
+    def of_units(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float, source: Source) -> Tensor:
+        """The lattice sum of a lot of units of several rows; int64 [d]."""
+        ...
 
 
 class LotGradients:
@@ -229,7 +252,7 @@ def lot_gradients(module: nn.Module, losses: SampleLosses) -> Iterator[LotGradie
 
 
 def train_lots(
-    gradients: LotGradients,
+    gradients: ClippedSums,
     x: Tensor,
     y: Tensor,
     unit: Int64,

@@ -57,7 +57,7 @@ def blocks_of(rows: int, source: Source, *, max_lot: int, lot_size: float, d: in
         most: the largest block, public.
     """
     if in_slots(rows, max_lot=max_lot, lot_size=lot_size, d=d):
-        yield from _slots(rows, source, max_lot, most)
+        yield from slots_of(rows, source, max_lot, most)
     else:
         yield from columns_of(rows, source, min(COLUMNS, most))
 
@@ -79,7 +79,8 @@ def columns_of(rows: int, source: Source, width: int) -> Iterator[Block]:
         yield Block(here, column[here], width)
 
 
-def _slots(rows: int, source: Source, places: int, most: int) -> Iterator[Block]:
+def slots_of(rows: int, source: Source, places: int, most: int) -> Iterator[Block]:
+    """Blocks of ``places`` places in all, at most ``most`` each: each row in one that no other has."""
     place = source.permutation(places)[:rows]
     if places <= most:
         if rows:

@@ -3,9 +3,11 @@
 =========== ============================================================================================
 reference   any model, one site after another: :mod:`fedkit.training.local`
 closed_form stacks of Linear and pointwise layers, all sites at once: :mod:`fedkit.training.cohort`
+taps        private training of Linear, convolution, Embedding, LayerNorm and GroupNorm layers, one site after
+            another: :mod:`fedkit.training.taps`
 =========== ============================================================================================
 
-Both have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32.
+All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32.
 """
 
 from __future__ import annotations
@@ -17,11 +19,16 @@ from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
+from fedkit.models.flat import pack, unpack
+from fedkit.privacy import tap_sum
 from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import Cohort
 from fedkit.training.cohort_rows import padded
 from fedkit.training.stack import Layer, linear_stack
+from fedkit.training.tap_gradients import most_places
+from fedkit.training.tapped import Tapped, tapped
+from fedkit.training.taps import Taps, probe
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
 
 Train = Callable[
@@ -31,7 +38,7 @@ Train = Callable[
 Check = Callable[[nn.Module, Task, Sequence[Site], RoundPlan], None]
 
 
-ENGINES = ("reference", "closed_form")
+ENGINES = ("reference", "closed_form", "taps")
 
 
 @dataclass(frozen=True)
@@ -94,13 +101,19 @@ def choose(
         )
     if training.engine == "reference":
         return REFERENCE
-    found = _closed_form(training, model, task, input_shape, plans)
-    if isinstance(found, Engine):
-        return found
-    code, why, remedy = found
-    if training.engine == "closed_form":
-        raise TrainingError(f"training.engine=closed_form cannot train this model: {why}", code=code, remedy=remedy)
-    return replace(REFERENCE, why=why)
+    refused: tuple[str, str, str] | None = None
+    for name, find in (("closed_form", _closed_form), ("taps", _taps)):
+        if training.engine not in ("auto", name):
+            continue
+        found = find(training, model, task, input_shape, plans)
+        if isinstance(found, Engine):
+            return found
+        code, why, remedy = found
+        if training.engine == name:
+            raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
+        if refused is None or any(plan.privacy is not None for plan in plans.values()):
+            refused = found
+    return replace(REFERENCE, why=refused[1] if refused else REFERENCE.why)
 
 
 def _closed_form(
@@ -130,6 +143,46 @@ def _closed_form(
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
     cohort = Cohort(layers, at_once)
     return Engine("closed_form", why, cohort.train, cohort.check, at_once)
+
+
+def _taps(
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    plans: Mapping[str, LocalPlan],
+) -> Engine | tuple[str, str, str]:
+    """The engine, or code, reason and remedy of its refusal."""
+    remedy = "set training.engine=auto, or reference"
+    if not any(plan.privacy is not None for plan in plans.values()):
+        return "FK417", "taps are for private training, and privacy is none", remedy
+    found = tapped(model, input_shape)
+    if isinstance(found, str):
+        return "FK417", found, remedy
+    if not tap_sum.fits(found.parts):
+        return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
+    gigabytes = _bytes_of_taps(found) / 2**30
+    if gigabytes > training.memory_gb:
+        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
+        return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
+    if not found.proven:
+        probed = local.copy_of(model)
+        unpack(probed, pack(model))
+        try:
+            with local.as_found():
+                probe(probed, found, task, input_shape)
+        except TrainingError as error:
+            return "FK417", error.message, remedy
+    kinds = sorted({tap.kind.__name__ for tap in found.taps})
+    why = f"the model trains {len(found.taps)} layers of {', '.join(kinds)}"
+    taps = Taps(found)
+    return Engine("taps", why, taps.train, taps.check)
+
+
+def _bytes_of_taps(found: Tapped) -> int:
+    """An upper estimate of what one site takes: parameters, sums, noise, moments; a block of rows and its passes."""
+    d = sum(part.size for part in found.parts)
+    return 80 * d + 4 * most_places(found) * (6 * found.held + 2 * found.passing)
 
 
 def _places(plan: LocalPlan) -> int:

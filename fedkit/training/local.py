@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from fedkit.training.gradients import batch_gradient
 from fedkit.training.losses import loss, targets
 from fedkit.training.updates import updater
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
+
+Sums = Callable[[nn.Module, Task, Source], AbstractContextManager[dp_sgd.ClippedSums]]
+"""(a site's copy of the model, task, where places come from) -> what sums its lots."""
 
 PARAMETER_LIMIT = 1e6
 """Largest size of a parameter in a private round; requests beyond it are refused, steps beyond it are cut back."""
@@ -51,9 +54,9 @@ def train(
         # A copy each: what a model keeps outside its parameters must not cross from one hospital to the next.
         updates = []
         for site in sites:
-            worker = _copy(model)
+            worker = copy_of(model)
             with on_records(plan.sites[site.name].privacy is not None, site.name):
-                updates.append(_train_site(worker, task, site, plan))
+                updates.append(train_site(worker, task, site, plan, _by_opacus))
     return updates, {site.name: state.get(site.name, {}) for site in sites}
 
 
@@ -69,7 +72,7 @@ def check_model(model: nn.Module, task: Task, sites: Sequence[Site], plan: Round
     private = [site for site in sites if plan.sites[site.name].privacy is not None]
     with as_found():
         for shape in {site.train.x.shape[1:] for site in private}:
-            _check_private(_copy(model), task, shape, plan)
+            _check_private(copy_of(model), task, shape, plan)
 
 
 @contextmanager
@@ -84,7 +87,15 @@ def on_records(private: bool, name: str) -> Iterator[None]:
         raise TrainingError(message, code="FK419", remedy=error.remedy) from error
 
 
-def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> ClientUpdate:
+def train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan, sums: Sums) -> ClientUpdate:
+    """One site's round on a copy of the model, which is given the plan's parameters first.
+
+    Args:
+        sums: what sums the lots of a private plan.
+
+    Raises:
+        TrainingError: see :func:`train`.
+    """
     local = plan.sites[site.name]
     flat = attach(worker, plan.parameters)
     x = torch.tensor(site.train.x, dtype=torch.float32)
@@ -97,7 +108,7 @@ def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> C
     if local.privacy is None:
         _plain(worker, task, x, y, flat, local, plan, site.name)
     else:
-        _private(worker, task, x, y, flat, local, plan, site)
+        _private(worker, task, x, y, flat, local, plan, site, sums)
     delta = pack(worker)
     delta -= plan.parameters.astype(np.float32, copy=False)
     if not np.isfinite(delta).all():
@@ -113,11 +124,16 @@ def _train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan) -> C
 def _check_private(probed: nn.Module, task: Task, shape: tuple[int, ...], plan: RoundPlan) -> None:
     """Refuse a model that mixes or remembers records before it sees any."""
     unpack(probed, plan.parameters)
-    with dp_sgd.lot_gradients(probed, _summed(task)) as gradients:
+    with dp_sgd.lot_gradients(probed, summed(task)) as gradients:
         gradients.check_independence(shape, torch.int64 if task.kind == "multiclass" else torch.float32)
 
 
-def _summed(task: Task) -> dp_sgd.SampleLosses:
+def _by_opacus(worker: nn.Module, task: Task, _: Source) -> AbstractContextManager[dp_sgd.ClippedSums]:
+    return dp_sgd.lot_gradients(worker, summed(task))
+
+
+def summed(task: Task) -> dp_sgd.SampleLosses:
+    """The task's loss as a sum over rows."""
     return lambda outputs, expected: loss(task, outputs, expected, "sum")
 
 
@@ -151,13 +167,25 @@ def _plain(
 
 
 def _private(
-    worker: nn.Module, task: Task, x: Tensor, y: Tensor, flat: Tensor, local: LocalPlan, plan: RoundPlan, site: Site
+    worker: nn.Module,
+    task: Task,
+    x: Tensor,
+    y: Tensor,
+    flat: Tensor,
+    local: LocalPlan,
+    plan: RoundPlan,
+    site: Site,
+    sums: Sums,
 ) -> None:
     privacy = local.privacy
     if privacy is None or privacy.steps != local.steps:
         raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
     source: Source
-    source = Secure() if privacy.noise == "secure" else Seeded(plan.seed, plan.round, site.name, "lots and noise")
+    places: Source
+    if privacy.noise == "secure":
+        source = places = Secure()
+    else:
+        source, places = (Seeded(plan.seed, plan.round, site.name, what) for what in ("lots and noise", "places"))
     update = updater(flat, local.optimizer, local.learning_rate, plan.proximal_mu)
 
     def step(gradient: Tensor) -> None:
@@ -167,7 +195,7 @@ def _private(
             flat.nan_to_num_(nan=0.0, posinf=PARAMETER_LIMIT, neginf=-PARAMETER_LIMIT)
             flat.clamp_(-PARAMETER_LIMIT, PARAMETER_LIMIT)
 
-    with dp_sgd.lot_gradients(worker, _summed(task)) as gradients:
+    with sums(worker, task, places) as gradients:
         dp_sgd.train_lots(gradients, x, y, site.train.unit, privacy, source, step)
 
 
@@ -181,7 +209,12 @@ def _mean_loss(worker: nn.Module, task: Task, x: Tensor, y: Tensor) -> float:
     return total / max(1, len(x))
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module) -> nn.Module:
+    """A copy whose parameters have no values yet.
+
+    Raises:
+        TrainingError: FK410, a model that cannot be copied.
+    """
     # Parameters are given their values afterwards: a large model's own are not copied for nothing.
     bare = {
         id(p): nn.Parameter(torch.empty_like(p), requires_grad=p.requires_grad)

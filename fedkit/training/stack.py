@@ -102,7 +102,7 @@ def linear_stack(module: nn.Module, input_shape: tuple[int, ...], num_outputs: i
     """
     parts = list(_parts(module))
     for part in [*module.modules()]:
-        if _altered(part):
+        if altered(part):
             return f"{type(part).__name__} has hooks or a forward of its own"
     if any(True for _ in module.buffers()):
         return "the model has buffers"
@@ -154,6 +154,7 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
         yield module
 
 
-def _altered(module: nn.Module) -> bool:
+def altered(module: nn.Module) -> bool:
+    """Whether a module's call is not what its class makes of it."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(bool(getattr(module, name)) for name in names) or "forward" in module.__dict__

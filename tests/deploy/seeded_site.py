@@ -10,11 +10,11 @@ from fedkit.training import local
 _private = local._private
 
 
-def private(worker, task, x, y, flat, plan, request, here):
+def private(worker, task, x, y, flat, plan, request, here, sums):
     """The private training of one round, with the draws that a simulation of it takes."""
     local.Secure = lambda: Seeded(request.seed, request.round, here.name, "lots and noise")
     try:
-        return _private(worker, task, x, y, flat, plan, request, here)
+        return _private(worker, task, x, y, flat, plan, request, here, sums)
     finally:
         local.Secure = Secure
 

@@ -321,6 +321,11 @@ class Buffered(nn.Module):
         (lambda: nn.Sequential(nn.InstanceNorm1d(6, track_running_stats=True), nn.Linear(6, 1)), "buffer"),
         (lambda: Buffered(torch.float32), "buffer seen"),
         (lambda: nn.Sequential(nn.LSTM(6, 4)), "LSTM"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4, bias=False), nn.Linear(4, 1)),
+            "1 is a LayerNorm without",
+        ),
+        (lambda: nn.Conv1d(2, 2, 3, padding=1, padding_mode="circular"), "padding_mode=circular"),
         (lambda: nn.Linear(6, 1).double(), "float64"),
         (lambda: nn.Linear(6, 1).requires_grad_(False), "trainable"),
     ],

@@ -11,6 +11,7 @@ from fedkit.training.engine import ENGINES, choose
 from tests.training.builders import BINARY, local_plan, privacy_plan
 
 STACK = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
+RANDOM = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.1), nn.Linear(8, 1))
 NORMED = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
 
 
@@ -29,10 +30,36 @@ def test_auto_takes_the_closed_form_for_a_stack_and_says_why():
     assert engine.at_once > 1000
 
 
+def test_auto_taps_a_private_model_of_other_layers_and_says_why():
+    assert chosen(NORMED).record() == {
+        "name": "taps",
+        "why": "the model trains 3 layers of LayerNorm, Linear",
+        "at_once": 1,
+    }
+
+
 def test_auto_falls_back_to_the_reference_and_says_why():
-    engine = chosen(NORMED)
+    engine = chosen(RANDOM)
     assert (engine.name, engine.at_once) == ("reference", 1)
-    assert engine.why == "LayerNorm is neither Linear nor pointwise"
+    assert engine.why == "1 (Dropout) draws at random"
+    plain = chosen(NORMED, {"north": local_plan()})
+    assert (plain.name, plain.why) == ("reference", "LayerNorm is neither Linear nor pointwise")
+
+
+def test_a_model_that_the_probe_refuses_is_the_references_to_refuse():
+    class Mixing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 1)
+
+        def forward(self, x):
+            return self.linear(x - x.mean(0))
+
+    engine = chosen(Mixing())
+    assert engine.name == "reference" and "it mixes or remembers records" in engine.why
+    with pytest.raises(TrainingError, match=r"engine=taps .* mixes or remembers") as caught:
+        chosen(Mixing(), engine="taps")
+    assert caught.value.code == "FK417"
 
 
 def test_an_engine_is_forced_or_refused_never_replaced():
@@ -41,11 +68,17 @@ def test_an_engine_is_forced_or_refused_never_replaced():
     with pytest.raises(TrainingError, match=r"engine=closed_form .* LayerNorm") as caught:
         chosen(NORMED, engine="closed_form")
     assert caught.value.code == "FK417" and "training.engine=auto" in caught.value.remedy
+    assert chosen(NORMED, engine="taps").name == chosen(engine="taps").name == "taps"
+    with pytest.raises(TrainingError, match=r"engine=taps cannot train this model: 1 \(Dropout\)") as caught:
+        chosen(RANDOM, engine="taps")
+    assert caught.value.code == "FK417"
+    with pytest.raises(TrainingError, match="privacy is none"):
+        chosen(engine="taps", plans={"north": local_plan()})
 
 
-def test_lots_too_large_for_exact_sums_are_the_references():
+def test_lots_too_large_for_exact_sums_in_one_are_tapped_in_blocks():
     plans = {"north": local_plan(privacy=privacy_plan(max_lot=5000, lot_size=4000.0))}
-    assert chosen(plans=plans).name == "reference"
+    assert chosen(plans=plans).name == "taps"
     with pytest.raises(TrainingError, match="exact sums of 5120 places") as caught:
         chosen(plans=plans, engine="closed_form")
     assert caught.value.code == "FK417"
@@ -72,6 +105,11 @@ def test_a_budget_below_one_model_is_an_error_that_names_enough(engine):
 def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
     wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
     assert chosen(wide, memory_gb=1e-4).name == "reference"
+    with pytest.raises(TrainingError, match="one site takes") as caught:
+        chosen(wide, memory_gb=1e-4, engine="taps")
+    assert caught.value.code == "FK418"
+    enough = float(caught.value.remedy.split("=")[1].split(",")[0])
+    assert chosen(wide, memory_gb=enough, engine="taps").name == "taps"
     with pytest.raises(TrainingError, match="one site takes") as caught:
         chosen(wide, memory_gb=1e-4, engine="closed_form")
     assert caught.value.code == "FK418"

@@ -129,7 +129,7 @@ def weighted(weights, reduce):
 
 
 def test_a_mean_reduced_class_weighted_loss_is_caught_with_its_sensitivity(monkeypatch):
-    monkeypatch.setattr(local, "_summed", weighted((50.0, 1.0), lambda each, w: (w * each).sum() / w.sum()))
+    monkeypatch.setattr(local, "summed", weighted((50.0, 1.0), lambda each, w: (w * each).sum() / w.sum()))
     found = audited(monkeypatch)
     assert {"clip.influence", "accounting.observed"} <= contradicted(found)
     influence = [each.estimate for each in found.findings if each.check == "clip.influence"]
@@ -138,7 +138,7 @@ def test_a_mean_reduced_class_weighted_loss_is_caught_with_its_sensitivity(monke
 
 def test_a_mean_over_public_places_is_a_constant_and_no_fault(monkeypatch):
     # It was one while a lot's rows were all that stood in the batch: the divisor then told how many joined.
-    monkeypatch.setattr(local, "_summed", weighted((1.0, 1.0), lambda each, w: each.sum() / max(1, len(each))))
+    monkeypatch.setattr(local, "summed", weighted((1.0, 1.0), lambda each, w: each.sum() / max(1, len(each))))
     found = audited(monkeypatch)
     assert "clip.influence" not in contradicted(found)
     assert all(each.estimate <= 1.001 for each in found.findings if each.check == "clip.influence")
@@ -229,11 +229,11 @@ def test_rows_clipped_in_place_of_patients_are_caught(monkeypatch):
 
 
 def test_true_counts_and_metrics_that_leave_are_caught(monkeypatch):
-    inner = local._train_site
+    inner = local.train_site
     monkeypatch.setattr(
-        local, "_train_site",
-        lambda worker, task, site, plan: replace(
-            inner(worker, task, site, plan), weight=float(len(site.train)), metrics={"train_loss": 0.5}
+        local, "train_site",
+        lambda worker, task, site, plan, sums: replace(
+            inner(worker, task, site, plan, sums), weight=float(len(site.train)), metrics={"train_loss": 0.5}
         ),
     )  # fmt: skip
     found = audited(monkeypatch, false_alarm=RARELY)

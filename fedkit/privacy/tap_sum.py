@@ -1,0 +1,204 @@
+"""The clipped sum of a lot from what each layer tells of a row: factors of its gradient where they are enough.
+
+A layer's part of a row's gradient comes in one of three forms:
+
+- :class:`Product`: the outer product of two vectors (a Linear layer on vectors), which is never formed: both factors
+  become integers, and the lot's sum is one exact matrix product, as in :mod:`fedkit.privacy.product_sum`;
+- :class:`Explicit`: its values (a convolution, a norm), rounded to the lattice as :class:`LatticeSum` does it;
+- :class:`Table`: values of some of a table's lines (an embedding), each line named once at most where it is not 0.
+
+Proven. A row's norm is taken over all parts: of explicit values with a relative error of at most 1026 * 2**-25, as in
+:mod:`fedkit.privacy.lattice`, of products in float64. Its clipping factor is applied to explicit values in float32 (at
+most 2**-22), so before rounding all parts together have a norm of at most ``1 + 2**-14.8`` clips. Rounding adds, at
+most and by the triangle inequality: sqrt(n) / 2 lattice steps for n explicit values and table entries; ``excess`` clips
+for the factors of products (:func:`fedkit.privacy.product_sum.excess`, with bits for ``MOST_PLACES`` rows); and, as
+product sums are rounded to the lattice once for the whole lot, one step in every coordinate of a difference of two such
+sums. :func:`fits` admits only layers for which all this is at most ``G slack(d)``, which the noise is scaled by.
+
+What other rows add does not move when a row joins or leaves. Norms are computed in arrays of a public shape in which
+every row has its place (:mod:`fedkit.privacy.placement`); what follows, a row's integers, are single multiplications
+and roundings, the same wherever they are done; and sums of integers are exact in any order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedkit.privacy.lattice import G, slack, unit_norms
+from fedkit.privacy.product_sum import excess, product_bits
+
+MOST_PLACES = 256
+"""Rows of a block."""
+_BITS = product_bits(MOST_PLACES)
+_SHIFT = sum(_BITS) - (G.bit_length() - 1)
+"""Bits that a product sum has below a lattice step."""
+_FLOAT32 = 2.0**-14.8
+_TINY = 1e-200
+_FOLD = 2**18
+"""Rows after which int64 could run out of room for product sums."""
+
+
+@dataclass(frozen=True)
+class Product:
+    """Of so many inputs, with a 1 for the bias behind them, and outputs; a row tells (a [inputs], e [outputs])."""
+
+    inputs: int
+    outputs: int
+    bias: bool
+
+    @property
+    def width(self) -> int:
+        """Inputs, and one for the bias."""
+        return self.inputs + self.bias
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.width * self.outputs
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """A row tells (gradient [size],)."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A row tells (lines [k], values [k, columns]); a line that comes again has zeros the second time."""
+
+    lines: int
+    columns: int
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.lines * self.columns
+
+
+Part = Product | Explicit | Table
+
+
+def fits(parts: Sequence[Part]) -> bool:
+    """Whether a row's integers stay within ``slack(d)``, which the noise is scaled by.
+
+    >>> fits([Product(1568, 64, True), Explicit(4800)]), fits([Product(60_000, 60_000, False)])
+    (True, False)
+    """
+    products = [(part.width, part.outputs) for part in parts if isinstance(part, Product)]
+    of_products = sum(width * outputs for width, outputs in products)
+    d = sum(part.size for part in parts)
+    rounding = (math.sqrt(of_products) + math.sqrt(d - of_products) / 2) / G
+    return 1.0 + _FLOAT32 + excess(products, MOST_PLACES) + rounding <= slack(d)
+
+
+class TapSum:
+    """The sum of the rows' clipped gradients on the lattice, block after block.
+
+    Args:
+        max_grad_norm: C, the bound of a row's norm over all parts together.
+
+    Guarantee: where :func:`fits` holds, adding or removing a row changes the result by at most ``slack(d) * G`` in
+    norm, whatever its values and as long as the others are given as before, in blocks of the same shape; a row whose
+    norm is not finite counts as 0.
+    """
+
+    def __init__(self, parts: Sequence[Part], max_grad_norm: float) -> None:
+        self._parts, self._clip = parts, max_grad_norm
+        self._totals = [torch.zeros(_shape(part), dtype=torch.int64) for part in parts]
+        self._below = [torch.zeros(_shape(part), dtype=torch.int64) for part in parts if isinstance(part, Product)]
+        self._held = 0
+
+    def add(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> None:
+        """Add a block.
+
+        Args:
+            told: of each part what its class says, float32 with lines int64, each [places, ...], at most
+                ``MOST_PLACES``.
+            present: bool [places], the rows that count; the others are in the block for its shape.
+
+        Raises:
+            ValueError: more places.
+        """
+        if len(present) > MOST_PLACES:
+            raise ValueError(f"{len(present)} places in a block; at most {MOST_PLACES}")
+        factors, sizes = self._clipped(told, present)
+        here = torch.nonzero(torch.isfinite(factors) & present)[:, 0]
+        if not len(here):
+            return
+        factors = factors[here]
+        to_lattice = (factors * G).to(torch.float32)
+        products = iter(zip(self._below, sizes, strict=True))
+        for part, total, values in zip(self._parts, self._totals, told, strict=True):
+            if isinstance(part, Product):
+                below, size = next(products)
+                below += _product(part, values[0][here], values[1][here], size[here], factors).to(torch.int64)
+            elif isinstance(part, Explicit):
+                total += _integers(values[0][here], to_lattice).sum(0, dtype=torch.float64).to(torch.int64)
+            else:
+                lines, entries = values[0][here].reshape(-1), _integers(values[1][here], to_lattice).to(torch.int64)
+                total.index_add_(0, lines, entries.reshape(-1, part.columns))
+        self._held += len(here)
+        if self._held >= _FOLD:
+            self._fold()
+
+    def result(self) -> list[Tensor]:
+        """int64 of each part, [outputs, width], [size] or [lines, columns]; multiply by C / G for the sum itself."""
+        self._fold()
+        below = iter(self._below)
+        half = 1 << (_SHIFT - 1)
+        return [
+            total + ((next(below) + half) >> _SHIFT) if isinstance(part, Product) else total
+            for part, total in zip(self._parts, self._totals, strict=True)
+        ]
+
+    def _fold(self) -> None:
+        """Move whole lattice steps to the totals; what is left is below one."""
+        below = iter(self._below)
+        for part, total in zip(self._parts, self._totals, strict=True):
+            if isinstance(part, Product):
+                rest = next(below)
+                total += rest >> _SHIFT
+                rest &= (1 << _SHIFT) - 1
+        self._held = 0
+
+    def _clipped(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Each place's factor over C, NaN where its norm is not finite; and the norms of products' inputs."""
+        explicit = [values[-1] for part, values in zip(self._parts, told, strict=True) if not isinstance(part, Product)]
+        squares = torch.zeros(len(present), dtype=torch.float64)
+        if explicit:
+            squares += unit_norms([values.reshape(len(values), -1) for values in explicit]).square_()
+        sizes = []
+        for part, values in zip(self._parts, told, strict=True):
+            if isinstance(part, Product):
+                a, e = values
+                of_a = a.double().square_().sum(-1).add_(float(part.bias))
+                squares.addcmul_(of_a, e.double().square_().sum(-1))
+                sizes.append(of_a.sqrt_())
+        factors = squares.sqrt().reciprocal_().clamp_(max=1.0 / self._clip)
+        return torch.where(torch.isfinite(squares), factors, math.nan), sizes
+
+
+def _shape(part: Part) -> tuple[int, ...]:
+    if isinstance(part, Product):
+        return part.outputs, part.width
+    return (part.size,) if isinstance(part, Explicit) else (part.lines, part.columns)
+
+
+def _product(part: Product, a: Tensor, e: Tensor, size: Tensor, factors: Tensor) -> Tensor:
+    """The sum of so many rows' integer outer products, 2**sum(_BITS) a clip: exact in float64."""
+    u = torch.ones(len(a), part.width, dtype=torch.float64)
+    u[:, : part.inputs] = a
+    u.mul_((2.0 ** _BITS[0] / size.clamp(min=_TINY))[:, None]).round_()
+    v = e.double().mul_((factors * size).mul_(2.0 ** _BITS[1])[:, None]).round_()
+    return v.t() @ u
+
+
+def _integers(values: Tensor, factors: Tensor) -> Tensor:
+    return (values * factors.view(-1, *[1] * (values.dim() - 1))).round_()
