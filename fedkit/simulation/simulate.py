@@ -162,7 +162,7 @@ def _run(
         if prepared.config.federation.kind == "flower":
             finish = run_flower(prepared, journal, directory.path)
         else:
-            finish = run_local(prepared, journal, strategy=strategy, gates=opened, engine=engine)
+            finish = run_local(prepared, journal, strategy=strategy, gates=opened, engine=engine, manifest=manifest)
         outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
         result = closing.finish(outcome, finish)
     except KeyboardInterrupt:

@@ -42,6 +42,8 @@ class Engine:
         why: in one sentence, why it was chosen.
         train, check: as :func:`fedkit.training.local.train` and :func:`fedkit.training.local.check_model`.
         at_once: sites that are in memory together.
+        most_workers: processes that the memory budget holds, each with one site at least.
+        cohort: the closed form's; None for the reference.
     """
 
     name: str
@@ -49,10 +51,18 @@ class Engine:
     train: Train
     check: Check
     at_once: int = 1
+    most_workers: int = 1
+    cohort: Cohort | None = None
 
     def record(self) -> dict[str, str | int]:
         """What the manifest says of it."""
         return {"name": self.name, "why": self.why, "at_once": self.at_once}
+
+    def among(self, processes: int) -> Engine:
+        """What each of some processes trains with, which share the memory budget."""
+        if self.cohort is None or processes == 1:
+            return self
+        return _of(self.why, replace(self.cohort, at_once=max(1, self.at_once // processes)))
 
 
 def _train(
@@ -92,15 +102,16 @@ def choose(
             code="FK418",
             remedy=f"set training.memory_gb={_up(12 * d / 2**30):g} or more",
         )
+    reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
     if training.engine == "reference":
-        return REFERENCE
+        return reference
     found = _closed_form(training, model, task, input_shape, plans)
     if isinstance(found, Engine):
         return found
     code, why, remedy = found
     if training.engine == "closed_form":
         raise TrainingError(f"training.engine=closed_form cannot train this model: {why}", code=code, remedy=remedy)
-    return replace(REFERENCE, why=why)
+    return replace(reference, why=why)
 
 
 def _closed_form(
@@ -128,8 +139,11 @@ def _closed_form(
     if training.max_clients_at_once is not None:
         at_once = min(at_once, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
-    cohort = Cohort(layers, at_once)
-    return Engine("closed_form", why, cohort.train, cohort.check, at_once)
+    return _of(why, Cohort(layers, at_once))
+
+
+def _of(why: str, cohort: Cohort) -> Engine:
+    return Engine("closed_form", why, cohort.train, cohort.check, cohort.at_once, cohort.at_once, cohort)
 
 
 def _places(plan: LocalPlan) -> int:
