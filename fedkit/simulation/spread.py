@@ -13,8 +13,9 @@ from contextlib import contextmanager
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
+from fedkit.simulation.forked import CannotStart, inside
 from fedkit.simulation.worker import Work
-from fedkit.simulation.workers import Answers, CannotStart, Workers, cost, split
+from fedkit.simulation.workers import Answers, Workers, cost, split
 from fedkit.training.engine import Engine
 from fedkit.types import RoundPlan, SiteState
 
@@ -68,6 +69,8 @@ class Spread:
         self.why = f"training.workers={asked}"
         if asked == AUTO and self._most == 1:
             self.why = "there is one core" if cores() == 1 else "the memory budget holds one site"
+        elif inside():
+            self._open, self.why = False, "other runs train beside this one"
         elif asked == AUTO:
             self.why = "the run ended before its rounds were measured"
 

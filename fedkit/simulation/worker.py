@@ -7,9 +7,7 @@ piece at a time.
 
 from __future__ import annotations
 
-import gc
 import mmap
-import os
 import pickle
 import signal
 from collections.abc import Mapping, Sequence
@@ -84,29 +82,23 @@ def floats(memory: mmap.mmap, rows: int, size: int) -> Float32:
     return np.frombuffer(memory, dtype=np.float32, count=rows * size).reshape(rows, size)
 
 
-def serve(
-    connection: Connection, theirs: Sequence[Connection], work: Work, model: mmap.mmap, updates: mmap.mmap
-) -> None:
+def serve(connection: Connection, work: Work, model: mmap.mmap, updates: mmap.mmap) -> None:
     """What the process does; it ends with its connection, and so with whoever started it.
 
     Args:
-        theirs: the other ends, which the fork has copied: while they are open here, no end of them is seen elsewhere.
         model: the round's parameters. updates: where the deltas of a piece are put.
+
+    Raises:
+        EOFError, OSError: whoever started it has gone.
     """
     # Ctrl-C reaches every process of a terminal; the run's own decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for other in theirs:
-        other.close()
-    gc.freeze()
     torch.set_num_threads(1)
     # What a fork breaks, it breaks here and not in a round: torch refuses gradients where a device had threads.
     torch.zeros(1, requires_grad=True).sum().backward()  # type: ignore[no-untyped-call]
-    try:
-        connection.send((READY, os.getpid()))
-        while True:
-            _round(connection, connection.recv(), work, model, updates)
-    except (EOFError, OSError):
-        return
+    connection.send((READY, None))
+    while True:
+        _round(connection, connection.recv(), work, model, updates)
 
 
 def _round(connection: Connection, share: Share, work: Work, model: mmap.mmap, updates: mmap.mmap) -> None:

@@ -7,18 +7,15 @@ of it has come. Which worker trains a site changes no bit, because lots, noise a
 from __future__ import annotations
 
 import mmap
-import multiprocessing
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
+from multiprocessing.connection import wait
 
 import numpy as np
 
 from fedkit.errors import TrainingError
+from fedkit.simulation.forked import CannotStart, Forked, fork
 from fedkit.simulation.worker import DONE, FAILED, PIECE, READY, Share, Work, floats, serve
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, SiteState
 
@@ -29,14 +26,9 @@ _START_SECONDS = 60.0
 _TRIES = 2
 
 
-class CannotStart(Exception):
-    """Worker processes cannot be had here; the text says why."""
-
-
 @dataclass
 class _Worker:
-    process: BaseProcess
-    connection: Connection
+    forked: Forked
     updates: mmap.mmap
     share: Share | None = None
     left: list[str] = field(default_factory=list)
@@ -44,12 +36,7 @@ class _Worker:
 
     def give(self, share: Share, tries: int = 1) -> None:
         self.share, self.left, self.tries = share, list(share.names), tries
-        self.say(share)
-
-    def say(self, word: object) -> None:
-        # One that has just died is found so when it is listened to.
-        with suppress(OSError):
-            self.connection.send(word)
+        self.forked.say(share)
 
 
 class Workers:
@@ -63,10 +50,6 @@ class Workers:
     """
 
     def __init__(self, work: Work, count: int, note: Callable[[str], None] = lambda _: None) -> None:
-        if "fork" not in multiprocessing.get_all_start_methods() or sys.platform == "darwin":
-            raise CannotStart("this system cannot fork a process that has threads")
-        if multiprocessing.current_process().daemon:
-            raise CannotStart("this process is a worker itself")
         self._work, self._note = replace(work, engine=work.engine.among(count)), note
         self._workers: list[_Worker] = []
         try:
@@ -77,7 +60,7 @@ class Workers:
                 self._greet(worker)
         except OSError as error:
             self.stop()
-            raise CannotStart(f"a process could not be started: {error}") from None
+            raise CannotStart(f"there is no memory to share: {error}") from None
         except BaseException:
             self.stop()
             raise
@@ -103,7 +86,7 @@ class Workers:
         ended = False
         try:
             failed: dict[int, Exception] = {}
-            while busy := {w.connection: i for i, w in enumerate(self._workers) if w.share is not None}:
+            while busy := {w.forked.connection: i for i, w in enumerate(self._workers) if w.share is not None}:
                 for connection in wait(list(busy)):
                     yield from self._hear(busy[connection], failed)  # type: ignore[index]
             if failed:
@@ -116,13 +99,13 @@ class Workers:
     def stop(self) -> None:
         """End the processes; they hold nothing that would be missed."""
         for worker in self._workers:
-            _end(worker)
+            worker.forked.end()
         self._workers = []
 
     def _hear(self, index: int, failed: dict[int, Exception]) -> Answers:
         worker = self._workers[index]
         try:
-            kind, value = worker.connection.recv()
+            kind, value = worker.forked.connection.recv()
         except (EOFError, OSError):
             self._replace(index)
             return
@@ -131,7 +114,7 @@ class Workers:
             for row, told in enumerate(value):
                 worker.left.remove(told.site)
                 yield ClientUpdate(told.site, deltas[row], told.weight, told.metrics), told.state
-            worker.say(None)
+            worker.forked.say(None)
         elif kind == FAILED:
             failed[index], worker.share = value, None
         elif kind == DONE and not worker.left:
@@ -143,8 +126,7 @@ class Workers:
         """Another process in a dead one's place, which trains what is left of its share."""
         dead = self._workers[index]
         share, left = dead.share, tuple(dead.left)
-        dead.process.join()
-        how = _how(dead.process.exitcode)
+        how = dead.forked.how()
         if share is None:
             return
         some = f"{', '.join(left[:3])}{' and others' if len(left) > 3 else ''}"
@@ -155,12 +137,12 @@ class Workers:
                 code="FK421",
                 remedy="lower training.memory_gb, or set training.workers=1",
             )
-        _end(dead)
+        dead.forked.end()
         try:
             fresh = self._started(dead.updates)
             self._workers[index] = fresh
             self._greet(fresh)
-        except (OSError, CannotStart) as error:
+        except CannotStart as error:
             raise TrainingError(
                 f"a worker process {how} in round {share.round}, and no other could be started: {error}",
                 code="FK421",
@@ -172,39 +154,17 @@ class Workers:
             fresh.give(replace(share, names=left), dead.tries + 1)
 
     def _started(self, updates: mmap.mmap) -> _Worker:
-        context = multiprocessing.get_context("fork")
-        ours, its = context.Pipe()
-        theirs = [ours, *(worker.connection for worker in self._workers)]
-        process = context.Process(
-            target=serve, args=(its, theirs, self._work, self._model, updates), name="fedkit-worker", daemon=True
-        )
-        with warnings.catch_warnings():
-            # Threads of a progress bar hold nothing that a worker uses.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            process.start()
-        its.close()
-        return _Worker(process, ours, updates)
+        task = partial(serve, work=self._work, model=self._model, updates=updates)
+        return _Worker(fork(task, [worker.forked for worker in self._workers]), updates)
 
     def _greet(self, worker: _Worker) -> None:
+        connection = worker.forked.connection
         try:
-            if worker.connection.poll(_START_SECONDS) and worker.connection.recv()[0] == READY:
+            if connection.poll(_START_SECONDS) and connection.recv()[0] == READY:
                 return
         except (EOFError, OSError):
-            worker.process.join()
-            raise CannotStart(f"a worker process {_how(worker.process.exitcode)} as it started") from None
+            raise CannotStart(f"a worker process {worker.forked.how()} as it started") from None
         raise CannotStart(f"a worker process did not start within {_START_SECONDS:g} s")
-
-
-def _end(worker: _Worker) -> None:
-    worker.process.kill()
-    worker.process.join()
-    worker.connection.close()
-
-
-def _how(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        return f"was killed by signal {-exitcode}"
-    return f"ended with status {exitcode}"
 
 
 def split(names: Sequence[str], plans: Mapping[str, LocalPlan], count: int) -> list[list[str]]:

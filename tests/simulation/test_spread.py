@@ -7,7 +7,7 @@ import pytest
 import fedkit
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
-from fedkit.simulation import spread, workers
+from fedkit.simulation import forked, spread
 from fedkit.simulation.spread import check_workers
 from fedkit.training.engine import REFERENCE
 from tests.simulation.test_workers import closed_form
@@ -72,7 +72,7 @@ def test_a_first_round_that_takes_long_is_not_finished_in_one_process(monkeypatc
 
 def test_where_processes_cannot_be_had_the_run_goes_on_and_says_so(monkeypatch):
     one, _, _ = run("training.workers=1")
-    monkeypatch.setattr(workers.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    monkeypatch.setattr(forked.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     two, engine, notes = run("training.workers=2")
     assert engine["workers"] == 1 and "cannot fork" in engine["workers_why"]
     assert [note for note in notes if "no worker processes" in note and "same result" in note]

@@ -10,9 +10,10 @@ import pytest
 from torch import nn
 
 from fedkit.errors import TrainingError
-from fedkit.simulation import worker, workers
+from fedkit.simulation import forked, worker, workers
+from fedkit.simulation.forked import CannotStart
 from fedkit.simulation.worker import Work
-from fedkit.simulation.workers import CannotStart, Workers, cost, split
+from fedkit.simulation.workers import Workers, cost, split
 from fedkit.training.cohort import Cohort
 from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.stack import linear_stack
@@ -72,7 +73,7 @@ def alive(pid):
 
 
 def pids(started):
-    return [each.process.pid for each in started._workers]
+    return [each.forked.process.pid for each in started._workers]
 
 
 @pytest.fixture
@@ -226,7 +227,7 @@ def test_a_round_that_is_left_stops_its_processes(start):
 
 
 def test_where_no_process_can_be_had_it_is_said(monkeypatch):
-    monkeypatch.setattr(workers.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
+    monkeypatch.setattr(forked.multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with pytest.raises(CannotStart, match="cannot fork"):
         Workers(work(), 2)
     monkeypatch.undo()
@@ -240,7 +241,7 @@ def test_where_no_process_can_be_had_it_is_said(monkeypatch):
 
 
 def test_a_worker_that_dies_as_it_starts_is_said(monkeypatch):
-    monkeypatch.setattr(workers, "serve", lambda *_: os._exit(3))
+    monkeypatch.setattr(workers, "serve", lambda *_, **__: os._exit(3))
     with pytest.raises(CannotStart, match="ended with status 3 as it started"):
         Workers(work(), 2)
 
