@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -114,10 +115,14 @@ class RoundLoop:
 
         Guarantee: none is claimed from it; a plan is calibrated as if every site were called every round.
         """
-        names = [site for site in self.sites if site in self.trains]
+        names = self._training
         count = max(math.ceil(self.config.fraction_train * len(names)), min(self.config.min_sites, len(names)))
         chosen = np.random.default_rng([self.seed, number]).permutation(len(names))[:count]
         return [names[i] for i in sorted(chosen)]
+
+    @cached_property
+    def _training(self) -> list[str]:
+        return [site for site in self.sites if site in self.trains]
 
     def identity(self, driver_name: str, size: int) -> dict[str, object]:
         """What a journal must agree with to be this run's. All randomness of the loop derives from the seed."""

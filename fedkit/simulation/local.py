@@ -16,7 +16,7 @@ from fedkit.federation.gate import Gate
 from fedkit.federation.rounds import Finish, OnRound, RoundLoop
 from fedkit.federation.site import SiteRuntime
 from fedkit.models.flat import pack, shapes
-from fedkit.privacy.plan import epsilon_after
+from fedkit.privacy.plan import epsilon_at
 from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
@@ -164,7 +164,7 @@ def spending(prepared: Prepared) -> Callable[[int], dict[str, float]]:
     of = {site: number[kind] for site, kind in kinds.items()}
 
     def after(rounds: int) -> dict[str, float]:
-        costs = [epsilon_after(kind, rounds) if rounds else 0.0 for kind in number]
+        costs = [epsilon_at(kind, rounds) for kind in number]
         return {site: costs[kind] for site, kind in of.items()}
 
     return after

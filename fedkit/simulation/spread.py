@@ -61,7 +61,7 @@ class Spread:
     """
 
     def __init__(self, work: Work, asked: str, rounds: int) -> None:
-        self._work, self._asked, self._rounds, self._done = work, asked, rounds, 0
+        self._work, self._asked, self._rounds, self._calls = work, asked, rounds, 0
         self._most = min(cores() if asked == AUTO else int(asked), work.engine.most_workers)
         self._workers: Workers | None = None
         self._open, self._took = self._most > 1, list[float]()
@@ -80,7 +80,7 @@ class Spread:
 
     def __call__(self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]) -> Answers:
         """One round at some sites; an update's delta holds until the next is asked for."""
-        self._done += 1
+        self._calls += 1
         if self._open and self._asked != AUTO:
             self._start(len(names), self.why)
         if self._open and len(names) > 1:
@@ -115,12 +115,13 @@ class Spread:
             self._decide(names, plan, min(self._took))
 
     def _decide(self, names: Sequence[str], plan: RoundPlan, seconds: float) -> None:
-        count, left = min(self._most, len(names)), max(1, self._rounds - self._done)
+        # A round of many sites comes in several calls.
+        count, left = min(self._most, len(names)), max(1, self._rounds - plan.round) * self._calls // max(1, plan.round)
         loads = [sum(cost(plan.sites[name]) for name in part) for part in split(names, plan.sites, count)]
         saves, costs = seconds * left * (1 - max(loads) / sum(loads)), count * _START + left * _ROUND
         why = (
-            f"a round takes {1000 * seconds:.3g} ms of one core; {count} processes would save {saves:.2g} s of the"
-            f" {left} rounds left and cost {costs:.2g} s"
+            f"{len(names)} sites take {1000 * seconds:.3g} ms of one core; {count} processes would save {saves:.2g} s"
+            f" of the {self._rounds - plan.round} rounds left and cost {costs:.2g} s"
         )
         if saves > 2 * costs:
             self._start(count, why)

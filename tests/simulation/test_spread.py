@@ -45,7 +45,7 @@ def test_a_run_in_two_processes_is_the_same_run(words):
 def test_small_work_stays_in_one_process_and_says_what_was_measured():
     _, engine, notes = run()
     assert engine["workers"] == 1
-    assert re.fullmatch(r"a round takes [\d.e+-]+ ms of one core; 2 .*", engine["workers_why"]) or spread.cores() == 1
+    assert re.fullmatch(r"4 sites take [\d.e+-]+ ms of one core; 2 .*", engine["workers_why"]) or spread.cores() == 1
     assert not [note for note in notes if "process" in note]
 
 
