@@ -21,7 +21,7 @@ from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError
 from fedkit.federation.courier import Courier, MakeRequest
 from fedkit.federation.driving import drive
-from fedkit.federation.events import OnProgress
+from fedkit.federation.events import OnProgress, unheard
 from fedkit.federation.flower_internals import local_identity
 from fedkit.federation.outcome import Finish
 from fedkit.federation.running import OnRound, Running, digest, pick_up
@@ -74,7 +74,7 @@ class RoundLoop:
     journal: Journal | None = None
     make_request: MakeRequest | None = None
     stop: Callable[[], bool] = field(default=lambda: False)
-    on_progress: OnProgress = field(default=lambda _: None)
+    on_progress: OnProgress = field(default=unheard)
     keep_updates: bool = True
     declared: Mapping[str, float] | None = None
 

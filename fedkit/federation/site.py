@@ -108,7 +108,10 @@ class SiteRuntime:
             fresh: dict[str, RecordDict] = {}
             with self.recall.failing([n for n in once if n not in found], "train", plan.round, digest):
                 for update, state in (self.trainer or self._trained)(new, plan, self.state):
-                    self.state[update.site], fresh[update.site] = state, wire.pack_update(update)
+                    fresh[update.site] = wire.pack_update(update)
+                    # Nothing is kept of those that keep nothing: they may be very many.
+                    if state or update.site in self.state:
+                        self.state[update.site] = state
             found |= fresh
             for name in once:
                 if name in fresh:
