@@ -83,8 +83,6 @@ def flat(value: Any, key: str = "") -> dict[str, str]:
     """Dotted key to its value in full: what is cut off, or two keys in one, would hide what a person is to decide."""
     if isinstance(value, Mapping) and value:
         names = {name: repr(name) if "." in name else name for name in map(str, value)}
-        parts = [
-            flat(inner, f"{key}.{names[str(name)]}" if key else names[str(name)]) for name, inner in value.items()
-        ]
+        parts = [flat(inner, f"{key}.{names[str(name)]}" if key else names[str(name)]) for name, inner in value.items()]
         return {name: text for part in parts for name, text in part.items()}
     return {key: repr(value)}

@@ -61,25 +61,28 @@ def simulate(
         raise typer.Exit(1)
 
 
-def sweep(words: Words = None, config_dir: ConfigDir = None, json_: Json = False) -> None:
-    """Run a grid of overrides; finished cells are kept.
+def sweep(
+    words: Words = None,
+    config_dir: ConfigDir = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, metavar="N", help="Cells at a time; one a core by default.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Run a grid of overrides side by side; finished cells are kept.
 
     Example: fedkit sweep heart_disease privacy.epsilon=0.5,1,3,8 strategy=fedavg,fedadam
     """
     name, overrides = name_and_overrides(words or [])
     from rich.console import Console
 
+    from fedkit.reporting.sweep_progress import sweep_progress
     from fedkit.reporting.terminal import sweep_table
     from fedkit.simulation.sweep import sweep as run
 
-    console = Console(stderr=True)
-
-    def on_cell(index: int, total: int, cell: dict[str, Any]) -> None:
-        label = " ".join(f"{key}={value}" for key, value in cell["overrides"].items())
-        console.print(f"[{index + 1}/{total}] {label}: {cell['status']}", markup=False, highlight=False)
-
     try:
-        done = run(name, overrides, config_dir=config_dir, on_cell=None if json_ else on_cell)
+        with sweep_progress(enabled=not json_) as progress:
+            done = run(name, overrides, config_dir=config_dir, jobs=jobs, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted("interrupted; cells that finished are kept: the same command goes on from them") from None
     if json_:

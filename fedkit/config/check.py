@@ -5,6 +5,7 @@ Every sentence begins with the key that it is about.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -202,6 +203,8 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
     if training.engine in ("closed_form", "taps") and config.federation.kind == "flower":
         told = f"training.engine is {training.engine}; federation=flower trains a site a process"
         yield f"{told}: set training.engine=auto"
+    if training.workers != "auto" and not re.fullmatch(r"[1-9][0-9]{0,2}", training.workers):
+        yield f"training.workers is {training.workers}; it must be auto, or a whole number from 1 to 999"
     for name in ("learning_rate", "local_epochs", "memory_gb"):
         value = getattr(training, name)
         if value is not None and value <= 0:

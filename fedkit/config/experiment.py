@@ -159,6 +159,9 @@ class TrainingConfig:
     optimizer: str = "sgd"
     engine: str = "auto"
     """What trains a simulation's sites: auto, closed_form, taps or reference; see `fedkit.training.engine`."""
+    workers: str = "auto"
+    """Processes that train a simulation's sites, one thread each: auto (as many as there are cores, where that pays) or
+    a number; 1 is this process."""
     max_clients_at_once: int | None = None
     """Sites whose models are in memory together; null: as many as ``memory_gb`` holds."""
     memory_gb: float = 2.0

@@ -85,9 +85,10 @@ def digest(config: ExperimentConfig) -> str:
     """
     values = to_dict(config)
     del values["runs_dir"], values["ledgers_dir"], values["purpose"], values["federation"]["policies"]
-    # Memory changes no bit, and what an engine does not is for the manifest to say: a config has one digest with it or
-    # without, as a run has that was recorded before there was a choice.
-    del values["training"]["max_clients_at_once"], values["training"]["memory_gb"]
+    # Memory and processes change no bit, and what an engine does not is for the manifest to say: a config has one
+    # digest with it or without, as a run has that was recorded before there was a choice.
+    for key in ("max_clients_at_once", "memory_gb", "workers"):
+        del values["training"][key]
     if values["training"]["engine"] == "auto":
         del values["training"]["engine"]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

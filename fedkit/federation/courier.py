@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedkit.errors import FedkitError, RunError
 from fedkit.federation import wire
 from fedkit.federation.asking import ask
-from fedkit.federation.events import Event, EventKind, OnProgress, Purpose
+from fedkit.federation.events import Event, EventKind, OnProgress, Purpose, unheard
 from fedkit.runs.journal import Journal
 from fedkit.runs.resume import Phase
 from fedkit.types import Float32
@@ -105,7 +105,8 @@ class Courier:
         reception: Reception,
     ) -> dict[str, str]:
         def tell(kind: EventKind, site: str, detail: str = "") -> None:
-            self.on_progress(Event(kind, number, purpose, site, detail))
+            if self.on_progress is not unheard:
+                self.on_progress(Event(kind, number, purpose, site, detail))
 
         def refuse(site: str, reason: str) -> None:
             failed[site] = reason

@@ -24,6 +24,7 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
     """
     deadline = time.monotonic() + timeout
     found: dict[str, tuple[int, wire.Roster]] = {}
+    known = frozenset(expected)
     asked: set[int] = set()
     unread: list[str] = []
     with local_identity():
@@ -40,7 +41,7 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
                 except FedkitError as error:
                     unread.append(f"; node {reply.metadata.src_node_id} gave no usable answer ({error})")
                     continue
-                if roster.site not in expected:
+                if roster.site not in known:
                     continue
                 if roster.site in found:
                     raise FederationError(f"two nodes claim to be site {roster.site}", code="FK522")

@@ -34,5 +34,9 @@ class Event:
 OnProgress = Callable[[Event], None]
 
 
+def unheard(_: Event) -> None:
+    """Where nobody listens; known by its name, so that no event is made for it."""
+
+
 class Stopped(Exception):
     """Somebody asked the run to stop; never leaves the round loop."""

@@ -42,9 +42,9 @@ def local_identity() -> Iterator[None]:
         TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = before
 
 
-def assign_id(message: Message) -> str:
-    """Give a message the id that a SuperLink would give it."""
-    message_id = str(uuid4())
+def assign_id(message: Message, message_id: str = "") -> str:
+    """Give a message an id, as a SuperLink would: one that is unique in the world, or where the message is known."""
+    message_id = message_id or str(uuid4())
     message.metadata.__dict__["_message_id"] = message_id
     return message_id
 

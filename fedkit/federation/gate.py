@@ -214,19 +214,23 @@ class Recall(Generic[T]):
     """
 
     _newest: dict[tuple[str, str], tuple[int, str, T | None]] = field(default_factory=dict)
+    _held: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+    _let_go: set[tuple[str, str]] = field(default_factory=set)
 
     def reply(self, site: str, purpose: Purpose, number: int, digest: str) -> T | None:
         """The reply that this request got before; None where the round is still to be answered.
 
         Raises:
-            FederationError: FK535, another request had this round, or the round is past.
+            FederationError: FK535, another request had this round, or the round is past, at this site or at any.
             PrivacyError: FK354, the round failed.
         """
         newest, known, kept = self._newest.get((site, purpose), (-1, "", None))
         if number > newest:
             return None
-        if (number, digest) != (newest, known):
-            raise FederationError(f"round {number} of {site} was answered for another request", code="FK535")
+        if (number, digest) != (newest, known) or (site, purpose) in self._let_go:
+            raise FederationError(
+                f"round {number} of {site} is past, or was answered for another request", code="FK535"
+            )
         if kept is None:
             raise PrivacyError(
                 f"round {number} of {site} failed while it was computed",
@@ -236,7 +240,17 @@ class Recall(Generic[T]):
         return kept
 
     def keep(self, site: str, purpose: Purpose, number: int, digest: str, kept: T | None) -> None:
-        """Remember the reply to a request; None says that it failed."""
+        """Remember the reply to a request; None says that it failed. Replies of rounds before need no memory."""
+        held, sites = self._held.setdefault(purpose, (number, []))
+        if number > held:
+            for other in sites:
+                at, known, _ = self._newest[other, purpose]
+                self._newest[other, purpose] = (at, known, None)
+                self._let_go.add((other, purpose))
+            sites = []
+            self._held[purpose] = (number, sites)
+        sites.append(site)
+        self._let_go.discard((site, purpose))
         self._newest[site, purpose] = (number, digest, kept)
 
     @contextmanager

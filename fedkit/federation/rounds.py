@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -20,7 +21,7 @@ from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError
 from fedkit.federation.courier import Courier, MakeRequest
 from fedkit.federation.driving import drive
-from fedkit.federation.events import OnProgress
+from fedkit.federation.events import OnProgress, unheard
 from fedkit.federation.flower_internals import local_identity
 from fedkit.federation.outcome import Finish
 from fedkit.federation.running import OnRound, Running, digest, pick_up
@@ -73,7 +74,7 @@ class RoundLoop:
     journal: Journal | None = None
     make_request: MakeRequest | None = None
     stop: Callable[[], bool] = field(default=lambda: False)
-    on_progress: OnProgress = field(default=lambda _: None)
+    on_progress: OnProgress = field(default=unheard)
     keep_updates: bool = True
     declared: Mapping[str, float] | None = None
 
@@ -114,10 +115,14 @@ class RoundLoop:
 
         Guarantee: none is claimed from it; a plan is calibrated as if every site were called every round.
         """
-        names = [site for site in self.sites if site in self.trains]
+        names = self._training
         count = max(math.ceil(self.config.fraction_train * len(names)), min(self.config.min_sites, len(names)))
         chosen = np.random.default_rng([self.seed, number]).permutation(len(names))[:count]
         return [names[i] for i in sorted(chosen)]
+
+    @cached_property
+    def _training(self) -> list[str]:
+        return [site for site in self.sites if site in self.trains]
 
     def identity(self, driver_name: str, size: int) -> dict[str, object]:
         """What a journal must agree with to be this run's. All randomness of the loop derives from the seed."""

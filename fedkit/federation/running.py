@@ -201,7 +201,7 @@ class Running:
     def _evaluate(self, number: int) -> tuple[dict[str, Metrics], dict[str, str]]:
         """The exact metrics of a simulation's sites, which a private run's strategy is not told."""
         loop = self.loop
-        sites = [site for site in loop.sites if site in loop.evaluates]
+        sites = [site for site in loop.sites if site in loop.evaluates] if loop.evaluates else []
         if not sites:
             return {}, {}
         heard: dict[str, Heard] = {}
@@ -223,7 +223,9 @@ class Running:
     def _measure(self, number: int) -> tuple[dict[str, tuple[float, ...]], dict[str, str]]:
         """The charged histograms of every site whose plan releases them after this round."""
         loop = self.loop
-        sites = [site for site in loop.sites if number in loop.measures.get(site, ())]
+        sites = [site for site in loop.sites if number in loop.measures.get(site, ())] if loop.measures else []
+        if not sites:
+            return {}, {}
         found: dict[str, tuple[float, ...]] = {}
 
         def read(site: str, reply: Mapping[str, Any]) -> None:
@@ -232,7 +234,7 @@ class Running:
         def accept(site: str, content: RecordDict) -> dict[str, Any]:
             return {"counts": wire.unpack_histograms(content, loop.cells).tolist()}
 
-        failed = self._question(number, "histograms", sites, accept, read) if sites else {}
+        failed = self._question(number, "histograms", sites, accept, read)
         return {site: found[site] for site in loop.sites if site in found}, failed
 
     def _question(

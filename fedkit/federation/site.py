@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,12 @@ from fedkit.training.histograms import HistogramSpec, cells_of
 from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.training.metrics import metrics
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
+
+Trainer = Callable[
+    [Sequence[str], RoundPlan, Mapping[str, SiteState]],
+    Iterator[tuple[ClientUpdate, SiteState]],
+]
+"""Some sites' names -> their updates and next states, in any order; a delta holds until the next is asked for."""
 
 MOST_MU = 1e4
 """Largest proximal_mu of a request to a private site."""
@@ -42,6 +48,7 @@ class SiteRuntime:
         recall: what a private site of a simulation answered in the newest round, where it has no gate.
         state: what each site keeps from round to round; where it has a gate, the ledger keeps it.
         engine: what trains them.
+        trainer: what trains those without a gate, where it is not the engine in this process.
     """
 
     model: nn.Module
@@ -56,6 +63,7 @@ class SiteRuntime:
     state: dict[str, SiteState] = field(default_factory=dict)
     recall: Recall[RecordDict] = field(default_factory=Recall)
     engine: Engine = REFERENCE
+    trainer: Trainer | None = None
 
     def answer_query(self, name: str) -> RecordDict:
         """Who the site is and what it takes part in."""
@@ -95,16 +103,27 @@ class SiteRuntime:
         once = [name for name in names if self._secure(name)]
         before = {name: self.recall.reply(name, "train", plan.round, digest) for name in once}
         found = {name: reply for name, reply in before.items() if reply is not None}
-        new = [self.sites[name] for name in names if name not in found]
+        new = [name for name in names if name not in found]
         if new:
+            fresh: dict[str, RecordDict] = {}
             with self.recall.failing([n for n in once if n not in found], "train", plan.round, digest):
-                updates, state = self.engine.train(self.model, self.task, new, plan, self.state)
-            self.state.update(state)
-            for update in updates:
-                found[update.site] = wire.pack_update(update)
-                if update.site in once:
-                    self.recall.keep(update.site, "train", plan.round, digest, found[update.site])
+                for update, state in (self.trainer or self._trained)(new, plan, self.state):
+                    fresh[update.site] = wire.pack_update(update)
+                    # Nothing is kept of those that keep nothing: they may be very many.
+                    if state or update.site in self.state:
+                        self.state[update.site] = state
+            found |= fresh
+            for name in once:
+                if name in fresh:
+                    self.recall.keep(name, "train", plan.round, digest, fresh[name])
         return found
+
+    def _trained(
+        self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]
+    ) -> Iterator[tuple[ClientUpdate, SiteState]]:
+        sites = [self.sites[name] for name in names]
+        updates, after = self.engine.train(self.model, self.task, sites, plan, state)
+        return ((update, after[update.site]) for update in updates)
 
     def _check_request(self, names: Sequence[str], parameters: Float32, proximal_mu: float) -> None:
         if not self.exact and any(self._noise(name) == "seeded" for name in names):

@@ -15,6 +15,7 @@ Several small tensors would cost two HTTP objects each; a model therefore travel
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -107,8 +108,16 @@ def unpack_model(content: RecordDict) -> tuple[Float32, int, float]:
 
 def pack_update(update: ClientUpdate) -> RecordDict:
     """A train reply."""
-    metrics = MetricRecord({WEIGHT_KEY: float(update.weight), **update.metrics})
+    if update.metrics:
+        metrics = MetricRecord({WEIGHT_KEY: float(update.weight), **update.metrics})
+    else:
+        metrics = _weighing(float(update.weight)).copy()
     return RecordDict({"arrays": pack_array(update.delta), "metrics": metrics})
+
+
+@functools.lru_cache(maxsize=64)
+def _weighing(weight: float) -> MetricRecord:
+    return MetricRecord({WEIGHT_KEY: weight})
 
 
 @readable()

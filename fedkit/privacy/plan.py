@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from fedkit.config.experiment import PrivacyConfig, TrainingConfig
@@ -99,11 +100,26 @@ def epsilon_after(plan: PrivacyPlan, rounds: int) -> float:
 
 def epsilon_by_round(plan: PrivacyPlan) -> list[float]:
     """Epsilon after rounds 0, 1, ..., ``plan.rounds``; where training alone is released cheaply, up to .02 too high."""
+    curve = _before_evaluations(plan)
+    return [*curve, *(epsilon_after(plan, done) for done in range(len(curve), plan.rounds + 1))]
+
+
+def epsilon_at(plan: PrivacyPlan, rounds: int) -> float:
+    """As :func:`epsilon_after`, but of training alone all rounds together cost little more than one.
+
+    Never below what was spent, and ``plan.epsilon`` after the last round; before it up to .02 above.
+    """
+    curve = _before_evaluations(plan)
+    return curve[rounds] if 0 <= rounds < len(curve) else epsilon_after(plan, rounds)
+
+
+@lru_cache(maxsize=256)
+def _before_evaluations(plan: PrivacyPlan) -> tuple[float, ...]:
     evaluated = plan.evaluation.rounds if plan.evaluation else ()
     alone = min(evaluated, default=plan.rounds + 1)
     steps = [plan.steps * done for done in range(min(alone, plan.rounds + 1))]
-    curve = accounting.epsilon_curve(plan.sample_rate, plan.noise_multiplier, steps, gaussian_delta(plan.delta))
-    return curve + [epsilon_after(plan, done) for done in range(len(curve), plan.rounds + 1)]
+    delta = gaussian_delta(plan.delta)
+    return tuple(accounting.epsilon_curve(plan.sample_rate, plan.noise_multiplier, steps, delta))
 
 
 def declared_train_units(facts: SiteFacts) -> float:

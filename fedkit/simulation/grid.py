@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedkit.errors import FedkitError
+from fedkit.federation.asking import Answers as Direct
 from fedkit.federation.flower_internals import assign_id, empty_run
 
 
@@ -31,17 +33,27 @@ class Answers(Protocol):
 
 
 class InProcessGrid(Grid):
-    """Hands each phase's messages to the sites as one batch.
+    """Hands the messages whose replies are pulled together to the sites as one batch.
+
+    Nothing is answered before it is pulled: a round of many sites is in memory only as far as it is being read.
 
     Args:
         runtime: answers for every site.
-        order: a permutation applied to the replies of each phase, for tests of order-independence.
+        order: a permutation applied to the replies that are pulled together, for tests of order-independence.
+
+    Attributes:
+        answers: the same without messages, for the round loop; None where replies have an order of their own.
+        least_together: what the round loop pulls at once at least, however large a reply is: enough for every core.
     """
+
+    least_together = 32
 
     def __init__(self, runtime: Answers, order: Callable[[list[Message]], list[Message]] | None = None) -> None:
         self._runtime, self._order, self._run = runtime, order, empty_run()
         self.nodes = {1000 + index: name for index, name in enumerate(runtime.sites)}
-        self._replies: dict[str, Message] = {}
+        self._waiting: dict[str, Message] = {}
+        self.answers: Direct | None = None if order else self._answers
+        self._ids = itertools.count(1)
 
     def set_run(self, run: Run) -> None:
         """Set the run that messages belong to."""
@@ -63,38 +75,46 @@ class InProcessGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Answer all messages at once; replies wait until they are pulled."""
-        batch = list(messages)
-        ids = [assign_id(message) for message in batch]
-        contents = self._answer(batch)
-        for message, content in zip(batch, contents, strict=True):
-            reply = Message(content, reply_to=message)
-            assign_id(reply)
-            self._replies[message.metadata.message_id] = reply
+        """Take messages in; they are answered when their replies are pulled."""
+        ids = []
+        for message in messages:
+            ids.append(assign_id(message, f"request-{next(self._ids)}"))
+            self._waiting[ids[-1]] = message
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Take the replies to these messages."""
-        replies = [self._replies.pop(i) for i in message_ids if i in self._replies]
+        """Answer these messages, those of one content together."""
+        asked = [self._waiting.pop(i) for i in message_ids if i in self._waiting]
+        replies = []
+        for kind in dict.fromkeys(message.metadata.message_type for message in asked):
+            batch = [message for message in asked if message.metadata.message_type == kind]
+            answers = self._answers([(m.metadata.dst_node_id, m.content) for m in batch], kind)
+            for message, content in zip(batch, answers, strict=True):
+                replies.append(Message(content, reply_to=message))
+                assign_id(replies[-1], f"reply-{next(self._ids)}")
         return self._order(replies) if self._order else replies
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Push and pull."""
         return self.pull_messages(self.push_messages(messages))
 
-    def _answer(self, batch: Sequence[Message]) -> list[RecordDict | Error]:
-        if not batch:
-            return []
-        names = [self.nodes[message.metadata.dst_node_id] for message in batch]
-        if batch[0].metadata.message_type == "train":
-            replies = self._runtime.answer_train(names, batch[0].content)
-            return [replies.get(name) or Error(code=2, reason="FK524") for name in names]
-        return [self._answer_one(name, message) for name, message in zip(names, batch, strict=True)]
+    def _answers(self, asked: Sequence[tuple[int, RecordDict]], message_type: str) -> list[RecordDict | Error]:
+        if message_type != "train":
+            return [self._answer_one(self.nodes[node], content, message_type) for node, content in asked]
+        batches: dict[int, list[str]] = {}
+        contents = {id(content): content for _, content in asked}
+        for node, content in asked:
+            batches.setdefault(id(content), []).append(self.nodes[node])
+        replies: dict[str, RecordDict] = {}
+        for key, names in batches.items():
+            replies |= self._runtime.answer_train(names, contents[key])
+        missing = Error(code=2, reason="FK524")
+        return [replies.get(self.nodes[node], missing) for node, _ in asked]
 
-    def _answer_one(self, name: str, message: Message) -> RecordDict | Error:
+    def _answer_one(self, name: str, content: RecordDict, message_type: str) -> RecordDict | Error:
         try:
-            if message.metadata.message_type == "query":
+            if message_type == "query":
                 return self._runtime.answer_query(name)
-            return self._runtime.answer_evaluate(name, message.content)
+            return self._runtime.answer_evaluate(name, content)
         except FedkitError as error:
             return Error(code=2, reason=error.code)

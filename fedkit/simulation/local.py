@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from flwr.app import Message
@@ -15,10 +16,12 @@ from fedkit.federation.gate import Gate
 from fedkit.federation.rounds import Finish, OnRound, RoundLoop
 from fedkit.federation.site import SiteRuntime
 from fedkit.models.flat import pack, shapes
-from fedkit.privacy.plan import epsilon_after
+from fedkit.privacy.plan import epsilon_at
 from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
+from fedkit.simulation.spread import check_workers, spread
+from fedkit.simulation.worker import Work
 from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
 from fedkit.strategies.streaming import Streaming
 from fedkit.training.engine import REFERENCE, Engine, choose
@@ -46,8 +49,9 @@ def run_local(
     order: Callable[[list[Message]], list[Message]] | None = None,
     gates: Mapping[str, Gate] | None = None,
     engine: Engine | None = None,
+    manifest: dict[str, Any] | None = None,
 ) -> Finish:
-    """Run every round in this process.
+    """Run every round on this machine, the sites of a round in as many processes as pay.
 
     Args:
         strategy: the caller's own, else the one that the config names.
@@ -55,12 +59,17 @@ def run_local(
         order: a permutation of the replies, for tests.
         gates: site to the gate of its ledger.
         engine: what trains the sites, else what the config asks for.
+        manifest: is told, under ``engine``, how many processes trained and why.
     """
     sites = {site.name: site for site in prepared.dataset.sites}
     strategy = strategy or strategy_for(prepared)
     # A strategy of our own that needs no loss is told none: it would cost a pass over every row.
     told = not isinstance(strategy, Streaming)
     plans = {n: plan if told else replace(plan, reports_loss=False) for n, plan in prepared.local.sites.items()}
+    engine = engine or engine_for(prepared)
+    size = sum(p.numel() for p in prepared.model.parameters())
+    work = Work(engine, prepared.model, prepared.dataset.task, sites, plans, size)
+    training, rounds = prepared.config.training, prepared.config.federation.num_rounds
     runtime = SiteRuntime(
         prepared.model,
         prepared.dataset.task,
@@ -72,25 +81,35 @@ def run_local(
         # All sites are on this machine, and so is whoever reads the exact metrics.
         exact=True,
         gates=gates or {},
-        engine=engine or engine_for(prepared),
+        engine=engine,
     )
-    with one_thread():
+    # A site with a ledger answers before the next is asked.
+    asked = "1" if gates else training.workers
+    with one_thread(), spread(work, asked, rounds) as runtime.trainer:
         loop = make_loop(prepared, InProcessGrid(runtime, order), strategy)
         if not evaluate:
             loop = replace(loop, measures={})
-        return loop.run(pack(prepared.model), on_round)
+        try:
+            finish = loop.run(pack(prepared.model), on_round)
+        finally:
+            if manifest is not None:
+                manifest["engine"] |= runtime.trainer.record()
+        return replace(finish, notes=(*finish.notes, *runtime.trainer.notes))
 
 
 def engine_for(prepared: Prepared) -> Engine:
     """What trains the sites of a run: the config's engine, or that which suits the model.
 
     Raises:
-        TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose`.
+        TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose` and :func:`check_workers`.
     """
     if prepared.config.federation.kind != "local":
         return replace(REFERENCE, why=f"federation={prepared.config.federation.kind} trains a site a process")
     dataset = prepared.dataset
-    return choose(prepared.config.training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
+    training = prepared.config.training
+    engine = choose(training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
+    check_workers(training, engine)
+    return engine
 
 
 def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoop:
@@ -145,7 +164,7 @@ def spending(prepared: Prepared) -> Callable[[int], dict[str, float]]:
     of = {site: number[kind] for site, kind in kinds.items()}
 
     def after(rounds: int) -> dict[str, float]:
-        costs = [epsilon_after(kind, rounds) if rounds else 0.0 for kind in number]
+        costs = [epsilon_at(kind, rounds) for kind in number]
         return {site: costs[kind] for site, kind in of.items()}
 
     return after

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from flwr.serverapp.strategy import Strategy
@@ -32,6 +32,14 @@ from fedkit.training.plan import LocalPlans, local_plans
 from fedkit.types import Dataset, Task
 
 
+class Load(Protocol):
+    """See :func:`fedkit.data.load.load_dataset`."""
+
+    def __call__(self, config: DataConfig, *, private: bool) -> Dataset:
+        """The data set of a declaration."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A run that can start."""
@@ -51,8 +59,12 @@ def prepare(
     data: Mapping[str, Any] | None = None,
     task: Task | None = None,
     strategy: Strategy | None = None,
+    load: Load = load_dataset,
 ) -> Prepared:
     """Read the data, build the model and calibrate every site's plan.
+
+    Args:
+        load: reads a declared table, where it may have been read before.
 
     Raises:
         FedkitError: anything that would stop the run later.
@@ -67,7 +79,7 @@ def prepare(
     if strategy is not None:
         refuse_if_needs_statistics(strategy, private=private)
     if data is None:
-        dataset = load_dataset(config.data, private=private)
+        dataset = load(config.data, private=private)
     else:
         split = config.data.split
         dataset = from_arrays(

@@ -15,6 +15,7 @@ from torch import nn
 
 from fedkit.config.compose import compose
 from fedkit.config.experiment import ExperimentConfig
+from fedkit.data.load import load_dataset
 from fedkit.errors import FedkitError, Interrupted
 from fedkit.federation.gate import Gate
 from fedkit.federation.rounds import Finish
@@ -27,7 +28,7 @@ from fedkit.simulation.flower import run_flower
 from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
 from fedkit.simulation.local import engine_for, predict_all, run_local
 from fedkit.simulation.measured import measured
-from fedkit.simulation.prepare import Prepared, holding_notes, prepare, strategy_for
+from fedkit.simulation.prepare import Load, Prepared, holding_notes, prepare, strategy_for
 from fedkit.simulation.rehearsal import check_rehearsed, rehearse
 from fedkit.simulation.result import build_result
 from fedkit.training.engine import Engine
@@ -88,6 +89,7 @@ def simulate(
     strategy: Strategy | None = None,
     baselines: bool = False,
     progress: Progress | None = None,
+    load: Load = load_dataset,
 ) -> Run:
     """Train one model over many sites, in simulation.
 
@@ -101,6 +103,7 @@ def simulate(
         strategy: any Flower ``Strategy`` that takes plain arrays.
         baselines: also train the pooled and the local-only models.
         progress: called after each round.
+        load: reads the declared table; a sweep reads it once for all cells.
 
     Returns:
         The run; its folder holds config, manifest, metrics, model and report.
@@ -118,7 +121,7 @@ def simulate(
     given = {"model": model, "data": data, "strategy": strategy}
     rehearsed = rehearse(config, [name for name, value in given.items() if value is not None])
     prove_writable(Path(config.runs_dir))
-    prepared = prepare(config, model=model, data=data, task=task, strategy=strategy)
+    prepared = prepare(config, model=model, data=data, task=task, strategy=strategy, load=load)
     check_rehearsed(config, rehearsed, [site.name for site in prepared.dataset.sites])
     if strategy is None:
         strategy_for(prepared)
@@ -162,7 +165,7 @@ def _run(
         if prepared.config.federation.kind == "flower":
             finish = run_flower(prepared, journal, directory.path)
         else:
-            finish = run_local(prepared, journal, strategy=strategy, gates=opened, engine=engine)
+            finish = run_local(prepared, journal, strategy=strategy, gates=opened, engine=engine, manifest=manifest)
         outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
         result = closing.finish(outcome, finish)
     except KeyboardInterrupt:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,15 @@ import fedkit
 from fedkit.config.compose import compose, expand_sweep
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import digest
-from fedkit.errors import ConfigError, FedkitError
+from fedkit.errors import ConfigError, FedkitError, Interrupted
+from fedkit.reporting.sweep_progress import SweepProgress, cells_in_order
 from fedkit.reporting.sweep_report import write_sweep
 from fedkit.runs.directory import cannot_write
+from fedkit.simulation.forked import CannotStart
+from fedkit.simulation.shared_data import SharedData
+from fedkit.simulation.side_by_side import side_by_side
 from fedkit.simulation.simulate import simulate
+from fedkit.simulation.spread import cores
 from fedkit.storage.atomic import write_json
 
 CellDone = Callable[[int, int, dict[str, Any]], None]
@@ -36,22 +42,30 @@ def sweep(
     *,
     config_dir: Path | str | None = None,
     on_cell: CellDone | None = None,
+    jobs: int | None = None,
+    progress: SweepProgress | None = None,
 ) -> Sweep:
-    """Run every combination of the swept overrides.
+    """Run every combination of the swept overrides, as many side by side as there are cores.
 
     A finished cell is kept while its config and fedkit's version stay as they are; whether the data has changed since
-    is not checked: remove the sweep's folder after a change.
+    is not checked: remove the sweep's folder after a change. Each table is read once.
 
     Args:
         overrides: Hydra's sweep syntax, such as ``privacy.epsilon=0.5,1,3``.
-        on_cell: called after each cell with its index, the number of cells and the cell.
+        on_cell: called as each cell ends with its index, the number of cells and the cell.
+        jobs: cells at a time, each in a process and with ``training.memory_gb`` of its own; None: one a core.
+            Cells that share ledgers, or start processes themselves, come one after another.
+        progress: told of every step.
 
     Returns:
-        All cells; one that failed carries its error, the others go on.
+        All cells in the order of the combinations; one that failed carries its error, the others go on. The results do
+        not depend on ``jobs``.
 
     Raises:
         ConfigError: a cell's config is refused; all cells are composed before the first one runs.
     """
+    if jobs is not None and jobs < 1:
+        raise ConfigError([f"--jobs is {jobs}; it must be at least 1"])
     swept = expand_sweep(overrides)
     varying = _varying(swept)
     configs = _compose_all(name, swept, config_dir)
@@ -62,34 +76,108 @@ def sweep(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from None
-    cells: list[dict[str, Any]] = []
-    for index, (config, chosen) in enumerate(zip(configs, swept, strict=True)):
-        try:
-            cell = _cell(folder, config, {key: value for key, value in map(_split, chosen) if key in varying})
-        except OSError as error:
-            raise cannot_write(folder, error) from None
-        cells.append(cell)
-        write_sweep(folder, cells)
-        if on_cell:
-            on_cell(index, len(configs), cell)
-    return Sweep(folder, tuple(cells))
-
-
-def _cell(folder: Path, config: ExperimentConfig, overrides: dict[str, str]) -> dict[str, Any]:
-    place = folder / digest(config)[:12]
-    done = place / "cell.json"
-    kept = _finished(done)
-    if kept is not None:
-        return {"overrides": overrides, "result": kept, "error": None, "status": "kept"}
+    told = [{key: value for key, value in map(_split, chosen) if key in varying} for chosen in swept]
+    running = _Running(folder, configs, told, progress or SweepProgress(), on_cell or (lambda *_: None))
     try:
-        run = simulate(replace(config, runs_dir=str(place)))
-    except FedkitError as error:
-        # Not written down: a cell that failed is tried again.
-        return {"overrides": overrides, "result": None, "error": str(error), "status": "failed"}
-    cell = {"overrides": overrides, "result": dict(run.result), "error": None, "status": "ran"}
-    if run.result["outcome"] in ("complete", "degraded"):
-        write_json(done, {"fedkit": fedkit.__version__, **cell})
-    return cell
+        running.run(jobs)
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+    return Sweep(folder, tuple(cells_in_order(running.cells)))
+
+
+@dataclass
+class _Running:
+    """A sweep in progress."""
+
+    folder: Path
+    configs: Sequence[ExperimentConfig]
+    overrides: Sequence[dict[str, str]]
+    progress: SweepProgress
+    on_cell: CellDone
+    cells: dict[int, dict[str, Any]] = field(default_factory=dict)
+    data: SharedData = field(default_factory=SharedData)
+
+    def run(self, jobs: int | None) -> None:
+        kept = {index: result for index in range(len(self.configs)) if (result := _finished(self._done(index)))}
+        waiting = [index for index in range(len(self.configs)) if index not in kept]
+        alone = _alone(self.configs)
+        most = 1 if alone else max(1, min(jobs or cores(), len(waiting)))
+        rounds = {index: self.configs[index].federation.num_rounds for index in waiting}
+        self.progress.planned(rounds, len(self.configs), most, alone if len(waiting) > 1 else "")
+        for index, result in kept.items():
+            self._end(index, self._cell(index, "kept", result))
+        for index in waiting:
+            self.data.read_ahead(self.configs[index])
+        if most > 1:
+            try:
+                self._side_by_side(waiting, most)
+                return
+            except CannotStart:
+                pass
+        for index in waiting:
+            self.progress.begun(index)
+            self._end(index, self._ran(index, lambda number, index=index: self.progress.round(index, number)))  # type: ignore[misc]
+
+    def _side_by_side(self, waiting: Sequence[int], jobs: int) -> None:
+        with closing(side_by_side(waiting, self._tried, jobs)) as news:
+            for each in news:
+                if each.what == "begun":
+                    self.progress.begun(each.piece)
+                elif each.what == "round":
+                    self.progress.round(each.piece, each.value)
+                elif each.what == "lost":
+                    self._end(each.piece, self._cell(each.piece, "failed", error=f"FK422: its process {each.value}."))
+                elif isinstance(each.value, OSError):
+                    raise each.value
+                else:
+                    self._end(each.piece, each.value)
+
+    def _tried(self, index: int, tell: Callable[[int], None]) -> dict[str, Any] | OSError:
+        """A cell in a process of its own, from which no exception but Ctrl-C gets out."""
+        try:
+            return self._ran(index, tell)
+        except Interrupted:
+            raise KeyboardInterrupt from None
+        except OSError as error:
+            return OSError(error.errno, error.strerror)
+
+    def _ran(self, index: int, tell: Callable[[int], None]) -> dict[str, Any]:
+        done = self._done(index)
+        config = replace(self.configs[index], runs_dir=str(done.parent))
+        try:
+            run = simulate(config, progress=lambda report: tell(report.round), load=self.data)
+        except FedkitError as error:
+            # Not written down: a cell that failed is tried again.
+            return self._cell(index, "failed", error=str(error))
+        except (OSError, Interrupted):
+            raise
+        except Exception as error:
+            return self._cell(index, "failed", error=f"FK422: {type(error).__name__}: {error}")
+        cell = self._cell(index, "ran", dict(run.result))
+        if run.result["outcome"] in ("complete", "degraded"):
+            write_json(done, {"fedkit": fedkit.__version__, **cell})
+        return cell
+
+    def _cell(self, index: int, status: str, result: Any = None, error: str | None = None) -> dict[str, Any]:
+        return {"overrides": self.overrides[index], "result": result, "error": error, "status": status}
+
+    def _done(self, index: int) -> Path:
+        return self.folder / digest(self.configs[index])[:12] / "cell.json"
+
+    def _end(self, index: int, cell: dict[str, Any]) -> None:
+        self.cells[index] = cell
+        write_sweep(self.folder, cells_in_order(self.cells))
+        self.progress.ended(index, len(self.configs), cell)
+        self.on_cell(index, len(self.configs), cell)
+
+
+def _alone(configs: Sequence[ExperimentConfig]) -> str:
+    """Why these cells come one after another; empty where they need not."""
+    if any(config.ledgers_dir is not None for config in configs):
+        return "they spend from the same ledgers, and which is refused must not depend on which is faster"
+    if any(config.federation.kind != "local" for config in configs):
+        return "federation=flower starts processes of its own"
+    return ""
 
 
 def _finished(path: Path) -> dict[str, Any] | None:

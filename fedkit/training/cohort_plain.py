@@ -81,6 +81,7 @@ def _losses(stacked: Stacked, rows: Rows, task: Task, plans: Sequence[LocalPlan]
         if not local.reports_loss:
             found.append(None)
             continue
-        outputs = stacked.outputs(rows.x[at:end])
-        found.append(float(LOSSES[task.kind](outputs, rows.y[at:end], "sum")) / (end - at))
+        # Copied to a boundary: where a site's rows begin depends on who shares the call, and so would the last bits.
+        x, y = rows.x[at:end].clone(), rows.y[at:end].clone()
+        found.append(float(LOSSES[task.kind](stacked.outputs(x), y, "sum")) / int(end - at))
     return found

@@ -39,6 +39,8 @@ Check = Callable[[nn.Module, Task, Sequence[Site], RoundPlan], None]
 
 
 ENGINES = ("reference", "closed_form", "taps")
+FAST_AT_ONCE = 128
+"""Sites that share a call in the closed form: measured, more of them save no more, and leave the caches."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Engine:
         why: in one sentence, why it was chosen.
         train, check: as :func:`fedkit.training.local.train` and :func:`fedkit.training.local.check_model`.
         at_once: sites that are in memory together.
+        most_workers: processes that the memory budget holds, each with one site at least.
+        cohort: the closed form's; None for the others.
     """
 
     name: str
@@ -56,10 +60,18 @@ class Engine:
     train: Train
     check: Check
     at_once: int = 1
+    most_workers: int = 1
+    cohort: Cohort | None = None
 
     def record(self) -> dict[str, str | int]:
         """What the manifest says of it."""
         return {"name": self.name, "why": self.why, "at_once": self.at_once}
+
+    def among(self, processes: int) -> Engine:
+        """What each of some processes trains with, which share the memory budget."""
+        if self.cohort is None or processes == 1:
+            return self
+        return _of(self.why, self.cohort, max(1, self.most_workers // processes))
 
 
 def _train(
@@ -99,8 +111,9 @@ def choose(
             code="FK418",
             remedy=f"set training.memory_gb={_up(12 * d / 2**30):g} or more",
         )
+    reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
     if training.engine == "reference":
-        return REFERENCE
+        return reference
     refused: tuple[str, str, str] | None = None
     for name, find in (("closed_form", _closed_form), ("taps", _taps)):
         if training.engine not in ("auto", name):
@@ -113,7 +126,7 @@ def choose(
             raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
         if refused is None or any(plan.privacy is not None for plan in plans.values()):
             refused = found
-    return replace(REFERENCE, why=refused[1] if refused else REFERENCE.why)
+    return replace(reference, why=refused[1] if refused else reference.why)
 
 
 def _closed_form(
@@ -133,16 +146,20 @@ def _closed_form(
     if any(plan.privacy is not None for plan in plans.values()) and not fits(shapes, places):
         return "FK417", f"exact sums of {places} places exceed what the noise is scaled for", remedy
     budget, each = training.memory_gb * 2**30, _bytes(layers, places)
-    at_once = int(budget // each)
-    if at_once < 1:
+    most = int(budget // each)
+    if most < 1:
         gigabytes = each / 2**30
         told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
         return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
     if training.max_clients_at_once is not None:
-        at_once = min(at_once, training.max_clients_at_once)
+        most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
-    cohort = Cohort(layers, at_once)
-    return Engine("closed_form", why, cohort.train, cohort.check, at_once)
+    return _of(why, Cohort(layers, most), most)
+
+
+def _of(why: str, cohort: Cohort, most: int) -> Engine:
+    cohort = replace(cohort, at_once=min(most, FAST_AT_ONCE))
+    return Engine("closed_form", why, cohort.train, cohort.check, cohort.at_once, most, cohort)
 
 
 def _taps(
@@ -176,7 +193,8 @@ def _taps(
     kinds = sorted({tap.kind.__name__ for tap in found.taps})
     why = f"the model trains {len(found.taps)} layers of {', '.join(kinds)}"
     taps = Taps(found)
-    return Engine("taps", why, taps.train, taps.check)
+    most = max(1, int(training.memory_gb // gigabytes))
+    return Engine("taps", why, taps.train, taps.check, most_workers=most)
 
 
 def _bytes_of_taps(found: Tapped) -> int:

@@ -27,7 +27,7 @@ from fedkit_server.profile import Profile
 _WEEK = 7 * 86_400.0
 _OPTIONS = {"federation.min_sites": "--min-sites N", "federation.timeout": "--deadline SECONDS"}
 
-_SIMULATED = ("training.engine", "training.max_clients_at_once", "training.memory_gb")
+_SIMULATED = ("training.engine", "training.max_clients_at_once", "training.memory_gb", "training.workers")
 
 
 def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:

@@ -105,6 +105,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"training.batch_size": 151, "privacy.sample_rate": None}, "training.batch_size is 151; south declares only 150"),
     ({"training.optimizer": "sdg"}, "training.optimizer is 'sdg'; did you mean 'sgd'?"),
     ({"training.engine": "closed"}, "training.engine is 'closed'"),
+    ({"training.workers": "many"}, "training.workers is many; it must be auto, or a whole number from 1 to 999"),
+    ({"training.workers": "0"}, "training.workers is 0; it must be auto"),
     ({"training.memory_gb": 0.0}, "training.memory_gb is 0.0; it must be above 0"),
     ({"training.max_clients_at_once": 0}, "training.max_clients_at_once is 0; it must be at least 1"),
     ({"federation.kind": "ray"}, "federation.kind is 'ray'"),

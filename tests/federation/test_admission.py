@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from fedkit.errors import FederationError
 from fedkit.federation.admission import MAX_ENTRY, check_update
+from fedkit.federation.packed import all_finite
 from fedkit.types import ClientUpdate
 
 MODEL = np.array([0.0, 2.0], np.float32)
@@ -42,3 +43,24 @@ def test_a_weight_may_differ_by_rounding_only():
     with pytest.raises(FederationError, match="weight 303 is not the planned 302") as caught:
         check_update(update, MODEL, weight=302.0)
     assert caught.value.code == "FK519"
+
+
+@pytest.mark.parametrize("size", [1, 17, 70_000])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1e30, 3.4e38, np.inf, -np.inf, np.nan])
+def test_finite_is_found_whatever_a_sum_of_squares_comes_to(size, value):
+    for others in (0.0, 1e30):
+        values = np.full(size, others, np.float32)
+        values[size // 2] = value
+        assert all_finite(values) == np.isfinite(values).all()
+
+
+@pytest.mark.parametrize("size", [1, 3, 70_000])
+def test_the_largest_entry_is_refused_at_its_bound_and_not_below(size):
+    for value, refused in ((MAX_ENTRY / 4, False), (MAX_ENTRY, False), (1.01 * MAX_ENTRY, True)):
+        delta = np.zeros(size, np.float32)
+        delta[-1] = value
+        if refused:
+            with pytest.raises(FederationError):
+                check_update(ClientUpdate("north", delta, 1.0), delta)
+        else:
+            check_update(ClientUpdate("north", delta, 1.0), delta)

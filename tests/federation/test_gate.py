@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sqlite3
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkit.errors import PrivacyError
+from fedkit.errors import FederationError, PrivacyError
 from fedkit.federation import gate as module
 from fedkit.federation import reply
-from fedkit.federation.gate import Gate, request_digest
+from fedkit.federation.gate import Gate, Recall, request_digest
 from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.privacy.accounting import GaussianEvent
 from fedkit.privacy.events import events_of, round_events
@@ -592,3 +593,34 @@ def test_the_gate_knows_no_network_and_no_pickle():
             )
         }
         assert not [name for name in names if name.split(".")[0] in ("flwr", "pickle", "torch", "dill")]
+
+
+def test_a_recall_answers_the_newest_round_alone_and_holds_no_reply_of_those_before():
+    recall = Recall()
+    replies = {site: object() for site in ("north", "south", "east")}
+    for site, kept in replies.items():
+        recall.keep(site, "train", 1, "d1", kept)
+        assert recall.reply(site, "train", 1, "d1") is kept
+    recall.keep("east", "train", 1, "d1", None)
+    measured = _Reply()
+    held = weakref.WeakSet([measured])
+    recall.keep("north", "evaluate", 1, "e1", measured)
+    del measured
+    recall.keep("north", "train", 2, "d2", second := object())
+    assert recall.reply("north", "train", 2, "d2") is second
+    # Another purpose has rounds of its own; what was answered in round 1 is answered by nobody again.
+    assert len(held) == 1 and recall.reply("north", "evaluate", 1, "e1") in held
+    for site in replies:
+        with pytest.raises(FederationError, match="is past") as caught:
+            recall.reply(site, "train", 1, "d1")
+        assert caught.value.code == "FK535"
+    assert recall.reply("south", "train", 2, "d2") is None
+    recall.keep("north", "evaluate", 2, "e2", None)
+    assert len(held) == 0
+    with pytest.raises(PrivacyError) as failed:
+        recall.reply("north", "evaluate", 2, "e2")
+    assert failed.value.code == "FK354"
+
+
+class _Reply:
+    pass

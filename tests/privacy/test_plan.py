@@ -3,10 +3,10 @@ import math
 
 import pytest
 
-from fedkit.config.experiment import PrivacyConfig, TrainingConfig
+from fedkit.config.experiment import EvaluationConfig, PrivacyConfig, TrainingConfig
 from fedkit.errors import PrivacyError
 from fedkit.privacy.accounting import epsilon
-from fedkit.privacy.plan import SiteFacts, epsilon_after, epsilon_by_round, make_plan, make_plans
+from fedkit.privacy.plan import SiteFacts, epsilon_after, epsilon_at, epsilon_by_round, make_plan, make_plans
 
 FACTS = SiteFacts("north", 303, True, "record", 0.25)
 PRIVACY = PrivacyConfig("record_dp", noise_multiplier=1.2, delta=1e-5, max_grad_norm=1.0, sample_rate=1 / 19)
@@ -59,6 +59,17 @@ def test_epsilon_by_round_ends_on_the_plans_epsilon():
     assert len(curve) == 11 and curve == sorted(curve)
     assert curve[-1] == plan.epsilon == pytest.approx(epsilon(1 / 19, 1.2, 190, 1e-5), rel=1e-9)
     assert plan.epsilon >= epsilon(1 / 19, 1.2, 190, 1e-5)  # the lots beyond max_lot are paid for
+
+
+@pytest.mark.parametrize("every", [None, 3])
+def test_epsilon_of_every_round_is_at_least_what_was_spent_and_ends_on_the_plans(every):
+    evaluation = EvaluationConfig(noise_multiplier=8.0, every=every) if every else EvaluationConfig()
+    plan = make_plan(FACTS, dataclasses.replace(PRIVACY, evaluation=evaluation), TRAINING, 10)
+    told = [epsilon_at(plan, done) for done in range(11)]
+    spent = [epsilon_after(plan, done) for done in range(11)]
+    assert told[0] == 0 and told[-1] == plan.epsilon and told == sorted(told)
+    assert all(a <= b <= a + 0.02 for a, b in zip(spent, told, strict=True))
+    assert told == epsilon_by_round(plan)
 
 
 def test_delta_at_or_above_one_over_records_is_refused_with_value_and_bound():

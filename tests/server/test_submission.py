@@ -143,7 +143,9 @@ def test_what_an_option_says_is_not_taken_as_an_override_and_forgotten(override,
         composed("heart_disease", [override], None)
 
 
-@pytest.mark.parametrize("override", ["training.engine=closed_form", "training.engine=taps", "+training.memory_gb=1"])
+@pytest.mark.parametrize(
+    "override", ["training.engine=closed_form", "training.engine=taps", "+training.memory_gb=1", "training.workers=2"]
+)
 def test_what_only_a_simulation_has_is_refused(override):
     with pytest.raises(DeploymentError, match=r"FK729.*no effect on a deployed run"):
         composed("heart_disease", [override], None)

@@ -54,7 +54,7 @@ def test_neither_chunks_nor_the_memory_budget_are_part_of_what_is_replayed():
 def test_a_run_from_before_there_were_engines_replays_with_the_reference():
     run = fedkit.simulate("heart_disease", overrides=[*SMALL, "training.engine=reference"])
     config = yaml.safe_load((run.path / CONFIG).read_text())
-    for key in ("engine", "max_clients_at_once", "memory_gb"):
+    for key in ("engine", "workers", "max_clients_at_once", "memory_gb"):
         del config["training"][key]
     (run.path / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
     told = digest(from_yaml((run.path / CONFIG).read_text()))

@@ -47,6 +47,15 @@ def test_a_run_spends_its_whole_plan_at_every_site_and_holds_nothing_afterwards(
     assert fedkit.replay(run.path).identical
 
 
+def test_workers_are_not_asked_where_sites_keep_ledgers_and_each_round_is_charged_once():
+    budgets(4.0)
+    run = fedkit.simulate("heart_disease", overrides=[*WORDS, "training.workers=2"])
+    assert read_json(run.path / "manifest.json")["engine"]["workers"] == 1
+    for site in SITES:
+        ((_, there),) = account(site).runs.items()
+        assert len(there.reserved) == 4 and account(site).spent == cost(there.asked, account(site).budget.order)
+
+
 @pytest.mark.parametrize("more", [["privacy.epsilon=8"], ["baselines"], ["federation=flower"]])
 def test_a_run_that_is_refused_trains_nothing_and_leaves_no_folder(more, monkeypatch):
     budgets(2.0)

@@ -7,7 +7,7 @@ from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
-from fedkit.training.engine import ENGINES, choose
+from fedkit.training.engine import ENGINES, FAST_AT_ONCE, choose
 from tests.training.builders import BINARY, local_plan, privacy_plan
 
 STACK = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -27,7 +27,7 @@ def test_auto_takes_the_closed_form_for_a_stack_and_says_why():
         "why": "the model is a stack of 2 Linear layers",
         "at_once": engine.at_once,
     }
-    assert engine.at_once > 1000
+    assert engine.at_once == FAST_AT_ONCE and engine.most_workers > 1000
 
 
 def test_auto_taps_a_private_model_of_other_layers_and_says_why():

@@ -1,0 +1,189 @@
+"""The worker processes of a simulation: one thread each, forked once a run, the sites of a round shared out among them.
+
+A worker that is killed is replaced, and what it had not answered for is trained again: an update counts once, when all
+of it has come. Which worker trains a site changes no bit, because lots, noise and batches are drawn by site and round.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.connection import wait
+
+import numpy as np
+
+from fedkit.errors import TrainingError
+from fedkit.simulation.forked import CannotStart, Forked, fork
+from fedkit.simulation.worker import DONE, FAILED, PIECE, READY, Share, Work, floats, serve
+from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, SiteState
+
+Answers = Iterator[tuple[ClientUpdate, SiteState]]
+"""Updates and next states, in any order; an update's delta holds until the next is asked for."""
+
+_START_SECONDS = 60.0
+_TRIES = 2
+
+
+@dataclass
+class _Worker:
+    forked: Forked
+    updates: mmap.mmap
+    share: Share | None = None
+    left: list[str] = field(default_factory=list)
+    tries: int = 0
+
+    def give(self, share: Share, tries: int = 1) -> None:
+        self.share, self.left, self.tries = share, list(share.names), tries
+        self.forked.say(share)
+
+
+class Workers:
+    """Some worker processes.
+
+    Args:
+        note: told in a sentence of a worker that had to be replaced.
+
+    Raises:
+        CannotStart: no fork on this system, or none to be had now.
+    """
+
+    def __init__(self, work: Work, count: int, note: Callable[[str], None] = lambda _: None) -> None:
+        self._work, self._note = replace(work, engine=work.engine.among(count)), note
+        self._workers: list[_Worker] = []
+        try:
+            self._model = mmap.mmap(-1, 4 * work.size)
+            for _ in range(count):
+                self._workers.append(self._started(mmap.mmap(-1, 4 * work.size * work.piece)))
+            for worker in self._workers:
+                self._greet(worker)
+        except OSError as error:
+            self.stop()
+            raise CannotStart(f"there is no memory to share: {error}") from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def train(self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]) -> Answers:
+        """One round at some sites.
+
+        Raises:
+            TrainingError: FK421, a worker was killed and its replacement too.
+            Exception: what a worker met, the first worker's where several failed.
+
+        Guarantee: as the engine's own ``train``, bit by bit. Left before its end, by an error or otherwise, it stops
+        the processes.
+        """
+        floats(self._model, 1, self._work.size)[0] = plan.parameters
+        shares = split(names, plan.sites, len(self._workers))
+        for worker, part in zip(self._workers, shares, strict=False):
+            kept = {name: state[name] for name in part if name in state}
+            worker.give(Share(plan.seed, plan.round, plan.proximal_mu, tuple(part), kept))
+        ended = False
+        try:
+            failed: dict[int, Exception] = {}
+            while busy := {w.forked.connection: i for i, w in enumerate(self._workers) if w.share is not None}:
+                for connection in wait(list(busy)):
+                    yield from self._hear(busy[connection], failed)  # type: ignore[index]
+            if failed:
+                raise failed[min(failed)]
+            ended = True
+        finally:
+            if not ended:
+                self.stop()
+
+    def stop(self) -> None:
+        """End the processes; they hold nothing that would be missed."""
+        for worker in self._workers:
+            worker.forked.end()
+        self._workers = []
+
+    def _hear(self, index: int, failed: dict[int, Exception]) -> Answers:
+        worker = self._workers[index]
+        try:
+            kind, value = worker.forked.connection.recv()
+        except (EOFError, OSError):
+            self._replace(index)
+            return
+        if kind == PIECE:
+            deltas = floats(worker.updates, self._work.piece, self._work.size)
+            for row, told in enumerate(value):
+                worker.left.remove(told.site)
+                yield ClientUpdate(told.site, deltas[row], told.weight, told.metrics), told.state
+            worker.forked.say(None)
+        elif kind == FAILED:
+            failed[index], worker.share = value, None
+        elif kind == DONE and not worker.left:
+            worker.share = None
+        else:
+            raise TrainingError(f"a worker process said {kind} out of turn", code="FK420")
+
+    def _replace(self, index: int) -> None:
+        """Another process in a dead one's place, which trains what is left of its share."""
+        dead = self._workers[index]
+        share, left = dead.share, tuple(dead.left)
+        how = dead.forked.how()
+        if share is None:
+            return
+        some = f"{', '.join(left[:3])}{' and others' if len(left) > 3 else ''}"
+        if left and dead.tries >= _TRIES:
+            raise TrainingError(
+                f"{_TRIES} worker processes in turn ended in round {share.round} before their sites were trained, the"
+                f" last with {len(left)} to go ({some}): it {how}",
+                code="FK421",
+                remedy="lower training.memory_gb, or set training.workers=1",
+            )
+        dead.forked.end()
+        try:
+            fresh = self._started(dead.updates)
+            self._workers[index] = fresh
+            self._greet(fresh)
+        except CannotStart as error:
+            raise TrainingError(
+                f"a worker process {how} in round {share.round}, and no other could be started: {error}",
+                code="FK421",
+                remedy="lower training.memory_gb, or set training.workers=1",
+            ) from None
+        redone = f"; {len(left)} of its sites ({some}) were trained again" if left else ""
+        self._note(f"round {share.round}: a worker process {how} and was replaced{redone}")
+        if left:
+            fresh.give(replace(share, names=left), dead.tries + 1)
+
+    def _started(self, updates: mmap.mmap) -> _Worker:
+        task = partial(serve, work=self._work, model=self._model, updates=updates)
+        return _Worker(fork(task, [worker.forked for worker in self._workers]), updates)
+
+    def _greet(self, worker: _Worker) -> None:
+        connection = worker.forked.connection
+        try:
+            if connection.poll(_START_SECONDS) and connection.recv()[0] == READY:
+                return
+        except (EOFError, OSError):
+            raise CannotStart(f"a worker process {worker.forked.how()} as it started") from None
+        raise CannotStart(f"a worker process did not start within {_START_SECONDS:g} s")
+
+
+def split(names: Sequence[str], plans: Mapping[str, LocalPlan], count: int) -> list[list[str]]:
+    """Names in at most so many parts of about equal work, each in the order of the names.
+
+    >>> plan = LocalPlan(1, 8, 0.1, "sgd", None)
+    >>> split(["a", "b", "c"], {"a": plan, "b": plan, "c": LocalPlan(4, 8, 0.1, "sgd", None)}, 2)
+    [['c'], ['a', 'b']]
+    """
+    costs = np.array([cost(plans[name]) for name in names])
+    loads, parts = [0.0] * count, [[] for _ in range(count)]  # type: list[float], list[list[int]]
+    for index in np.argsort(-costs, kind="stable").tolist():
+        lightest = loads.index(min(loads))
+        loads[lightest] += costs[index]
+        parts[lightest].append(index)
+    return [[names[index] for index in sorted(part)] for part in parts if part]
+
+
+def cost(plan: LocalPlan) -> float:
+    """About what a round at a site takes, in units of its own: rows, and what a step takes whatever its rows are."""
+    rows = plan.batch_size if plan.privacy is None else plan.privacy.lot_size
+    return plan.steps * (rows + 16.0)
