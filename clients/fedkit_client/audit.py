@@ -26,6 +26,7 @@ from fedkit.storage.chain import Head
 from fedkit.storage.keys import SigningKey, load_signing_key
 from fedkit_client.findings import read_findings
 from fedkit_client.folder import SiteFolder
+from fedkit_client.norms import released_norm
 
 HEAD = "head"
 """The record of a reply that tells the head."""
@@ -156,7 +157,9 @@ class Trail:
             events.append(Event("refused", shown | {"code": content}))
         elif all(event.kind != "ended" for event in said):
             digest, size = content_digest(content)
-            events.append(Event("released", shown | {"digest": digest, "size": size} | guarantee))
+            norm = released_norm(content) if guarantee.get("guarantee") == "dp" and kind == "train" else None
+            told = guarantee if norm is None else {**guarantee, "norm": norm}
+            events.append(Event("released", shown | {"digest": digest, "size": size} | told))
         moment = None if kind == "end" else (run, number)
         new = self.log.append(*events, *self._kept(head, moment))
         if not isinstance(content, str):

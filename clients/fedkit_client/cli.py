@@ -10,12 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
+from fedkit_client.alert_commands import alerts
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.console_commands import console, console_user
 from fedkit_client.governing_commands import approve, deny, explain, requests
+from fedkit_client.incident_command import incident
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
+from fedkit_client.quarantine_command import quarantine
 from fedkit_client.study_commands import study_app
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
@@ -191,7 +194,8 @@ def doctor(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, console, console_user,
+    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
+    incident, console, console_user,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -5,25 +5,36 @@ The words are the site's own and few, so that nothing of a record can be among t
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from fedkit.config.serialize import to_dict
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.storage.audit_line import Event, Scalar
+from fedkit_client.norms import norm_bounds
 
 if TYPE_CHECKING:
     # The node's process reads findings and must not load what answers messages.
+    from fedkit.config.experiment import ExperimentConfig
     from fedkit.federation.gate import Gate
     from fedkit.federation.job import Job
     from fedkit.federation.order import Order
     from fedkit.governance.admission import Admitted
     from fedkit.privacy.ledger.ledger import Ledger
-    from fedkit.types import PrivacyPlan
+    from fedkit.types import LocalPlan, PrivacyPlan
 
 KINDS = ("admitted", "reserved", "ended")
+
+
+def config_digest(config: ExperimentConfig) -> str:
+    """SHA-256 of what a job asks for, hex: equal for two jobs of one config, by whomever and whenever."""
+    text = json.dumps(to_dict(config), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass
@@ -40,7 +51,9 @@ class Findings:
             account: what the ledger knows it by, where that is another name.
         """
         said: dict[str, Scalar] = {"run": job.run, "job": job.digest, "dataset": admitted.dataset}
-        said |= {"submitter": job.submitter, **({"account": account} if account else {})}
+        said |= {"submitter": job.submitter, "submitter_key": job.signed.key, "study": job.study}
+        said |= {"for_purpose": admitted.config.purpose or "", "config": config_digest(job.config)}
+        said |= {"account": account} if account else {}
         self.events.append(Event("admitted", said))
 
     def ended(self, run: str) -> None:
@@ -50,6 +63,12 @@ class Findings:
     def vouched(self, plan: PrivacyPlan) -> None:
         """The reply is noisy: what is said here holds for the whole run."""
         self.promised(plan.epsilon, plan.delta, plan.unit, plan.adjacency)
+
+    def bounded(self, plan: LocalPlan, order: Order, size: int) -> None:
+        """The norms that a private update of the round can have, so that one which has another is seen."""
+        if order.kind == "train":
+            least, most = norm_bounds(plan, size, order.proximal_mu)
+            self.guarantee |= {"norm_least": least, **({} if most is None else {"norm_most": most})}
 
     def promised(self, epsilon: float, delta: float, unit: str, adjacency: str) -> None:
         """The guarantee of all that leaves for the job."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from fedkit.errors import DeploymentError
 from fedkit.governance.pause import PauseFile
+from fedkit.governance.quarantine import QuarantineFile
 from fedkit.storage.private import require_private
 
 if TYPE_CHECKING:
@@ -161,6 +162,19 @@ class SiteFolder:
     @property
     def console_wrong(self) -> Path:  # noqa: D102
         return self.path / "console_wrong.json"
+
+    @property
+    def quarantine(self) -> QuarantineFile:
+        """What quarantines the site."""
+        return self.pause.quarantine
+
+    @property
+    def alerts(self) -> Path:  # noqa: D102
+        return self.path / "alerts.sqlite"
+
+    @property
+    def evidence(self) -> Path:  # noqa: D102
+        return self.path / "evidence"
 
     @property
     def log(self) -> Path:  # noqa: D102

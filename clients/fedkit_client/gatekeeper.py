@@ -151,6 +151,7 @@ class Gatekeeper:
             answered = _answered(gate, order, request)
             self._remember(job, order, answered=answered)
             self.findings.vouched(admitted.plan.privacy)
+            self.findings.bounded(admitted.plan, order, len(request.parameters))
             if answered:
                 return _stored(gate, order, request)
             _check_request(admitted.plan.privacy, order, request)

@@ -19,7 +19,8 @@ from fedkit_client import lock
 from fedkit_client.folder import SiteFolder
 
 _TAKEN = (
-    "ledgers", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key", "lineage.sqlite", "paused.json", "rounds.json",
+    "ledgers", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key", "lineage.sqlite", "paused.json",
+    "quarantine.json", "rounds.json",
 )  # fmt: skip
 """The memory of rounds too: without it an unprotected round could be trained again."""
 _CLOSED = "enrolment.closed.json"

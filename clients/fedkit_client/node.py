@@ -54,6 +54,7 @@ class Node:
         disclose: tell the coordinator the same.
         pause: what stops all release; work goes no further while it is there.
         trail: the site's audit log, which tells of every answer before it is sent.
+        heard: called whenever the coordinator has answered.
     """
 
     connection: NodeConnection
@@ -66,6 +67,7 @@ class Node:
     say: Callable[[dict[str, Any]], None] = lambda _: None
     pause: PauseFile | None = None
     trail: Trail = field(kw_only=True)
+    heard: Callable[[], None] = lambda: None
     patience: Patience = field(default_factory=Patience)
     _pause: float = FIRST_PAUSE
     _announced: bool = False
@@ -103,20 +105,24 @@ class Node:
             self._tell({"event": "stopped"})
 
     def _connected(self) -> None:
+        self._refuse_quarantined()
         with self.stop.at_rest():
             if not self._announced:
                 self.announce()
                 self._announced = True
             self.connection.activate()
+        self.heard()
         self._pause = FIRST_PAUSE
         if self.state.enter("connected"):
             self._tell({"event": "connected", "address": self.connection.address, "node": str(self.connection.node_id)})
             _LOG.info("connected to %s", self.connection.address)
         while True:
             self._take_breath()
+            self._refuse_quarantined()
             try:
                 with self.stop.at_rest():
                     received = self.connection.receive()
+                self.heard()
             except UnreadableRequest as error:
                 _LOG.warning("a message is not read: %s", error)
                 self._send(error.received, error.code, _kind(error.received.kind), "", 0, 0.0)
@@ -191,12 +197,17 @@ class Node:
         self._beaten = time.monotonic()
         try:
             self.connection.beat()
+            self.heard()
         except (httpx.HTTPError, ValueError) as error:
             _LOG.info("no sign of life got through (%s)", type(error).__name__)
 
     def _refuse_paused(self) -> None:
         if self.pause is not None:
             self.pause.refuse()
+
+    def _refuse_quarantined(self) -> None:
+        if self.pause is not None:
+            self.pause.quarantine.refuse()
 
     def _content(self, done: Done) -> RecordDict | str:
         if done.header is None:

@@ -65,8 +65,10 @@ def resume_site(folder: SiteFolder, *, by: str = "") -> Pause | None:
     """End a pause; returns what it was, None if there was none.
 
     Raises:
-        DeploymentError: FK770, FK771, FK700: the site stays paused.
+        DeploymentError: FK787, it is quarantined; FK770, FK771, FK700: the site stays paused.
     """
+    # Before the log tells of what would then be refused.
+    folder.quarantine.refuse()
     if folder.pause.there():
         from fedkit_client.audit import record, signed_by
 

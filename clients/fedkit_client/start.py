@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.governance.terms import SiteFile
@@ -24,6 +24,9 @@ from fedkit_client import lock, logs
 from fedkit_client.folder import Enrolment, SiteFolder
 from fedkit_client.frames import Bytes
 from fedkit_client.zygote import Handle
+
+if TYPE_CHECKING:
+    from fedkit_client.alert_watch import Watch
 
 Say = Callable[[dict[str, Any]], None]
 
@@ -107,7 +110,7 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
             from fedkit_client.ledgers import open_ledgers
 
             open_ledgers(opened.file, opened.folder)
-            node = _ready(opened, report)
+            node, watch = _ready(opened, report)
         except FedkitError as error:
             if detach:
                 _tell_parent({"error": {"code": error.code, "message": str(error)}})
@@ -116,7 +119,11 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
         if detach:
             logs.redirect(opened.folder.log)
             node.say = _tell_first
-        node.run()
+        watch.start()
+        try:
+            node.run()
+        finally:
+            watch.stop()
 
 
 def _refuse_second(folder: SiteFolder) -> None:
@@ -125,7 +132,7 @@ def _refuse_second(folder: SiteFolder) -> None:
         return
 
 
-def _ready(opened: Opened, say: Say) -> Any:
+def _ready(opened: Opened, say: Say) -> tuple[Any, Watch]:
     """A node whose executor waits for work; the fork comes before anything that a fork would tear."""
     from fedkit_client.readiness import fork, require_limits, tables_of
     from fedkit_client.tables import remarks, require_readable
@@ -179,12 +186,13 @@ def silent(file: SiteFile) -> Callable[[], None]:
     return begin
 
 
-def _node(opened: Opened, executor: Any, say: Say) -> Any:
+def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     from fedkit import __version__
     from fedkit.federation.flower_node import NodeConnection
     from fedkit.storage.keys import load_node_key, load_signing_key
+    from fedkit_client.alert_watch import watch_of
     from fedkit_client.audit import Trail
     from fedkit_client.node import Node
     from fedkit_client.pace import Pace
@@ -216,9 +224,11 @@ def _node(opened: Opened, executor: Any, say: Say) -> Any:
     trail = Trail(folder, file.site, signing)
     trail.started(__version__, opened.path)
     stop.listen()
+    watch = watch_of(opened, signing.public, state)
     return Node(
-        connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause, trail=trail
-    )
+        connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause, trail=trail,
+        heard=watch.pulse.beat,
+    ), watch  # fmt: skip
 
 
 _PARENT: list[int] = []

@@ -33,6 +33,7 @@ def status(opened: Opened) -> dict[str, Any]:
         "connected_at": state.get("connected_at") if running else None,
         "problem": state.get("problem") if running else None,
         "paused": _paused(opened),
+        "quarantined": folder.quarantine.since(),
         "coordinator": opened.enrolment.address,
         "last": state.get("last"),
         "answered": state.get("answered", 0),
@@ -48,6 +49,8 @@ def status_text(found: dict[str, Any]) -> str:
     lines = [f"{found['site']}: {_running(found)}"]
     if (paused := found["paused"]) is not None:
         lines.append(f"  PAUSED since {_ago(paused['since'])}{_because(paused)}; nothing leaves until `resume`")
+    if (since := found["quarantined"]) is not None:
+        lines.append(f"  QUARANTINED since {_ago(since)}; nothing is answered until `quarantine --lift`")
     if (problem := found["problem"]) is not None:
         lines.append(f"  {problem['code']}: {problem['message']}. Remedy: {problem['remedy']}.")
     if (last := found["last"]) is not None:

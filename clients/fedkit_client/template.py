@@ -56,6 +56,7 @@ data:
 # limits: {{cpus: 2, memory: 4GiB, disk: 5GiB, bandwidth: 10MiB/s}}
 # device: cpu, cuda or auto
 # disclose_usage: true tells the coordinator CPU seconds and peak memory, which may depend on records
+# alerts: whom the site tells of forged requests, budgets that run out and so on; see docs/operations.md
 """
 
 

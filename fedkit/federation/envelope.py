@@ -23,7 +23,9 @@ from fedkit.storage.keys import SIGNATURE_BYTES, SigningKey, fingerprint, is_fin
 WIRE = 1
 """Version of every payload; another one is refused."""
 
-Kind = Literal["keyring", "job", "order", "offer", "head", "heads", "enrolment", "study", "assent"]
+Kind = Literal[
+    "keyring", "job", "order", "offer", "head", "heads", "enrolment", "study", "assent", "evidence", "incident"
+]
 _FIELDS = {"payload": str, "key": str, "signature": str}
 # The payload's quotes are escaped once more.
 _MOST_BYTES = 2 * strict_json.MOST_BYTES

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedkit.errors import DeploymentError, FederationError
+from fedkit.governance.quarantine import NAME, QuarantineFile
 from fedkit.storage.atomic import sync_folder
 from fedkit.storage.private import replace
 
@@ -54,12 +55,17 @@ class PauseFile:
 
     path: Path
 
+    @property
+    def quarantine(self) -> QuarantineFile:
+        """The file beside it, which holds back what a pause does, and the code of the pause too."""
+        return QuarantineFile(self.path.with_name(NAME))
+
     def there(self) -> bool:
         """Whether the site is paused: whatever lies there, even a link to nothing or what cannot be looked at."""
         try:
             self.path.lstat()
         except FileNotFoundError:
-            return not self.path.parent.is_dir()
+            return not self.path.parent.is_dir() or self.quarantine.there()
         except OSError:
             return True
         return True
@@ -79,28 +85,29 @@ class PauseFile:
 
     @contextmanager
     def release(self, reply: object) -> Iterator[None]:
-        """Stands around each thing that leaves of a reply; the code of the pause itself may always leave.
+        """Stands around each thing that leaves of a reply; the code of the pause may leave too, but in quarantine.
 
         Raises:
-            FederationError: FK580, the site is paused, or its folder cannot be locked: a pause would then not know
-                whether something is still being sent.
+            FederationError: FK580, the site is paused or quarantined, or its folder cannot be locked: a pause would
+                then not know whether something is still being sent.
         """
-        if isinstance(reply, str) and reply == PAUSED:
-            yield
-            return
-        try:
-            handle = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise _unlocked(self.path.parent, error) from None
+        handle, unlocked = -1, None
         try:
             try:
+                handle = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 fcntl.flock(handle, fcntl.LOCK_SH)
             except OSError as error:
-                raise _unlocked(self.path.parent, error) from None
-            self.refuse()
+                unlocked = error
+            if not (isinstance(reply, str) and reply == PAUSED):
+                if unlocked is not None:
+                    raise _unlocked(self.path.parent, unlocked)
+                self.refuse()
+            elif self.quarantine.there():
+                self.refuse()
             yield
         finally:
-            os.close(handle)
+            if handle >= 0:
+                os.close(handle)
 
     def read(self) -> Pause | None:
         """What the file says; None if the site is not paused."""
@@ -160,8 +167,9 @@ class PauseFile:
         """End the pause; returns what it was, None if there was none.
 
         Raises:
-            DeploymentError: FK700, what lies there cannot be removed.
+            DeploymentError: FK700, what lies there cannot be removed; FK787, the site is quarantined.
         """
+        self.quarantine.refuse()
         known = self.read()
         try:
             self.path.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from fedkit.config.wording import shown, suggestion
 from fedkit.data.names import require_site_names
 from fedkit.data.table import name_text
 from fedkit.errors import DataError
+from fedkit.governance.alert_terms import alerts_of
 from fedkit.governance.amounts import number_of_bytes
 from fedkit.governance.card import CARD_KEYS, card_of, columns_of
 from fedkit.governance.consent_terms import consent_of
@@ -26,7 +27,7 @@ from fedkit.governance.reading import Reader
 from fedkit.governance.terms import Allowed, Limits, SiteData, SiteFile
 
 SOURCE_KINDS = ("builtin", "csv", "parquet", "sql")
-_KEYS = ("site", "folder", "data", "limits", "device", "disclose_usage", "allow")
+_KEYS = ("site", "folder", "data", "limits", "device", "disclose_usage", "allow", "alerts")
 _REQUIRED = {
     "declaration": "the name of a shipped declaration, such as heart_disease, or a mapping as in configs/data/",
     "source": "{kind: csv, path: table.csv}",
@@ -78,10 +79,11 @@ def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None
         found.add("device", f"is {shown(device)}; known are auto, cpu, cuda")
     limits = _limits(found, top.get("limits"))
     disclose = found.flag(top.get("disclose_usage", False), "disclose_usage")
+    alerts = alerts_of(found, top.get("alerts"))
     if found.problems:
         return None, found.problems
     path = _absolute(base, folder)
-    return SiteFile(site, path, datasets, limits, device, disclose, models, sources), []
+    return SiteFile(site, path, datasets, limits, device, disclose, models, sources, alerts), []
 
 
 def allow_table_of(values: Mapping[str, Any], base: Path) -> tuple[dict[str, Allowed], list[str]]:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from fedkit.config.experiment import DataConfig
 from fedkit.data.consent import ColumnRule, Register
+from fedkit.governance.alert_terms import AlertTerms
 from fedkit.governance.card import DataCard
 
 
@@ -152,6 +153,7 @@ class SiteFile:
         data: the name that a run's config asks for to the site's own data set.
         disclose_usage: tell the coordinator CPU seconds and peak memory, which may follow from records.
         models, sources: installed functions by the name under which they are asked for.
+        alerts: where the site tells what somebody should look at.
     """
 
     site: str
@@ -162,3 +164,4 @@ class SiteFile:
     disclose_usage: bool = False
     models: Mapping[str, Allowed] = field(default_factory=dict)
     sources: Mapping[str, Allowed] = field(default_factory=dict)
+    alerts: AlertTerms = field(default_factory=AlertTerms)

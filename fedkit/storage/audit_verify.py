@@ -212,13 +212,13 @@ def raw_lines(path: Path) -> Iterator[bytes]:
         OSError: the file cannot be read.
     """
     with path.open("rb") as file:
-        left = _settled_size(file.fileno())
+        left = settled_size(file.fileno())
         while left > 0 and (raw := file.readline(min(left, MOST_AT_ONCE + 2))):
             left -= len(raw)
             yield raw
 
 
-def _settled_size(handle: int) -> int:
+def settled_size(handle: int) -> int:
     """The file's size while nobody is in the middle of an append; that of a file whose lock is kept, as it is."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:

@@ -1,0 +1,168 @@
+"""``fedkit client incident``: what left, when, to whom and under which guarantee, from log, ledgers, keyring and file.
+
+No row is read. What fedkit cannot know is left for the hospital.
+
+::
+
+    FK788  times, a folder or a manifest that cannot be used
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fedkit.errors import DeploymentError, FedkitError, PrivacyError
+from fedkit.federation.trail import examine
+from fedkit.governance.terms import SiteData
+from fedkit.storage.audit_line import Unreadable, read_line
+from fedkit.storage.audit_verify import raw_lines, readable_lines
+from fedkit.storage.chain import GENESIS
+from fedkit.storage.keys import fingerprint, load_signing_key
+from fedkit_client.left import UNKNOWN, lines_of, logs_of, what_left
+from fedkit_client.released import accounts
+from fedkit_client.start import Opened
+
+FORMAT = "fedkit-incident-1"
+
+
+def incident(opened: Opened, since: float, until: float, now: float, *, rehearsal: bool = False) -> dict[str, Any]:
+    """Everything that the site's own files tell of a time; plain JSON types.
+
+    Args:
+        rehearsal: the site is made up.
+
+    Raises:
+        DeploymentError: FK788, times that cannot be, or a log that cannot be read.
+    """
+    if not since < until:
+        raise DeploymentError(
+            f"--since {_stamp(since)} is not before --until {_stamp(until)}",
+            code="FK788",
+            remedy="give an earlier --since",
+        )
+    folder = opened.folder
+    try:
+        found = what_left(lines_of(folder.path), since, until)
+    except OSError as error:
+        raise DeploymentError(
+            f"the audit log of {folder.path} cannot be read ({error.strerror})",
+            code="FK788",
+            remedy="run as the folder's owner, or put the log back from its backup",
+        ) from None
+    names = sorted({each["dataset"] for each in found["answers"]} - {UNKNOWN})
+    enrolment, pause = opened.enrolment, folder.pause.read()
+    return {
+        "format": FORMAT,
+        "rehearsal": rehearsal,
+        "site": opened.file.site,
+        "made_at": _stamp(now),
+        "since": _stamp(since),
+        "until": _stamp(until),
+        "recipient": {
+            "address": enrolment.address,
+            "federation": enrolment.federation,
+            "coordinator": enrolment.coordinator,
+            **_keyring(opened),
+        },
+        **found,
+        "datasets": {name: _dataset(opened, name, found) for name in names},
+        "unprotected": sorted({each["run"] for each in found["answers"] if each["guarantee"].get("guarantee") != "dp"}),
+        "usage_disclosed": opened.file.disclose_usage,
+        "chains": _chains(opened),
+        "paused": None if pause is None else {"since": pause.since},
+        "quarantined": folder.quarantine.since(),
+    }
+
+
+def _keyring(opened: Opened) -> dict[str, Any]:
+    """Whose keys count now: a user of the federation can fetch what the coordinator was sent."""
+    try:
+        keyring = opened.folder.keyring()
+    except FedkitError as error:
+        return {"coordinator_now": UNKNOWN, "users": [], "problem": error.code}
+    users = [{"name": each.name, "role": each.role, "key": each.key} for each in keyring.members.values()]
+    return {
+        "coordinator_now": fingerprint(keyring.coordinator),
+        "users": sorted(users, key=lambda each: each["name"]),
+        "problem": "",
+    }
+
+
+def _dataset(opened: Opened, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    data = opened.file.data.get(name)
+    told = accounts(opened.folder, name)
+    asked = {each["run"] for each in found["answers"] if each["dataset"] == name}
+    runs = [run for run in told.pop("runs") if run["run"] in asked]
+    return {
+        **_declared(data),
+        "budget": told,
+        "charged_runs": runs,
+        "withdrawn_later": found["withdrawn_later"].get(name, 0),
+        "first": min(each["at"] for each in found["answers"] if each["dataset"] == name),
+    }
+
+
+def _declared(data: SiteData | None) -> dict[str, Any]:
+    """As the file declares it now; it may have said otherwise then."""
+    if data is None:
+        return {"records": None, "unit": None, "columns": {}, "contact": ""}
+    declared = data.declaration
+    columns = [*declared.features.numeric, *declared.features.categorical, declared.target.column]
+    sensitivity = {column: data.card.sensitivity.get(column, "undeclared") for column in columns}
+    return {"records": data.records, "unit": data.unit, "columns": sensitivity, "contact": data.card.contact}
+
+
+def _chains(opened: Opened) -> dict[str, dict[str, Any]]:
+    folder = opened.folder
+    found: dict[str, dict[str, Any]] = {}
+    logs = logs_of(folder.path)
+    heads = _ends(logs)
+    for log in logs[:-1] if folder.audit.exists() else logs:
+        found[log.name] = _before(log, heads)
+    try:
+        key = load_signing_key(folder.signing_key).public
+        told = examine(folder.audit, opened.file.site, [key], lambda _: ())
+        found["audit.jsonl"] = {"good": told["good"], "why": told["why"], "lines": told.get("lines")}
+    except FedkitError as error:
+        found["audit.jsonl"] = {"good": False, "why": f"it cannot be verified ({error.code})", "lines": None}
+    for path in sorted(folder.ledgers.glob("*.sqlite")):
+        found[f"ledgers/{path.name}"] = _ledger(path)
+    return found
+
+
+def _ledger(path: Path) -> dict[str, Any]:
+    from fedkit.privacy.ledger.ledger import Ledger
+
+    try:
+        with Ledger(path, read_only=True) as ledger:
+            return {"good": True, "why": "", "lines": sum(1 for _ in ledger.file.entries())}
+    except PrivacyError as error:
+        return {"good": False, "why": error.code, "lines": None}
+
+
+def _ends(logs: Iterable[Path]) -> set[tuple[Any, Any]]:
+    """Where logs of before ended, as the signed lines of those after them tell."""
+    joined = (line.fields for log in logs for line in readable_lines(log, ("joined",)))
+    return {(fields.get("before_seq"), fields.get("before_digest")) for fields in joined}
+
+
+def _before(log: Path, ends: set[tuple[Any, Any]]) -> dict[str, Any]:
+    """A log under a key that is not here any more: its chain, and that it ends where the next one says."""
+    digest, seq = GENESIS, 0
+    try:
+        for raw in raw_lines(log):
+            line = read_line(raw.removesuffix(b"\n"))
+            if (line.prev, line.seq) != (digest, seq + 1):
+                return {"good": False, "why": f"line {seq + 1} does not follow the one before it", "lines": seq}
+            digest, seq = line.digest, line.seq
+    except (OSError, Unreadable) as error:
+        return {"good": False, "why": f"line {seq + 1} {error}", "lines": seq}
+    good = (seq, digest) in ends
+    return {"good": good, "why": "" if good else "it does not end where the log after it says", "lines": seq}
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
