@@ -156,8 +156,13 @@ def known_head(told: Mapping[str, Any]) -> Head:
     return Head(head[0], head[1]) if good and head is not None else _START
 
 
-def standing(file: SiteFile, folder: SiteFolder, public: bytes, now: float | None = None) -> tuple[list[Alert], Facts]:
+def standing(
+    file: SiteFile, folder: SiteFolder, public: bytes, now: float | None = None, look: Look | None = None
+) -> tuple[list[Alert], Facts]:
     """What stands now by the files alone, whether the site runs or not; writes nothing.
+
+    Args:
+        look: the caller's, of the call before: then the log is read on from there.
 
     Raises:
         DeploymentError: FK785, FK706.
@@ -166,7 +171,7 @@ def standing(file: SiteFile, folder: SiteFolder, public: bytes, now: float | Non
     from fedkit_client.state import read_state
 
     now = time.time() if now is None else now
-    book, look = AlertBook(folder.alerts), Look(file, folder, public)
+    book, look = AlertBook(folder.alerts), look or Look(file, folder, public)
     told, state = book.recall(), read_state(folder.state_file) or {}
     look.log(now, known_head(told))
     budgets, chains = look.budgets(now)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedkit_client.console.alerts import Standing
 from fedkit_client.folder import SiteFolder
 from fedkit_client.start import Opened, open_site
 
@@ -22,6 +23,7 @@ class Site:
     path: Path
     folder: SiteFolder
     pause_seconds: float = 20.0
+    standing: Standing = field(default_factory=Standing)
 
     def opened(self) -> Opened:
         """The site's file and folder as they are now.

@@ -46,9 +46,10 @@ SHOWN = (
 
 def overview(site: Site, visit: Visit) -> Response:
     """How the site stands, and the button that stops everything."""
-    found = status(site.opened())
-    waiting = _requests(site, visit)["open"]
-    return visit.page("overview", "Overview", found=found, waiting=waiting)
+    opened = site.opened()
+    found, waiting = status(opened), _requests(site, visit)["open"]
+    alerts = site.standing.alerts(opened, visit.now)
+    return visit.page("overview", "Overview", found=found, waiting=waiting, alerts=alerts)
 
 
 def budgets_page(site: Site, visit: Visit) -> Response:

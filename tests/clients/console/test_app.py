@@ -7,6 +7,7 @@ import time
 import pytest
 from fedkit_client.approvals import Approvals
 from fedkit_client.console.app import console_app
+from fedkit_client.quarantining import quarantine_site
 from starlette.routing import Route
 
 from fedkit.storage.audit import Log
@@ -310,6 +311,22 @@ def test_a_log_that_cannot_be_written_keeps_nobody_from_pausing_and_lets_nobody_
     assert Approvals(desk.made.folder.approvals_file).standing(job.digest, time.time()).startswith("requested")
     assert desk.browser.post("/pause", data={"token": token}).status_code == 303
     assert desk.made.folder.pause.there()
+
+
+def test_alerts_that_stand_and_a_quarantine_are_on_the_first_page(desk):
+    desk = desk()
+    desk.login()
+    assert "None stands." in desk.get("/")
+    log = Log(desk.made.folder.audit, load_signing_key(desk.made.folder.signing_key))
+    log.append(Event("refused", {"run": "r", "purpose": "train", "round": 1, "code": "FK570"}))
+    page = desk.get("/")
+    assert "FK570" in page and "None stands." not in page
+    quarantine_site(desk.made.folder, "a stolen laptop", desk.now, seconds=1.0)
+    page = desk.get("/")
+    assert "Quarantined since" in page and "Resume the site" not in page and "Pause the site" not in page
+    token = re.search(r'name="token" value="([^"]+)"', page)[1]
+    assert "FK78" in desk.browser.post("/resume", data={"token": token}).text and desk.made.folder.pause.there()
+    assert desk.lines("resumed") == []
 
 
 def test_units_withdraw_and_who_they_are_is_nowhere_but_in_the_sites_own_file(desk):

@@ -10,6 +10,7 @@ import time
 import pyotp
 import pytest
 import uvicorn
+from fedkit_client.audit import record
 from fedkit_client.console.app import console_app, desk_of
 from fedkit_client.console.site import Site
 
@@ -205,6 +206,7 @@ def test_axe_finds_nothing_serious_on_any_page(officer, scheme):
     ana.page.emulate_media(color_scheme=scheme)
     job, _ = ask(ana.made, "run-1")
     other, _ = ask(ana.made, "run-2", "training.learning_rate=0.1")
+    record(ana.made.folder, "refused", run="run-0", purpose="train", round=1, code="FK570")
     found = {}
 
     def look(name):
@@ -229,4 +231,5 @@ def test_axe_finds_nothing_serious_on_any_page(officer, scheme):
     ana.page.goto(ana.url)
     ana.page.get_by_role("button", name="Pause the site").click()
     look("paused")
+    assert ana.sees("FK570")
     assert found == {}
