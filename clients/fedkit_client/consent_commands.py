@@ -40,22 +40,25 @@ def withdraw(
     from fedkit_client.audit import record
     from fedkit_client.lineage import runs_with
     from fedkit_client.pseudonyms import unit_pseudonym
-    from fedkit_client.withdrawals import note
+    from fedkit_client.withdrawals import Action, note
 
     opened, ids = _opened(site_yaml, data), _ids(unit, file)
-    # Before it counts, so that no withdrawal is without its line.
-    kind = "revoked" if revoke else "withdrawn"
-    for each in ids:
-        record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each))
-    fresh = note(opened.folder.withdrawals, data, ids, "revoked" if revoke else "withdrawn", time.time())
+    kind: Action = "revoked" if revoke else "withdrawn"
+
+    def first() -> None:
+        for each in ids:
+            record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each))
+
+    fresh = note(opened.folder.withdrawals, data, ids, kind, time.time(), first=first)
     used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
     told = {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}
-    what = "count again as the register and the table say" if revoke else "are left out"
+    what = "will count again as the register and the table say" if revoke else "will be left out"
     _print(
         told,
         json_,
-        f"{len(ids)} of {data} {what} from the next round on; {len(ids) - len(fresh)} of them were so already\n"
-        f"  {used} of them were in rounds so far: `fedkit client lineage` tells which\n",
+        f"{_units(len(ids))} of {data} {what} from the next round on; of them so already: {len(ids) - len(fresh)}\n"
+        f"  in rounds so far: {used}; `fedkit client lineage` tells in which\n"
+        f"  whether the table has such ids was not looked at: compare them with it\n",
     )
 
 
@@ -84,7 +87,9 @@ def rectify(
     for mark in marks:
         record(opened.folder, "rectified", dataset=data, unit=mark)
     note(opened.folder.rectified, data, marks, reason, time.time())
-    _print({"data": data, "rectified": len(ids)}, json_, f"{len(ids)} of {data} noted as corrected from now on\n")
+    _print(
+        {"data": data, "rectified": len(ids)}, json_, f"{_units(len(ids))} of {data} noted as corrected from now on\n"
+    )
 
 
 def lineage(
@@ -136,8 +141,8 @@ def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
 def _unit_text(told: dict[str, Any]) -> str:
     lines = [f"{told['unit']} in {told['data']}{', withdrawn' if told['withdrawn'] else ''}"]
     for run in told["runs"]:
-        trained = f"trained in rounds {_spans(run['train'])}" if run["train"] else "not trained on"
-        measured = f", measured in rounds {_spans(run['evaluate'])}" if run["evaluate"] else ""
+        trained = f"trained in {_spans(run['train'])}" if run["train"] else "not trained on"
+        measured = f", measured in {_spans(run['evaluate'])}" if run["evaluate"] else ""
         counted = ", counted in noisy statistics" if run["statistics"] else ""
         model = run["model"] or "no model"
         lines.append(f"  {run['run']} ({model}, {run['purpose'] or 'no purpose'}): {trained}{measured}{counted}")
@@ -159,11 +164,15 @@ def _rounds_text(run: str, rounds: list[dict[str, Any]]) -> str:
     return "\n".join([f"{run}, {rounds[0]['dataset']} for {rounds[0]['purpose'] or 'no purpose'}", *lines]) + "\n"
 
 
+def _units(number: int) -> str:
+    return "1 unit" if number == 1 else f"{number:,} units"
+
+
 def _spans(numbers: list[int]) -> str:
     """Round numbers for a person.
 
-    >>> _spans([1, 2, 3, 7])
-    '1-3, 7'
+    >>> _spans([1, 2, 3, 7]), _spans([3])
+    ('rounds 1-3, 7', 'round 3')
     """
     spans: list[list[int]] = []
     for number in numbers:
@@ -171,7 +180,8 @@ def _spans(numbers: list[int]) -> str:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"round{'s' if len(numbers) > 1 else ''} {text}"
 
 
 def _opened(site_yaml: Path, data: str) -> Any:

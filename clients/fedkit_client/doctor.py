@@ -228,8 +228,9 @@ def _disk(folder: Path) -> Check:
 def _ledgers(opened: Opened) -> str:
     from fedkit.errors import PrivacyError
     from fedkit.privacy.ledger.file import may_write
-    from fedkit_client.ledgers import budgets, open_ledgers
+    from fedkit_client.ledgers import budgets, open_ledgers, require_remembered
 
+    require_remembered(opened.file, opened.folder)
     absent = [name for name in opened.file.data if not opened.folder.ledger(name).exists()]
     if absent:
         return f"{', '.join(absent)} is made at the first start"

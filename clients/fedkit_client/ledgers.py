@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fedkit.errors import PrivacyError, together
 from fedkit.governance.terms import SiteData, SiteFile
 from fedkit_client.folder import SiteFolder
+from fedkit_client.recalled import require_charged
 
 
 def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
@@ -15,12 +15,12 @@ def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
 
     Raises:
         PrivacyError: FK340, a budget that differs from the file's; FK330 to FK338, a ledger that cannot be trusted or
-            written; every data set's problem at once.
+            written, among them FK334, one that lacks what the audit log tells of; every data set's problem at once.
     """
     problems = []
     for name, data in file.data.items():
         try:
-            _settle(folder.ledger(name), name, data)
+            _settle(folder, name, data)
         except PrivacyError as error:
             problems.append(error)
     if problems:
@@ -50,9 +50,24 @@ def budgets(file: SiteFile, folder: SiteFolder) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _settle(path: Path, name: str, data: SiteData) -> None:
+def require_remembered(file: SiteFile, folder: SiteFolder) -> None:
+    """Refuse to make a ledger anew for a data set that was charged before; where it is there, nothing is looked at.
+
+    Raises:
+        PrivacyError: FK334.
+    """
+    for name in file.data:
+        if not folder.ledger(name).exists():
+            require_charged(folder, name, None)
+
+
+def _settle(folder: SiteFolder, name: str, data: SiteData) -> None:
+    from fedkit.privacy.ledger.figures import summary
     from fedkit.privacy.ledger.ledger import Ledger
 
+    path = folder.ledger(name)
+    if not path.exists():
+        require_charged(folder, name, None)
     path.parent.mkdir(mode=0o700, exist_ok=True)
     with Ledger(path) if path.exists() else Ledger.create(path) as ledger:
         try:
@@ -65,3 +80,4 @@ def _settle(path: Path, name: str, data: SiteData) -> None:
                 code="FK340",
                 remedy="write the first values back into the site's file; what was spent under them stays spent",
             ) from None
+        require_charged(folder, name, float(summary(ledger, name, pld=False)["epsilon_spent"]))

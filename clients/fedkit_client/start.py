@@ -107,7 +107,7 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
             from fedkit_client.ledgers import open_ledgers
 
             open_ledgers(opened.file, opened.folder)
-            node = _ready(opened, report)
+            node = _ready(opened, report, stack)
         except FedkitError as error:
             if detach:
                 _tell_parent({"error": {"code": error.code, "message": str(error)}})
@@ -125,14 +125,16 @@ def _refuse_second(folder: SiteFolder) -> None:
         return
 
 
-def _ready(opened: Opened, say: Say) -> Any:
+def _ready(opened: Opened, say: Say, stack: ExitStack) -> Any:
     """A node whose executor waits for work; the fork comes before anything that a fork would tear."""
+    from fedkit.storage.keys import load_signing_key
     from fedkit_client.readiness import fork, require_limits, tables_of
     from fedkit_client.tables import remarks, require_readable
 
     file, folder = opened.file, opened.folder
     executor = fork(file)
     try:
+        stack.enter_context(lock.alone(load_signing_key(folder.signing_key)))
         say({"event": "starting", "site": file.site, "folder": str(folder.path)})
         said = require_limits(file, folder, executor)
         looks = tables_of(executor)

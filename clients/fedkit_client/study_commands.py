@@ -20,7 +20,7 @@ SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="The agreement, as the coordinator's admin gave it.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A study that the site has signed.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
-_DIGEST = re.compile(r"[0-9a-f]{12,64}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 study_app = typer.Typer(
     help="Study agreements: read, sign, list and leave them. A run of a study is taken only under a text that the site"
@@ -63,7 +63,7 @@ def sign(
     file: File,
     digest: Annotated[
         str,
-        typer.Option("--digest", metavar="HEX", help="Of the text that you read, as `show` prints it; 12 digits do."),
+        typer.Option("--digest", metavar="HEX", help="Of the text that you read, all 64 digits, as `show` prints it."),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where the signed file goes; by default into FILE.")
@@ -74,7 +74,7 @@ def sign(
 
     Runs of the study are then taken, within the agreement and within the site's own file, which must name the study.
 
-    Example: fedkit client study sign site/site.yaml heart-2026.json --digest 0a1b2c3d4e5f
+    Example: fedkit client study sign site/site.yaml heart-2026.json --digest DIGEST
     """
     from fedkit.errors import DeploymentError
     from fedkit.federation.study import read_study
@@ -87,11 +87,12 @@ def sign(
     folder, studies = _site(site_yaml)
     found = read_study(file, studies.federation)
     check_new(found, folder)
-    if not _DIGEST.fullmatch(digest) or not found.digest.startswith(digest):
+    if not _DIGEST.fullmatch(digest) or found.digest != digest:
         raise DeploymentError(
-            f"the text in {file} has the digest {found.digest[:12]}, and {digest[:64]!r} was to be signed",
+            f"the text in {file} has the digest {found.digest}, and {digest[:64]!r} was to be signed",
             code="FK780",
-            remedy="read it with `fedkit client study show`, and compare its digest with the admin's by another way",
+            remedy="read it with `fedkit client study show`, compare its digest with the admin's by another way, and"
+            " give all 64 digits: two texts that share a few can be made",
         )
     signed = studies.sign(found, load_signing_key(folder.signing_key), time.time())
     name, target = signed.agreement.study, out or file

@@ -279,7 +279,7 @@ def test_a_unit_s_lineage_is_told_with_its_withdrawal_and_corrections(consenting
         main(["client", "lineage", str(made.folder.site_yaml), "--data", DATASET, "--unit", "p5"])
     assert not left.value.code
     assert "every model of it from round 1 on was made with this unit" in capsys.readouterr().out
-    assert consent_commands._spans([1, 2, 4]) == "1-2, 4"
+    assert consent_commands._spans([1, 2, 4]) == "rounds 1-2, 4"
 
 
 def test_only_this_site_s_rows_are_in_its_lineage(consenting):

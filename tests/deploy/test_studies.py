@@ -78,7 +78,7 @@ def unchecked(found, *overrides, agreement=None):
 
 
 def sign(found, site):
-    found.fedkit("client", "study", "sign", f"{site}/site.yaml", "study.json", "--digest", found.digest[:16], "--out",
+    found.fedkit("client", "study", "sign", f"{site}/site.yaml", "study.json", "--digest", found.digest, "--out",
                  f"{site}.json", at=site)  # fmt: skip
     found.remote("study", "add", f"{site}.json")
 
