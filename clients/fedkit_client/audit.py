@@ -5,7 +5,6 @@ No key is opened where records are read: the child tells (`findings`), the node'
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.chain import Head
 from fedkit.storage.keys import SigningKey, load_signing_key
 from fedkit_client.findings import read_findings
-from fedkit_client.folder import SiteFolder
+from fedkit_client.folder import SiteFolder, file_digest
 
 HEAD = "head"
 """The record of a reply that tells the head."""
@@ -42,14 +41,6 @@ def record(folder: SiteFolder, kind: str, **fields: Scalar) -> Head:
         DeploymentError: FK770, FK771, nothing was written; FK702, FK703, the site's key.
     """
     return Log(folder.audit, load_signing_key(folder.signing_key)).append(Event(kind, fields))
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex; of none for one that cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 @dataclass

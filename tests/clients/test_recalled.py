@@ -8,7 +8,7 @@ import pytest
 from fedkit_client import withdrawals
 from fedkit_client.audit import record
 from fedkit_client.doctor import _ledgers
-from fedkit_client.ledgers import open_ledgers
+from fedkit_client.ledgers import budgets, open_ledgers
 from fedkit_client.pseudonyms import unit_pseudonym
 from fedkit_client.recalled import require_charged, withdrawn
 from fedkit_client.start import open_site
@@ -135,3 +135,12 @@ def test_a_ledger_that_has_what_was_logged_is_opened(folder):
     require_charged(folder, DATASET, 1.499999)
     with pytest.raises(PrivacyError, match="FK334"):
         require_charged(folder, DATASET, 1.49)
+
+
+def test_status_tells_a_ledger_that_is_still_to_be_made_from_one_that_was_lost(folder):
+    file = read_site_file(folder.site_yaml)
+    folder.ledger(DATASET).unlink()
+    assert budgets(file, folder)[DATASET]["absent"]
+    reserved(folder, 1.5)
+    told = budgets(file, folder)[DATASET]
+    assert "absent" not in told and "FK334" in told["problem"]
