@@ -89,10 +89,12 @@ def _withdrawn_marks(folder: SiteFolder, dataset: str) -> set[str]:
 
 def _lines(folder: SiteFolder, kinds: tuple[str, ...]) -> Iterator[Line]:
     """Lines of these kinds, of the folders before first; nothing is verified, for `log verify` does it."""
-    for path in (*_before(folder), folder.audit):
+    for path in logs_of(folder):
         if path.exists():
             yield from (line for line in readable_lines(path, kinds) if line.kind in kinds)
 
 
-def _before(folder: SiteFolder) -> list[Path]:
-    return sorted(folder.path.glob("audit.before-*.jsonl"), key=lambda path: (len(path.name), path.name))
+def logs_of(folder: SiteFolder) -> list[Path]:
+    """The site's audit log, behind those of the folders that were taken over before, oldest first."""
+    before = sorted(folder.path.glob("audit.before-*.jsonl"), key=lambda path: (len(path.name), path.name))
+    return [*before, folder.audit]
