@@ -5,7 +5,6 @@ No key is opened where records are read: the child tells (`findings`), the node'
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.chain import Head
 from fedkit.storage.keys import SigningKey, load_signing_key
 from fedkit_client.findings import read_findings
-from fedkit_client.folder import SiteFolder
+from fedkit_client.folder import SiteFolder, file_digest
 from fedkit_client.norms import released_norm
 
 HEAD = "head"
@@ -64,14 +63,6 @@ def examined(folder: SiteFolder, *, peer: Path | None = None, every: bool = Fals
 
     keys = [load_signing_key(folder.signing_key).public]
     return examine(folder.audit, folder.enrolment().site, keys, others, peer=peer, every=every)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex; of none for one that cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
 
 
 @dataclass

@@ -56,7 +56,10 @@ def join(
         str, typer.Option("--token-file", metavar="FILE", help="Holds the invitation; - reads standard input.")
     ],
     site_file: Annotated[
-        Path | None, typer.Option("--site-file", metavar="YAML", help="Copied into the folder as site.yaml.")
+        Path | None,
+        typer.Option(
+            "--site-file", metavar="YAML", help="Copied into the folder as site.yaml; by default that of --from."
+        ),
     ] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", metavar="FOLDER", help="Made by joining; by default fedkit-site.")
@@ -100,6 +103,8 @@ def join(
     text = f"{done.enrolment.site} has joined; keys and pins are in {folder}\n"
     if old:
         text += f"  what was spent and withdrawn in {old} goes on there; {old} can no longer be started\n"
+        text += f"  tables that {path} names by a relative path belong into {folder} now; signatures under studies, and"
+        text += " approvals, are given anew\n"
     if done.blank:
         text += f"  next: fill in {path}, then `fedkit client start {path}`\n"
     elif not start:

@@ -76,7 +76,9 @@ def rectify(
     for mark in marks:
         record(opened.folder, "rectified", dataset=data, unit=mark)
     note(opened.folder.rectified, data, marks, reason, time.time())
-    _print({"data": data, "rectified": len(ids)}, json_, f"{len(ids)} of {data} noted as corrected from now on\n")
+    _print(
+        {"data": data, "rectified": len(ids)}, json_, f"{_units(len(ids))} of {data} noted as corrected from now on\n"
+    )
 
 
 def lineage(
@@ -128,8 +130,8 @@ def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
 def _unit_text(told: dict[str, Any]) -> str:
     lines = [f"{told['unit']} in {told['data']}{', withdrawn' if told['withdrawn'] else ''}"]
     for run in told["runs"]:
-        trained = f"trained in rounds {_spans(run['train'])}" if run["train"] else "not trained on"
-        measured = f", measured in rounds {_spans(run['evaluate'])}" if run["evaluate"] else ""
+        trained = f"trained in {_spans(run['train'])}" if run["train"] else "not trained on"
+        measured = f", measured in {_spans(run['evaluate'])}" if run["evaluate"] else ""
         counted = ", counted in noisy statistics" if run["statistics"] else ""
         model = run["model"] or "no model"
         lines.append(f"  {run['run']} ({model}, {run['purpose'] or 'no purpose'}): {trained}{measured}{counted}")
@@ -151,11 +153,15 @@ def _rounds_text(run: str, rounds: list[dict[str, Any]]) -> str:
     return "\n".join([f"{run}, {rounds[0]['dataset']} for {rounds[0]['purpose'] or 'no purpose'}", *lines]) + "\n"
 
 
+def _units(number: int) -> str:
+    return "1 unit" if number == 1 else f"{number:,} units"
+
+
 def _spans(numbers: list[int]) -> str:
     """Round numbers for a person.
 
-    >>> _spans([1, 2, 3, 7])
-    '1-3, 7'
+    >>> _spans([1, 2, 3, 7]), _spans([3])
+    ('rounds 1-3, 7', 'round 3')
     """
     spans: list[list[int]] = []
     for number in numbers:
@@ -163,7 +169,8 @@ def _spans(numbers: list[int]) -> str:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+    return f"round{'s' if len(numbers) > 1 else ''} {text}"
 
 
 def _opened(site_yaml: Path, data: str) -> Any:

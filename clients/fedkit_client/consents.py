@@ -18,7 +18,7 @@ from fedkit.governance.consent_rules import filter_of
 from fedkit.governance.terms import SiteData, SiteFile
 from fedkit_client.folder import SiteFolder
 from fedkit_client.lineage import Use, leave
-from fedkit_client.withdrawals import read_withdrawn
+from fedkit_client.recalled import withdrawn
 
 
 def purpose_of(config: ExperimentConfig) -> str | None:
@@ -46,7 +46,7 @@ def reading_now(
     Raises:
         FederationError: as `fedkit.governance.consent_rules.filter_of`; FK593.
     """
-    where = filter_of(file.data[dataset], dataset, read_withdrawn(folder.withdrawals, dataset), purpose, today(now))
+    where = filter_of(file.data[dataset], dataset, withdrawn(folder, dataset), purpose, today(now))
     return lambda config: consented_reader(file, config, where)(config).table
 
 

@@ -42,7 +42,8 @@ def text_of(told: Mapping[str, Any]) -> str:
     """The same for a person."""
     config = told["config"]
     privacy, until = config.get("privacy", {}), datetime.fromtimestamp(told["expires_at"], UTC)
-    cost = f"epsilon {privacy.get('epsilon')}, noise multiplier {privacy.get('noise_multiplier')}"
+    named = {"epsilon": privacy.get("epsilon"), "noise multiplier": privacy.get("noise_multiplier")}
+    cost = ", ".join(f"{name} {value}" for name, value in named.items() if value is not None) or "no epsilon"
     lines = [
         f"{told['run']}: {told['standing']}",
         f"  by {told['submitter']} ({told['key']}), study {told['study']}, purpose {told['purpose']}",

@@ -58,9 +58,9 @@ def checks_of_site(path: Path) -> list[Check]:
 
 
 def _checks(opened: Opened, executor: Executor) -> list[Check]:
-    file, folder, enrolment, path = opened.file, opened.folder, opened.enrolment, opened.path
+    file, folder, enrolment = opened.file, opened.folder, opened.enrolment
     limits, data = _limits(opened, executor)
-    found = [Check("site file and folder", "ok", f"{path} is in order, {folder.path} is closed to others")]
+    found = [_file(opened)]
     found.append(tried("installed functions", lambda: _functions(file)))
     try:
         authority = folder.authority()
@@ -79,6 +79,17 @@ def _checks(opened: Opened, executor: Executor) -> list[Check]:
     found.append(tried("withdrawals", lambda: _withdrawals(opened)))
     found.append(limits)
     return found
+
+
+def _file(opened: Opened) -> Check:
+    from fedkit_client import lock
+    from fedkit_client.status import file_changed
+
+    text = f"{opened.path} is in order, {opened.folder.path} is closed to others"
+    if lock.holder(opened.folder.pid_file) is not None and file_changed(opened):
+        text += "; the running site goes by what the file said when it started"
+        return Check("site file and folder", "warn", text, "stop and start the site for the file to count")
+    return Check("site file and folder", "ok", text)
 
 
 def _limits(opened: Opened, executor: Executor) -> tuple[Check, list[Check]]:
@@ -229,7 +240,7 @@ def _disk(folder: Path) -> Check:
 
 
 def _withdrawals(opened: Opened) -> str:
-    from fedkit_client.told_withdrawals import require_withdrawals
+    from fedkit_client.recalled import require_withdrawals
 
     return f"{require_withdrawals(opened.file, opened.folder):,} stand, and the audit log tells of no other"
 

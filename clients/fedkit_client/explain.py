@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,6 +11,8 @@ from typing import Any
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.locate import option_files, user_folder
+from fedkit.config.wording import shown
+from fedkit.errors import FederationError
 from fedkit.governance.admission import Weighed, weigh
 from fedkit.governance.clauses import Circumstances
 from fedkit.governance.site_file import read_site_file
@@ -19,6 +22,9 @@ from fedkit_client.asked import Asked
 from fedkit_client.folder import SiteFolder
 from fedkit_client.logs import printable
 from fedkit_client.studies import standing_at
+
+_RUN = re.compile(r"\d{8}-\d{6}-")
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ def explain(
 
     Raises:
         ConfigError: the site's file (FK120), or the experiment.
-        FederationError, PrivacyError: as `weigh`.
+        FederationError: FK763, a run that the site does not know; and as `weigh`.
+        PrivacyError: as `weigh`.
     """
     file = read_site_file(path)
     folder, now = SiteFolder(file.folder.resolve()), time.time()
@@ -58,6 +65,14 @@ def explain(
         config, at = known.experiment(tuple(file.models)), standing_at(folder, file.site, known.study)
         asked = known.circumstances(now, approval, at(known.dataset, known.charged_as, now))
         return f"run {known.run}", weigh(config, file, asked, whole=True)
+    if name is not None and not overrides and _RUN.match(name):
+        newest = ", ".join(each.run for each in reversed(Asked(folder.asked_file).runs()[-_SHOWN:]))
+        raise FederationError(
+            f"{file.site} was not asked for the run {shown(name)}, or longer ago than it remembers; the newest are"
+            f" {newest or 'none'}",
+            code="FK763",
+            remedy="name one of these, or an experiment",
+        )
     config = _composed(file, name, overrides, config_dir)
     user, _, key = told.submitter.partition("=")
     others = tuple(f"site {number}" for number in range(1, told.others + 1))

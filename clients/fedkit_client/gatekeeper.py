@@ -43,9 +43,9 @@ from fedkit_client.folder import SiteFolder
 from fedkit_client.frames import Bytes
 from fedkit_client.limits import apply
 from fedkit_client.lineage import Use
+from fedkit_client.recalled import withdrawn
 from fedkit_client.remembered import Rounds
 from fedkit_client.statistics import answer_statistics
-from fedkit_client.withdrawals import read_withdrawn
 from fedkit_client.zygote import Handle
 
 _LOG = logging.getLogger("fedkit.site")
@@ -195,8 +195,8 @@ class Gatekeeper:
     def _reading(self, job: Job, order: Order, admitted: Admitted) -> Reading:
         """How the round's table is read: its own day's consents, and who has withdrawn by now."""
         own, now, purpose = self.file.data[admitted.dataset], self.clock(), purpose_of(admitted.config)
-        withdrawn = read_withdrawn(self.folder.withdrawals, admitted.dataset)
-        where = filter_of(own, admitted.dataset, withdrawn, purpose, today(now))
+        gone = withdrawn(self.folder, admitted.dataset)
+        where = filter_of(own, admitted.dataset, gone, purpose, today(now))
         use = Use(
             job.run, order.round, order.kind, admitted.dataset, purpose or "", job.digest,
             admitted.config.model.name if job.statistics is None else "", int(now),

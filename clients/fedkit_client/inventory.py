@@ -10,6 +10,7 @@ from typing import Any
 from fedkit.governance.card import CARD_TEXTS, columns_of
 from fedkit.governance.terms import SiteData
 from fedkit_client.folder import SiteFolder
+from fedkit_client.recalled import logs_of
 from fedkit_client.released import accounts, submitters
 from fedkit_client.start import Opened
 from fedkit_client.studies import studies_of, summaries
@@ -24,7 +25,7 @@ def inventory(opened: Opened, now: float) -> dict[str, Any]:
     Guarantee: no source is opened, and neither a path nor a URL of one is told.
     """
     folder, federation = opened.folder, opened.enrolment.federation
-    who = submitters(folder.path / "audit.jsonl")
+    who = submitters(logs_of(folder))
     datasets = {name: _dataset(data) | _released(folder, name, who) for name, data in opened.file.data.items()}
     gone = sorted(path.stem for path in folder.ledgers.glob("*.sqlite") if path.stem not in datasets)
     return {

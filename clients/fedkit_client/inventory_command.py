@@ -80,7 +80,7 @@ def inventory_text(card: dict[str, Any]) -> str:
             rounds = ", ".join(f"{len(numbers)} {purpose}" for purpose, numbers in run["answered"].items())
             lines.append(
                 f"  {run['run']}: {rounds or 'nothing'} released, submitted by {run['submitter'] or '(not recorded)'};"
-                f" epsilon {run['epsilon']:g}"
+                f" epsilon {run['epsilon']:g} as the ledger's filter counts it alone"
             )
         lines += [f"  {run['run']}: admitted and never charged, for {run['submitter']}" for run in data["uncharged"]]
     lines += [f"study {each['study']}: {each['standing']}" for each in card["studies"]]

@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkit.errors import DeploymentError
+from fedkit.errors import ConfigError, DeploymentError
 from fedkit_client.folder import FORMAT, Enrolment, SiteFolder, parted
 from fedkit_client.moving import carry_over, close, require_nothing_near, require_open, taking_over
 
@@ -29,7 +30,7 @@ class Joined:
     """What a joining has made.
 
     Attributes:
-        blank: ``site.yaml`` is the template, whose blanks are to be filled in.
+        blank: ``site.yaml`` is the template, or as wanting: it is to be filled in.
     """
 
     folder: SiteFolder
@@ -71,7 +72,7 @@ def join(
         address: HOST or HOST:PORT of the coordinator.
         token: the invitation.
         folder: to be made.
-        site_yaml: a site file to copy; None writes the template.
+        site_yaml: a site file to copy; None copies that of ``old``, or else writes the template.
         old: the folder of an earlier joining, whose ledgers, withdrawals, lineage and pause are taken along; it never
             runs again.
         empty_ledgers: budgets begin anew, although the coordinator knows the site from before.
@@ -96,9 +97,9 @@ def join(
             code="FK740",
             remedy="name another with --folder, or move this one away",
         )
-    content = _site_file(site_yaml, invitation.site)
-    if old is not None:
-        require_open(old)
+    content, blank = _site_file(site_yaml, invitation.site)
+    if old is not None and (inherited := require_open(old).site_yaml).is_file() and site_yaml is None:
+        content, blank = _inherited(inherited, invitation.site)
     if not empty_ledgers:
         near = [folder.parent, *([] if site_yaml is None else [site_yaml.absolute().parent])]
         require_nothing_near(invitation.site, near, old)
@@ -129,14 +130,22 @@ def join(
         raise DeploymentError(f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder") from None
     finally:
         shutil.rmtree(scrap, ignore_errors=True)
-    return Joined(SiteFolder(folder), enrolment, blank=site_yaml is None)
+    return Joined(SiteFolder(folder), enrolment, blank=blank)
 
 
-def _site_file(path: Path | None, site: str) -> bytes:
+def _inherited(path: Path, site: str) -> tuple[bytes, bool]:
+    """The old folder's own file: what the hospital has decided goes on; one with mistakes is mended there."""
+    with suppress(ConfigError):
+        return _site_file(path, site)
+    return path.read_bytes(), True
+
+
+def _site_file(path: Path | None, site: str) -> tuple[bytes, bool]:
+    """What becomes site.yaml, and whether it has blanks."""
     from fedkit_client.template import site_template
 
     if path is None:
-        return site_template(site).encode()
+        return site_template(site).encode(), True
     from fedkit.governance.site_file import read_site_file
 
     # What it says of files is relative to where it will lie; here only its own words are judged.
@@ -147,7 +156,7 @@ def _site_file(path: Path | None, site: str) -> bytes:
             code="FK752",
             remedy=f"write site: {site}, or ask for an invitation of {file.site}",
         )
-    return path.read_bytes()
+    return path.read_bytes(), False
 
 
 def _scrap(folder: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from fedkit.errors import PrivacyError, together
 from fedkit.governance.terms import SiteData, SiteFile
 from fedkit_client.folder import SiteFolder
-from fedkit_client.told_charges import Told, require_known, told_charges
+from fedkit_client.told_charges import Told, require_known, require_never_charged, told_charges
 
 
 def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
@@ -33,7 +33,7 @@ def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
 def budgets(file: SiteFile, folder: SiteFolder) -> dict[str, dict[str, Any]]:
     """Each data set's budget as it stands: shares spent, held and left, and epsilon spent; reads only.
 
-    A ledger that cannot be read is told as ``{"problem": ...}``.
+    A ledger that cannot be read is told as ``{"problem": ...}``; one still to be made has ``"absent": True`` too.
     """
     from fedkit.privacy.ledger.figures import summary
     from fedkit.privacy.ledger.ledger import Ledger
@@ -44,13 +44,24 @@ def budgets(file: SiteFile, folder: SiteFolder) -> dict[str, dict[str, Any]]:
             with Ledger(folder.ledger(name), read_only=True) as ledger:
                 told = summary(ledger, name, pld=False)
         except PrivacyError as error:
-            found[name] = {"problem": str(error)}
+            found[name] = {"problem": str(error)} | _absence(folder, name)
             continue
         keys = ("unit", "delta", "limit", "spent", "held", "left", "epsilon_spent")
         found[name] = {key: told[key] for key in keys} | {
             "runs": [{key: run[key] for key in ("run", "study", "state", "spent", "held")} for run in told["runs"]]
         }
     return found
+
+
+def _absence(folder: SiteFolder, name: str) -> dict[str, Any]:
+    """Whether a ledger that is not there is one that the first start makes, or was lost."""
+    if folder.ledger(name).exists():
+        return {}
+    try:
+        require_never_charged(folder, name)
+    except PrivacyError as error:
+        return {"problem": str(error)}
+    return {"absent": True}
 
 
 def _settle(path: Path, name: str, data: SiteData, told: dict[Told, None]) -> None:

@@ -2,21 +2,29 @@
 
 ::
 
-    FK753  the site is running already, or the lock cannot be taken
+    FK753  the site is running already, from a copy of its folder too, or the lock cannot be taken
     FK754  a process that does not end
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import os
 import signal
+import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedkit.errors import DeploymentError
+
+if TYPE_CHECKING:
+    from fedkit.storage.keys import SigningKey
 
 
 @contextmanager
@@ -47,6 +55,37 @@ def hold(pid_file: Path) -> Iterator[None]:
     finally:
         # The file stays: removing it would let two processes lock two files of one name.
         os.close(handle)
+
+
+@contextmanager
+def alone(key: SigningKey) -> Iterator[None]:
+    """Hold a site's identity on this machine: of two folders with one key only one runs, whatever their paths.
+
+    A copy of a folder has a ledger of its own, which knows nothing of what the other one spends. The name is one of the
+    kernel's (an abstract socket of the network namespace), so nothing has to be writable, and it is free as soon as
+    its holder is dead. Forks inherit it: it is to be taken when the long-lived ones are made.
+
+    Args:
+        key: the site's; the name follows from its signature, so that nobody else can take it beforehand.
+
+    Raises:
+        DeploymentError: FK753.
+    """
+    name = b"\0fedkit-site-" + hashlib.sha256(key.sign(b"fedkit-alone-1\n")).hexdigest()[:32].encode()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as held:
+        if sys.platform == "linux":
+            try:
+                held.bind(name)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                raise DeploymentError(
+                    "a copy of this site's folder runs on this machine: two ledgers of one site would spend its budget"
+                    " twice",
+                    code="FK753",
+                    remedy="stop that one, and keep only the folder whose ledgers were charged last",
+                ) from None
+        yield
 
 
 def holder(pid_file: Path) -> int | None:

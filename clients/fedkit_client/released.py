@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fedkit.errors import PrivacyError
 from fedkit.privacy.ledger.book import Run
 from fedkit_client.folder import SiteFolder
+from fedkit_client.told_charges import require_never_charged
 
 MOST_LINE = 64 * 1024
 """Bytes of a log's line that may be one of ours."""
@@ -24,6 +27,10 @@ def accounts(folder: SiteFolder, dataset: str) -> dict[str, Any]:
 
     path = folder.ledger(dataset)
     if not path.exists():
+        try:
+            require_never_charged(folder, dataset)
+        except PrivacyError as error:
+            return {"problem": f"the ledger is lost ({error.code}): `fedkit client status` says why", "runs": []}
         return {"problem": "no ledger yet: it is made at the first start", "runs": []}
     try:
         with Ledger(path, read_only=True) as ledger:
@@ -60,25 +67,27 @@ def _run(name: str, run: Run, account: Any) -> dict[str, Any]:
     }
 
 
-def submitters(log: Path) -> dict[tuple[str, str], str]:
-    """(data set, run) to whoever submitted it, as the site's log says; nothing where there is no log.
+def submitters(logs: Sequence[Path]) -> dict[tuple[str, str], str]:
+    """(data set, run) to whoever submitted it, as the site's logs say; nothing where there is none.
 
     Lines that cannot be read are passed over: whether the log is whole is its own check.
     """
     found: dict[tuple[str, str], str] = {}
-    try:
-        with log.open("rb") as file:
-            for line in file:
-                values = _line(line)
-                said = [values.get(key) for key in ("dataset", "run", "submitter")]
-                if values.get("kind") == "admitted" and all(isinstance(each, str) for each in said):
-                    dataset, run, submitter = map(str, said)
-                    # One question may be asked by many jobs: the first one has paid.
-                    account = values.get("account")
-                    found.setdefault((dataset, account if isinstance(account, str) else run), submitter)
-    except OSError:
-        return found
+    for log in logs:
+        _submitters(log, found)
     return found
+
+
+def _submitters(log: Path, found: dict[tuple[str, str], str]) -> None:
+    with suppress(OSError), log.open("rb") as file:
+        for line in file:
+            values = _line(line)
+            said = [values.get(key) for key in ("dataset", "run", "submitter")]
+            if values.get("kind") == "admitted" and all(isinstance(each, str) for each in said):
+                dataset, run, submitter = map(str, said)
+                # One question may be asked by many jobs: the first one has paid.
+                account = values.get("account")
+                found.setdefault((dataset, account if isinstance(account, str) else run), submitter)
 
 
 def _line(line: bytes) -> dict[str, Any]:

@@ -108,11 +108,11 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
             stack.enter_context(lock.hold(opened.folder.pid_file))
             logs.configure(opened.folder.log)
             from fedkit_client.ledgers import open_ledgers
-            from fedkit_client.told_withdrawals import require_withdrawals
+            from fedkit_client.recalled import require_withdrawals
 
             open_ledgers(opened.file, opened.folder)
             require_withdrawals(opened.file, opened.folder)
-            node, watch = _ready(opened, report)
+            node, watch = _ready(opened, report, stack)
         except FedkitError as error:
             if detach:
                 _tell_parent({"error": {"code": error.code, "message": str(error)}})
@@ -134,14 +134,16 @@ def _refuse_second(folder: SiteFolder) -> None:
         return
 
 
-def _ready(opened: Opened, say: Say) -> tuple[Any, Watch]:
+def _ready(opened: Opened, say: Say, stack: ExitStack) -> tuple[Any, Watch]:
     """A node whose executor waits for work; the fork comes before anything that a fork would tear."""
+    from fedkit.storage.keys import load_signing_key
     from fedkit_client.readiness import fork, require_limits, tables_of
     from fedkit_client.tables import remarks, require_readable
 
     file, folder = opened.file, opened.folder
     executor = fork(file)
     try:
+        stack.enter_context(lock.alone(load_signing_key(folder.signing_key)))
         say({"event": "starting", "site": file.site, "folder": str(folder.path)})
         said = require_limits(file, folder, executor)
         looks = tables_of(executor)

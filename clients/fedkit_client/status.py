@@ -8,8 +8,9 @@ from typing import Any
 
 from fedkit.federation.heads import CONTRADICTED
 from fedkit.storage.audit import RECOVERED
-from fedkit.storage.audit_verify import alerts
+from fedkit.storage.audit_verify import alerts, readable_lines
 from fedkit_client import lock
+from fedkit_client.folder import file_digest
 from fedkit_client.ledgers import budgets
 from fedkit_client.logs import printable
 from fedkit_client.start import Opened
@@ -34,6 +35,7 @@ def status(opened: Opened) -> dict[str, Any]:
         "problem": state.get("problem") if running else None,
         "paused": _paused(opened),
         "quarantined": folder.quarantine.since(),
+        "file_changed": running and file_changed(opened),
         "coordinator": opened.enrolment.address,
         "last": state.get("last"),
         "answered": state.get("answered", 0),
@@ -51,12 +53,17 @@ def status_text(found: dict[str, Any]) -> str:
         lines.append(f"  PAUSED since {_ago(paused['since'])}{_because(paused)}; nothing leaves until `resume`")
     if (since := found["quarantined"]) is not None:
         lines.append(f"  QUARANTINED since {_ago(since)}; nothing is answered until `quarantine --lift`")
+    if found["file_changed"]:
+        lines.append("  site.yaml has changed since the start: what it says now counts once the site is started again")
     if (problem := found["problem"]) is not None:
         lines.append(f"  {problem['code']}: {problem['message']}. Remedy: {problem['remedy']}.")
     if (last := found["last"]) is not None:
         how = f"refused with {last['code']}" if last["code"] else "answered"
         lines.append(f"  last: {last['kind']} of round {last['round']} of run {last['run']}, {how}, {_ago(last['at'])}")
     for name, told in found["budgets"].items():
+        if told.get("absent"):
+            lines.append(f"  {name}: no ledger yet, the first start makes it")
+            continue
         if "problem" in told:
             lines.append(f"  {name}: {told['problem']}")
             continue
@@ -70,6 +77,15 @@ def status_text(found: dict[str, Any]) -> str:
     used = found["usage"]
     lines.append(f"  used here: {used['answers']} answers, {used['cpu_seconds']:.0f} CPU seconds in all")
     return "\n".join(map(printable, lines)) + "\n"
+
+
+def file_changed(opened: Opened) -> bool:
+    """Whether a running site works by another text than its file has now: it reads the file when it starts."""
+    known = None
+    if opened.folder.audit.exists():
+        for line in readable_lines(opened.folder.audit, ("configured",)):
+            known = line.fields.get("digest")
+    return known is not None and known != file_digest(opened.path)
 
 
 def _running(found: dict[str, Any]) -> str:

@@ -92,7 +92,8 @@ def sign(
         raise DeploymentError(
             f"the text in {file} has the digest {found.digest}, and {digest[:64]!r} was to be signed",
             code="FK780",
-            remedy="read it with `fedkit client study show`, and compare its digest with the admin's by another way",
+            remedy="read it with `fedkit client study show`, compare its digest with the admin's by another way, and"
+            " give all 64 digits: two texts that share a few can be made",
         )
     signed = studies.sign(found, load_signing_key(folder.signing_key), time.time())
     name, target = signed.agreement.study, out or file

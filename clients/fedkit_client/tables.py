@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkit.errors import DataError, FedkitError
-from fedkit.governance.terms import SiteFile
+from fedkit.governance.terms import SiteData, SiteFile
 from fedkit_client.check import Check, failed
 from fedkit_client.consents import purposes_of, reading_now
 from fedkit_client.folder import SiteFolder
@@ -68,7 +68,7 @@ def look_at(file: SiteFile, folder: SiteFolder, name: str, purpose: str | None) 
         dataset = load_site_dataset(own.declaration, file.site, private=True, read=read)
     except FedkitError as error:
         bars = isinstance(error, DataError) and error.code not in (AWAY, *_OF_ROWS)
-        return Look(failed(title, _in_site_file(error, name)), error.code, bars)
+        return Look(failed(title, _in_site_file(error, name, own)), error.code, bars)
     except Exception as error:
         remedy = "read it with another program; the source must lie where site.yaml says"
         return Look(
@@ -86,12 +86,15 @@ def look_at(file: SiteFile, folder: SiteFolder, name: str, purpose: str | None) 
     return Look(Check(title, "ok", text))
 
 
-def _in_site_file(error: FedkitError, name: str) -> FedkitError:
+def _in_site_file(error: FedkitError, name: str, own: SiteData) -> FedkitError:
     """The same error, with the keys of a site's own file in its remedy."""
     if error.code == "FK222":
         remedy = f"set data.{name}.records in site.yaml to at least as many, best a round number above; a run's"
         return FedkitError(error.message, code=error.code, remedy=f"{remedy} data.records for this site must be equal")
-    remedy = _SOURCE.sub(f"data.{name}.source.", error.remedy).replace("the declaration's file", "site.yaml")
+    register = own.consent.register if own.consent is not None else None
+    file = register.source.path if register is not None else None
+    key = "consent.register.source" if file and file in error.message else "source"
+    remedy = _SOURCE.sub(f"data.{name}.{key}.", error.remedy).replace("the declaration's file", "site.yaml")
     return FedkitError(error.message, code=error.code, remedy=remedy)
 
 

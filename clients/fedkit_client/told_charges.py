@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fedkit.errors import PrivacyError
 from fedkit.storage.audit_verify import readable_lines
+from fedkit_client.folder import SiteFolder
 
 if TYPE_CHECKING:
     from fedkit.privacy.ledger.book import Account
@@ -73,3 +74,12 @@ def require_known(path: Path, dataset: str, account: Account | None, told: dict[
         remedy="put its newest copy back and reconcile it (docs/ledger.md); a new ledger would forget what these"
         " patients have spent",
     )
+
+
+def require_never_charged(folder: SiteFolder, dataset: str) -> None:
+    """Tell a ledger that is still to be made from one that was lost.
+
+    Raises:
+        PrivacyError: FK332, the site's log tells of charges.
+    """
+    require_known(folder.ledger(dataset), dataset, None, told_charges(folder.audit).get(dataset, {}))

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -38,11 +38,20 @@ def read_withdrawn(path: Path, dataset: str) -> frozenset[str]:
     return frozenset(_standing(path, content, dataset))
 
 
-def note(path: Path, dataset: str, units: Sequence[str], action: Action, now: float) -> list[str]:
+def note(
+    path: Path,
+    dataset: str,
+    units: Sequence[str],
+    action: Action,
+    now: float,
+    *,
+    first: Callable[[], None] | None = None,
+) -> list[str]:
     """Write down that units have withdrawn, or take it back; on disk when it returns.
 
     Args:
         units: as `unit_ids` makes them.
+        first: is done before it counts, while nobody reads the file.
 
     Returns:
         Those of them for whom it was not so before.
@@ -54,6 +63,9 @@ def note(path: Path, dataset: str, units: Sequence[str], action: Action, now: fl
     with appending(path) as handle:
         before = _standing(path, mended(handle, lambda line: _entry(line) is not None), dataset)
         fresh = [unit for unit in dict.fromkeys(units) if (unit in before) != (action == "withdrawn")]
+        # So that no withdrawal is without its line in the log, and no reader sees the one without the other.
+        if first is not None:
+            first()
         append(
             handle,
             [json.dumps({"at": int(now), "data": dataset, "unit": unit, "action": action}) for unit in fresh],

@@ -12,7 +12,7 @@ from fedkit_client.audit import record, signed_by
 from fedkit_client.lineage import runs_with
 from fedkit_client.pseudonyms import unit_pseudonym
 from fedkit_client.start import Opened
-from fedkit_client.withdrawals import note
+from fedkit_client.withdrawals import Action, note
 
 
 def require_data(opened: Opened, data: str) -> None:
@@ -43,10 +43,12 @@ def withdraw_units(
         DeploymentError: FK700, FK706, FK770, FK771.
     """
     require_data(opened, data)
-    kind = "revoked" if revoke else "withdrawn"
-    # Before it counts, so that no withdrawal is without its line.
-    for each in ids:
-        record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each), **signed_by(by))
-    fresh = note(opened.folder.withdrawals, data, ids, "revoked" if revoke else "withdrawn", now)
+    kind: Action = "revoked" if revoke else "withdrawn"
+
+    def first() -> None:
+        for each in ids:
+            record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each), **signed_by(by))
+
+    fresh = note(opened.folder.withdrawals, data, ids, kind, now, first=first)
     used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
     return {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}

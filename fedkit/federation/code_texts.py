@@ -81,7 +81,8 @@ CODE_TEXTS: dict[str, str] = {
     "FK576": "outside the site's hours: it is asked again until the round's deadline",
     "FK577": "a person at the site has yet to approve the run, or has denied it: ask its data protection officer",
     "FK578": "too few other sites take part for this site: name more with --sites",
-    "FK579": "the study agreement does not cover the run, or the site has not signed this text of it",
+    "FK579": "the study agreement does not cover the run, its budget at the site is used up, or the site has not signed"
+    " this text of it",
     "FK580": "the site has paused all release: it is asked again until the round's deadline",
     "FK581": "the site has begun this round ten times and never finished it: give the next run a longer --deadline",
     "FK590": "records there are used by consent to a purpose: set purpose=",

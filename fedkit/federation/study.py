@@ -113,7 +113,10 @@ def read_study(path: Path, federation: str) -> Study:
         raise strict_json.unreadable(str(path), f"cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise strict_json.unreadable(str(path), "is no UTF-8") from None
-    return open_study(text, federation)
+    try:
+        return open_study(text, federation)
+    except FederationError as error:
+        raise FederationError(f"{path}: {error.message}", code=error.code, remedy=error.remedy) from None
 
 
 def open_study(text: str, federation: str) -> Study:

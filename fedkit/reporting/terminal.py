@@ -72,6 +72,8 @@ def _charged(view: RunView) -> str:
     if not view.manifest.get("private"):
         return ""
     if view.manifest.get("federation") == "deployed":
+        if not view.rounds_done:
+            return "No round ended; what a site has charged all the same, `fedkit client status` tells there."
         return "Each site charged it to its own ledger; there, `fedkit client status` tells what is left."
     ledger = view.manifest.get("ledger") or {}
     if not ledger and (run := view.manifest.get("ledger_run")):

@@ -25,6 +25,8 @@ RULES: Mapping[str, str] = {
 }  # fmt: skip
 """A key of a site's file to the row that it has in the table."""
 NOT_OFFERED = "not offered"
+AGREEMENT = "agreement"
+"""The row of the study's agreement, which is the coordinator's to compare."""
 _POLICY = "policy."
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ def preflight(
     names: Sequence[str],
     stats_epsilon: float,
     asked: Circumstances,
+    agreement: Callable[[ExperimentConfig, str], Check | None] = lambda config, site: None,
 ) -> dict[str, Any]:
     """Each site's checks and costs, as plain JSON types.
 
@@ -37,6 +38,7 @@ def preflight(
         names: those that are looked at.
         stats_epsilon: what one answer of all declared columns' statistics would cost a site at most.
         asked: what would be asked beside the config.
+        agreement: what the study's agreement, as the coordinator holds it, says of the run and a site.
 
     Raises:
         FederationError: FK540, an offer that cannot be read.
@@ -54,7 +56,7 @@ def preflight(
         if data is not None and all(check.rule != "declaration" or not check.problem for check in found):
             cost, plan = _cost(config, name, data)
             found = list(checks(config, name, data, known, mine, cost))
-        found = [there, *found, *([plan] if plan is not None else [])]
+        found = [there, *found, *(each for each in (agreement(config, name), plan) if each is not None)]
         told[name] = {
             "fits": not any(check.problem for check in found),
             "waits": waiting(found),

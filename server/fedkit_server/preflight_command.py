@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from fedkit.cli.words import name_and_overrides
+from fedkit_server.fit import NOT_OFFERED
 from fedkit_server.options import Json, Profile, connect, show
 from fedkit_server.run_command import Words
 
@@ -43,6 +44,7 @@ def preflight(
     from fedkit.errors import DeploymentError
     from fedkit_server.preflight import preflight as look
     from fedkit_server.submission import circumstances, composed, require_model
+    from fedkit_server.under_study import agreement_checks
 
     remote = connect(profile)
     name, overrides = name_and_overrides(words or [])
@@ -57,7 +59,8 @@ def preflight(
             code="FK728",
             remedy="`fedkit server sites` lists them; `fedkit server invite SITE`",
         )
-    found = look(config, known, named, stats_epsilon, circumstances(remote.profile, study, time.time()))
+    asked = circumstances(remote.profile, study, time.time())
+    found = look(config, known, named, stats_epsilon, asked, agreement_checks(remote, study))
     if json_:
         show(found, "", json_=True)
     else:
@@ -68,20 +71,20 @@ def preflight(
 
 ROWS = (
     "online", "data set", "declaration", "model", "strategy", "unit", "delta", "epsilon", "epsilon of a run",
-    "unprotected", "purpose", "study", "submitter", "rounds", "release", "records", "other sites", "hours", "approval",
-    "plan",
+    "unprotected", "purpose", "study", "agreement", "submitter", "rounds", "release", "records", "other sites",
+    "hours", "approval", "plan",
 )  # fmt: skip
 
 
 def _print(found: Mapping[str, Any]) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
     console, told = Console(), found["sites"]
     by_site = {name: {check["rule"]: check for check in each["checks"]} for name, each in told.items()}
-    table = Table("rule", "the run", *map(escape, told))
+    table = Table("rule", *(Column(name, overflow="fold") for name in ("the run", *map(escape, told))))
     for rule in ROWS:
         cells = [checks.get(rule) for checks in by_site.values()]
         if any(cells):
@@ -90,7 +93,7 @@ def _print(found: Mapping[str, Any]) -> None:
     last = {
         "declared records": ["–" if each["records"] is None else f"{each['records']:,}" for each in told.values()],
         "run costs": [_epsilon(each["epsilon"]) for each in told.values()],
-        "statistics cost": [_priced(each["statistics"]) for each in told.values()],
+        "statistics cost": [_priced(each["statistics"], each["checks"]) for each in told.values()],
     }
     for label, texts in last.items():
         table.add_row(label, "", *map(Text, texts))
@@ -106,7 +109,7 @@ def _cell(check: Mapping[str, Any] | None) -> str:
     if check is None:
         return "–"
     if check["problem"]:
-        return f"NO: {check['admitted']}"
+        return "NO" if check["rule"] == "agreement" else f"NO: {check['admitted']}"
     return f"waits: {check['admitted']}" if check["waits"] else str(check["admitted"])
 
 
@@ -114,9 +117,12 @@ def _epsilon(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def _priced(told: Mapping[str, Any] | None) -> str:
+def _priced(told: Mapping[str, Any] | None, checks: Sequence[Mapping[str, Any]]) -> str:
     if told is None:
         return "–"
+    released = next((str(check["admitted"]) for check in checks if check["rule"] == "release"), NOT_OFFERED)
+    if released != NOT_OFFERED and "statistics" not in released:
+        return "not released"
     if "problem" in told:
         return str(told["problem"])
     return f"{told['epsilon']:.3g} of {told['of_max_epsilon']:g}, {len(told['columns'])} columns"

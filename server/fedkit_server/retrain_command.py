@@ -26,7 +26,7 @@ def retrain_without(
 
     Example: fedkit server retrain-without 20260101-120000-heart_disease-0a1b2c --dry-run
     """
-    from fedkit.config.serialize import to_dict
+    from fedkit.config.serialize import to_dict, to_yaml
     from fedkit_server.remote import segment
     from fedkit_server.retraining import same_again
     from fedkit_server.submission import circumstances, sign
@@ -42,7 +42,8 @@ def retrain_without(
     if dry_run:
         config, names = again.config, list(again.config.data.records)
         told = {"of": run, "name": config.name, "sites": names, "study": again.study, "config": to_dict(config)}
-        show(told, f"{config.name}: the config of {run} for {', '.join(names)}; nothing is submitted", json_=json_)
+        said = f"{config.name}: the config of {run} for {', '.join(names)}; nothing is submitted"
+        show(told, f"{said}\n{to_yaml(config).rstrip()}", json_=json_)
         return
     quorum, deadline = again.min_sites, again.deadline
     # Under the study's newest text, whichever the run was submitted under.

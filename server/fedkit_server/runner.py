@@ -21,6 +21,7 @@ from fedkit_server.audit import Trail
 from fedkit_server.folder import AUDIT
 from fedkit_server.log_of_run import RunLog
 from fedkit_server.progress import progress_of
+from fedkit_server.runners import nothing
 from fedkit_server.store import RunRow, Store
 from fedkit_server.turn import take_turn
 
@@ -111,7 +112,7 @@ class Runner:
             self._stopping.add(run)
         self._wake()
 
-    def resume(self, run: str) -> None:
+    def resume(self, run: str, first: Callable[[], object] = nothing) -> None:
         """Go on with a run that failed below its quorum, in the round where it failed.
 
         Raises:
@@ -124,6 +125,7 @@ class Runner:
                 code="FK733",
                 remedy="" if row.state in ("queued", "running") else "submit the experiment again as a new run",
             )
+        first()
         self._store.set_run(run, "queued")
         self._wake()
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 OVER = ("finished", "failed")
 """States in which nothing happens any more; a run that failed can be resumed."""
+
+
+def nothing() -> None:
+    """What need not be done."""
 
 
 class Runs(Protocol):
@@ -31,8 +36,11 @@ class Runs(Protocol):
             FedkitError: it is over, or not known.
         """
 
-    def resume(self, run: str) -> None:
+    def resume(self, run: str, first: Callable[[], object] = nothing) -> None:
         """Go on with a run that failed.
+
+        Args:
+            first: is done before it goes on, and not where it is refused.
 
         Raises:
             FedkitError: it cannot be resumed.

@@ -38,7 +38,7 @@ def create(
     from fedkit.storage.private import require_free, write_new
 
     if out.exists():
-        require_free(out)
+        require_free(out, "name a file that does not exist yet: --out FILE")
     from fedkit_server.under_study import enrolled_keys
 
     remote = connect(profile)

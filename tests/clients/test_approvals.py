@@ -13,10 +13,11 @@ import pytest
 from fedkit_client.approvals import MOST_OPEN, Approvals
 from fedkit_client.asked import Asked, asked_run
 from fedkit_client.deciding import described, text_of
+from fedkit_client.explain import Told, explain
 from fedkit_client.template import example_file
 
 from fedkit.cli.main import main
-from fedkit.errors import DeploymentError
+from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation import wire
 from fedkit.federation.enrolled import make_enrolments
 from fedkit.governance.terms import Hours
@@ -330,6 +331,13 @@ def test_a_run_that_was_refused_is_explained_too_and_what_is_remembered_may_be_l
     assert Asked(made.folder.asked_file).runs() == []
     assert train(made, made.coordinator.job("r", experiment("purpose=marketing"))) == "FK570"
     assert Asked(made.folder.asked_file).find("r") is not None
+
+
+def test_a_run_that_nobody_asked_for_is_no_experiment_and_the_newest_are_named(bench, capsys):
+    made = bench()
+    made.keeper.answer("train", made.coordinator.request(made.coordinator.job("r"), "train", 1, model(SIZE)))
+    with pytest.raises(FederationError, match=r"FK763.*20260101-120000-heart.*the newest are r\b"):
+        explain(made.folder.site_yaml, "20260101-120000-heart-abcdef", (), Told())
 
 
 def test_an_experiment_is_explained_with_the_sites_own_records(tmp_path, capsys):

@@ -101,6 +101,18 @@ def test_a_run_without_a_purpose_reads_nothing_holds_nothing_and_hears_why(conse
     assert made.entries() == before
 
 
+def test_a_register_that_is_not_there_is_named_by_its_own_key(consenting, tmp_path):
+    from fedkit_client.tables import look_at_tables
+
+    made = consenting()
+    (tmp_path / "tables" / "consent.csv").unlink()
+    (look, *_) = look_at_tables(made.keeper.file, made.folder)
+    assert look.code == "FK201" and f"data.{DATASET}.consent.register.source.path" in look.check.remedy
+    (tmp_path / "tables" / "icu.csv").unlink()
+    (look, *_) = look_at_tables(made.keeper.file, made.folder)
+    assert "icu.csv" in look.check.found and f"data.{DATASET}.source.path" in look.check.remedy
+
+
 def test_another_purpose_gets_an_answer_of_no_record(consenting, purposed):
     made = consenting()
     purposed("billing")
@@ -279,7 +291,7 @@ def test_a_unit_s_lineage_is_told_with_its_withdrawal_and_corrections(consenting
         main(["client", "lineage", str(made.folder.site_yaml), "--data", DATASET, "--unit", "p5"])
     assert not left.value.code
     assert "every model of it from round 1 on was made with this unit" in capsys.readouterr().out
-    assert consent_commands._spans([1, 2, 4]) == "1-2, 4"
+    assert consent_commands._spans([1, 2, 4]) == "rounds 1-2, 4"
 
 
 def test_only_this_site_s_rows_are_in_its_lineage(consenting):

@@ -6,6 +6,7 @@ import time
 from html.parser import HTMLParser
 
 import pytest
+from fedkit_client.audit import record
 from fedkit_client.cli import main
 from fedkit_client.inventory import inventory
 from fedkit_client.start import open_site
@@ -71,6 +72,20 @@ def test_a_submitter_comes_from_the_log_and_a_run_without_a_charge_is_shown(made
     data = _card(made)["datasets"][DATASET]
     assert data["released"][0]["submitter"] == "ana"
     assert data["uncharged"] == [{"run": "run-b", "submitter": EVIL}]
+
+
+def test_who_submitted_comes_from_the_logs_of_folders_before_too(made):
+    record(made.folder, "admitted", run="run-a", job="0" * 64, dataset=DATASET, submitter="anna")
+    made.folder.audit.rename(made.folder.path / "audit.before-1.jsonl")
+    (run,) = _card(made)["datasets"][DATASET]["released"]
+    assert run["submitter"] == "anna"
+
+
+def test_a_ledger_that_was_lost_is_not_shown_as_one_still_to_be_made(made):
+    record(made.folder, "reserved", run="run-a", purpose="train", round=1, dataset=DATASET, epsilon_spent=1.5,
+           delta=1e-5, again=False)  # fmt: skip
+    made.folder.ledger(DATASET).unlink()
+    assert "FK334" in _card(made)["datasets"][DATASET]["budget"]["problem"]
 
 
 def test_a_run_without_privacy_is_in_no_ledger_and_the_card_says_so(bench):

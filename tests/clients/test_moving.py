@@ -38,6 +38,20 @@ def _address(coordinator):
     return f"127.0.0.1:{coordinator.port}"
 
 
+def test_the_site_s_own_file_comes_along_unless_another_is_named(coordinator, old, tmp_path):
+    text = old.site_yaml.read_text()
+    done = join(_address(coordinator), coordinator.invite(), tmp_path / "new", old=old.path)
+    assert done.folder.site_yaml.read_text() == text and not done.blank
+    # With a mistake in it too: it is mended there.
+    done.folder.site_yaml.write_text(f"{text}\nnonsense: [")
+    again = join(_address(coordinator), coordinator.invite(), tmp_path / "third", old=done.folder.path)
+    assert again.blank and again.folder.site_yaml.read_bytes() == done.folder.site_yaml.read_bytes()
+    named = join(
+        _address(coordinator), coordinator.invite(), tmp_path / "fourth", tmp_path / "file.yaml", old=again.folder.path
+    )
+    assert named.folder.site_yaml.read_bytes() == (tmp_path / "file.yaml").read_bytes() and not named.blank
+
+
 def _joined(folder):
     (line,) = readable_lines(folder.audit, ("joined",))
     return line.fields

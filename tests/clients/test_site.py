@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,32 @@ def test_a_second_start_is_refused_and_leaves_the_first_alone(federation):
     _, site = federation
     code, out, _ = _client("start", str(site.folder.site_yaml), "--json")
     assert code == 2 and json.loads(out.splitlines()[-1])["error"]["code"] == "FK753"
+    assert site.process.poll() is None
+
+
+def test_status_and_doctor_tell_that_a_running_site_goes_by_an_older_file(federation):
+    _, site = federation
+    path = site.folder.site_yaml
+    before = path.read_text()
+    assert not json.loads(_client("status", str(path), "--json")[1])["file_changed"]
+    try:
+        path.write_text(before + " ")
+        assert json.loads(_client("status", str(path), "--json")[1])["file_changed"]
+        assert "site.yaml has changed since the start" in _client("status", str(path))[1]
+        assert "warn  site file and folder" in _client("doctor", str(path))[1]
+    finally:
+        path.write_text(before)
+
+
+def test_a_copy_of_a_running_site_s_folder_is_refused_though_its_lock_is_another(federation, tmp_path):
+    _, site = federation
+    copy = tmp_path / "copy"
+    shutil.copytree(site.folder.path, copy)
+    values = json.loads((copy / "site.yaml").read_text())
+    (copy / "site.yaml").write_text(json.dumps({**values, "folder": "."}))
+    code, out, _ = _client("start", str(copy / "site.yaml"), "--json")
+    error = json.loads(out.splitlines()[-1])["error"]
+    assert code == 2 and error["code"] == "FK753" and "copy" in error["message"]
     assert site.process.poll() is None
 
 

@@ -6,8 +6,8 @@ import pytest
 from fedkit_client.audit import record
 from fedkit_client.doctor import _withdrawals
 from fedkit_client.pseudonyms import unit_pseudonym
+from fedkit_client.recalled import require_withdrawals
 from fedkit_client.start import open_site
-from fedkit_client.told_withdrawals import require_withdrawals
 
 from fedkit.errors import FederationError
 from fedkit.governance.site_file import read_site_file
@@ -42,7 +42,7 @@ def test_withdrawals_that_the_log_tells_of_and_the_file_lacks_are_refused(site, 
     else:
         shutil.copy(tmp_path / "backup", site.folder.withdrawals)
     missing = 2 if how == "lost" else 1
-    with pytest.raises(FederationError, match=f"FK593.*2 withdrawals from icu.*lacks {missing}"):
+    with pytest.raises(FederationError, match=f"FK593.*tells of {missing} that it does not have"):
         check(site)
     # Given once more, they count again.
     command(site, "withdraw", stdin="p1\np2\n")
@@ -52,7 +52,7 @@ def test_withdrawals_that_the_log_tells_of_and_the_file_lacks_are_refused(site, 
 def test_a_withdrawal_that_was_cut_off_behind_its_line_is_not_forgotten(site):
     """kill -9 between the log and the file: nobody was told that it counts, and the next start says so."""
     record(site.folder, "withdrawn", dataset=DATASET, unit=unit_pseudonym(site.folder, DATASET, "p1"))
-    with pytest.raises(FederationError, match=r"FK593.*give it again"):
+    with pytest.raises(FederationError, match=r"FK593.*withdraw those ids again"):
         check(site)
 
 
@@ -62,7 +62,7 @@ def test_another_key_than_the_one_of_the_log_answers_nothing(site):
     with pytest.raises(FederationError, match="FK593"):
         check(site)
     unit_pseudonym(site.folder, DATASET, "p1")
-    with pytest.raises(FederationError, match=r"FK593.*lacks 1"):
+    with pytest.raises(FederationError, match=r"FK593.*tells of 1 that it does not have"):
         check(site)
 
 

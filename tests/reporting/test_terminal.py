@@ -82,6 +82,15 @@ def test_of_a_deployed_run_it_speaks_of_the_sites_own_ledgers_and_of_no_exact_me
     assert "What the sites released" in text and "The metrics above" not in text
 
 
+def test_of_a_deployed_run_in_which_no_round_ended_it_claims_no_charge(make_run):
+    path = make_run("secure")
+    lines = (path / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (path / "metrics.jsonl").write_text(lines[0])
+    view = read_run(edited(path, federation="deployed", outcome="failed"))
+    text = printed(closing_table(view), width=200)
+    assert "charged it to its own ledger" not in text and "No round ended" in text
+
+
 def test_comparison_shows_what_differs(make_run, tmp_path):
     runs = [make_run("seeded", tmp_path / "a"), make_run("secure", tmp_path / "b")]
     text = printed(comparison_table(compare(runs)))

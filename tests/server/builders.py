@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from fedkit_server.folder import ServerFolder, create_folder
+from fedkit_server.runners import nothing
 from fedkit_server.state import State
 from fedkit_server.store import Store
 from fedkit_server.tokens import new_token, token_hash
@@ -106,7 +108,7 @@ class FakeRuns:
     def stop(self, run: str) -> None:
         self.asked.append(("stop", run))
 
-    def resume(self, run: str) -> None:
+    def resume(self, run: str, first: Callable[[], object] = nothing) -> None:
         raise DeploymentError(f"{run} is over", code="FK733")
 
     def events(self, run: str, after: int) -> list[dict[str, Any]]:

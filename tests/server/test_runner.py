@@ -148,11 +148,14 @@ def test_a_run_below_its_quorum_fails_names_the_site_and_goes_on_where_it_failed
     # Nothing is told to the sites: their holds stay, so that the run can go on.
     assert [asked for asked in world.sites["north"].asked if asked[1] == "end"] == []
     world.sites["south"].answer = honest
-    world.runner.resume("r")
+    told: list[str] = []
+    world.runner.resume("r", lambda: told.append(world.store.run("r").state))
     assert world.until("r", "finished")["outcome"] in ("complete", "degraded")
     assert trained(world, "r").count(1) == 1
     with pytest.raises(DeploymentError, match="FK733"):
-        world.runner.resume("r")
+        world.runner.resume("r", lambda: told.append("refused"))
+    # Once, before anything happened, and not for the one that was refused.
+    assert told == ["failed"]
 
 
 @SLOW

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import pytest
 from fedkit_server.studies import Studies, studies_of
+from fedkit_server.submission import composed
+from fedkit_server.under_study import agreement_checks, checks_of
 
 from fedkit.config.compose import compose
 from fedkit.errors import DeploymentError
@@ -194,3 +196,27 @@ def test_the_jobs_digest_travels_under_the_submitters_signature(held):
     payload = json.loads(json.loads(text)["payload"])
     assert payload["agreement"] == "a" * 64 and payload["study"] == "registry"
     assert "agreement" not in json.loads(json.loads(held.job("none"))["payload"])
+
+
+@pytest.mark.parametrize("how", ["signed", "open", "no party", "over", "strategy"])
+def test_preflight_tells_of_an_agreement_what_a_run_would_be_refused_for(held, how):
+    study = held.made() if how != "no party" else _without(held, "hungary")
+    signed = held.by(study, "hungary") if how in ("signed", "over", "strategy") else study
+    keys = {name: key.fingerprint for name, key in held.sites.items()}
+    overrides = {"over": ["federation.num_rounds=100000"], "strategy": ["strategy=krum"]}.get(how, [])
+    found = checks_of(signed, keys)(composed("heart_disease", overrides, None), "hungary")
+    assert found.rule == "agreement" and found.asked == study.digest[:12]
+    said = {"signed": "", "open": "hungary has not signed it", "no party": "hungary is no party of it",
+            "over": "study.max_rounds", "strategy": "study.strategies"}[how]  # fmt: skip
+    assert said in found.problem and bool(found.problem) == (how != "signed")
+    assert found.code == ("FK780" if found.problem else "")
+
+
+def test_preflight_of_a_study_that_is_not_there_fits_nowhere():
+    class Remote:
+        def get(self, path):
+            raise DeploymentError("there is no study 'none-such'", code="FK722")
+
+    found = agreement_checks(Remote(), "none-such")(composed("heart_disease", [], None), "north")
+    assert found.problem and "none-such" in found.problem
+    assert agreement_checks(Remote(), "none")(composed("heart_disease", [], None), "north") is None
