@@ -7,7 +7,8 @@ from fedkit.errors import DeploymentError
 
 FOUND = {
     "site": "north", "running": True, "pid": 7, "coordinator": "h:1", "problem": None, "paused": None, "last": None,
-    "budgets": {}, "quarantined": None, "file_changed": False, "log": {"contradicted": 0}, "usage": {"answers": 0, "cpu_seconds": 0.0},
+    "budgets": {}, "quarantined": None, "file_changed": False, "log": {"contradicted": 0},
+    "usage": {"answers": 0, "cpu_seconds": 0.0},
 }  # fmt: skip
 
 
