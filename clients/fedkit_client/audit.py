@@ -23,8 +23,9 @@ from fedkit.storage.audit_line import Event, Scalar
 from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.chain import Head
 from fedkit.storage.keys import SigningKey, load_signing_key
+from fedkit_client.digest import file_digest
 from fedkit_client.findings import read_findings
-from fedkit_client.folder import SiteFolder, file_digest
+from fedkit_client.folder import SiteFolder
 from fedkit_client.norms import released_norm
 
 HEAD = "head"

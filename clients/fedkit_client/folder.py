@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -291,11 +290,3 @@ def parted(address: str, port: int) -> tuple[str, int]:
             remedy="name the coordinator without https:// and path, such as fl.example.org:9443",
         )
     return found[1] or found[2], int(found[3] or port)
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, hex; of none for one that cannot be read."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""

@@ -10,7 +10,7 @@ from fedkit.federation.heads import CONTRADICTED
 from fedkit.storage.audit import RECOVERED
 from fedkit.storage.audit_verify import alerts, readable_lines
 from fedkit_client import lock
-from fedkit_client.folder import file_digest
+from fedkit_client.digest import file_digest
 from fedkit_client.ledgers import budgets
 from fedkit_client.logs import printable
 from fedkit_client.start import Opened

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from fedkit.cli.words import name_and_overrides
-from fedkit_server.fit import NOT_OFFERED
 from fedkit_server.options import Json, Profile, connect, show
 from fedkit_server.run_command import Words
 
@@ -120,6 +119,8 @@ def _epsilon(value: float | None) -> str:
 def _priced(told: Mapping[str, Any] | None, checks: Sequence[Mapping[str, Any]]) -> str:
     if told is None:
         return "–"
+    from fedkit_server.fit import NOT_OFFERED
+
     released = next((str(check["admitted"]) for check in checks if check["rule"] == "release"), NOT_OFFERED)
     if released != NOT_OFFERED and "statistics" not in released:
         return "not released"

@@ -85,7 +85,7 @@ def test_a_ledger_that_was_lost_is_not_shown_as_one_still_to_be_made(made):
     record(made.folder, "reserved", run="run-a", purpose="train", round=1, dataset=DATASET, epsilon_spent=1.5,
            delta=1e-5, again=False)  # fmt: skip
     made.folder.ledger(DATASET).unlink()
-    assert "FK334" in _card(made)["datasets"][DATASET]["budget"]["problem"]
+    assert "FK332" in _card(made)["datasets"][DATASET]["budget"]["problem"]
 
 
 def test_a_run_without_privacy_is_in_no_ledger_and_the_card_says_so(bench):

@@ -232,6 +232,7 @@ def test_status_shows_no_control_characters():
         "site": "north",
         "running": False,
         "paused": None,
+        "quarantined": None,
         "file_changed": False,
         "problem": problem,
         "last": last,

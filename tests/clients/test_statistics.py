@@ -204,7 +204,7 @@ def test_the_log_tells_who_asked_what_it_cost_and_under_which_guarantee(open_sit
     assert told["guarantee"] == "dp" and told["unit"] == "record" and 0 < told["epsilon"] < 3
     (run,) = accounts(open_site.folder, DATASET)["runs"]
     assert kinds["admitted"]["account"] == run["run"] and kinds["admitted"]["submitter"] == "ana"
-    assert submitters(open_site.folder.path / "audit.jsonl") == {}
+    assert submitters([open_site.folder.path / "audit.jsonl"]) == {}
 
 
 def test_a_person_is_shown_that_it_trains_nothing_and_what_it_costs(bench):
