@@ -252,7 +252,7 @@ def _ledgers(opened: Opened) -> str:
     from fedkit_client.told_charges import require_known, told_charges
 
     absent = [name for name in opened.file.data if not opened.folder.ledger(name).exists()]
-    charged = told_charges(opened.folder.audit)
+    charged = told_charges(opened.folder)
     for name in absent:
         require_known(opened.folder.ledger(name), name, None, charged.get(name, {}))
     if absent:

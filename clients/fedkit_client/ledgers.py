@@ -20,7 +20,7 @@ def open_ledgers(file: SiteFile, folder: SiteFolder) -> None:
 
     Guarantee: no budget begins anew, or goes back, while the folder's log tells of a charge to it.
     """
-    problems, told = [], told_charges(folder.audit)
+    problems, told = [], told_charges(folder)
     for name, data in file.data.items():
         try:
             _settle(folder.ledger(name), name, data, told.get(name, {}))

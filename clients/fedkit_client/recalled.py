@@ -55,13 +55,13 @@ def require_withdrawals(file: SiteFile, folder: SiteFolder) -> int:
 
 def _withdrawn_marks(folder: SiteFolder, dataset: str) -> set[str]:
     marks: set[str] = set()
-    for line in _lines(folder, ("withdrawn", "revoked")):
+    for line in recalled(folder, ("withdrawn", "revoked")):
         if line.fields.get("dataset") == dataset:
             (marks.add if line.kind == "withdrawn" else marks.discard)(str(line.fields.get("unit")))
     return marks
 
 
-def _lines(folder: SiteFolder, kinds: tuple[str, ...]) -> Iterator[Line]:
+def recalled(folder: SiteFolder, kinds: tuple[str, ...]) -> Iterator[Line]:
     """Lines of these kinds, of the folders before first; nothing is verified, for `log verify` does it."""
     for path in logs_of(folder):
         if path.exists():

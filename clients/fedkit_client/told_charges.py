@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedkit.errors import PrivacyError
-from fedkit.storage.audit_verify import readable_lines
 from fedkit_client.folder import SiteFolder
+from fedkit_client.recalled import recalled
 
 if TYPE_CHECKING:
     from fedkit.privacy.ledger.book import Account
@@ -16,8 +16,10 @@ Told = tuple[str, str, int]
 """The run by the ledger's name, the purpose by the ledger's word, and the round of a charge."""
 
 
-def told_charges(log: Path) -> dict[str, dict[Told, None]]:
-    """Data set to the charges that a log tells of, in its order; nothing where there is no log.
+def told_charges(folder: SiteFolder) -> dict[str, dict[Told, None]]:
+    """Data set to the charges that the site's log tells of, in its order; nothing where there is no log.
+
+    The logs of folders that were joined from count too: their ledgers were taken along.
 
     Lines that cannot be read are passed over: whether the log is whole is its own check.
 
@@ -29,7 +31,7 @@ def told_charges(log: Path) -> dict[str, dict[Told, None]]:
     found: dict[str, dict[Told, None]] = {}
     accounts: dict[object, str] = {}
     try:
-        for line in readable_lines(log, ("admitted", "reserved")) if log.exists() else ():
+        for line in recalled(folder, ("admitted", "reserved")):
             run, account, number = (line.fields.get(key) for key in ("run", "account", "round"))
             if line.kind == "admitted":
                 # A question is charged under a name of the ledger's own, which its admission tells.
@@ -43,7 +45,7 @@ def told_charges(log: Path) -> dict[str, dict[Told, None]]:
                 found.setdefault(str(line.fields.get("dataset")), {})[charge] = None
     except OSError as error:
         raise PrivacyError(
-            f"{log} cannot be read ({error.strerror}), so nobody knows what was charged before",
+            f"{folder.audit} cannot be read ({error.strerror}), so nobody knows what was charged before",
             code="FK332",
             remedy="make it readable for the site's own user",
         ) from None
@@ -82,4 +84,4 @@ def require_never_charged(folder: SiteFolder, dataset: str) -> None:
     Raises:
         PrivacyError: FK332, the site's log tells of charges.
     """
-    require_known(folder.ledger(dataset), dataset, None, told_charges(folder.audit).get(dataset, {}))
+    require_known(folder.ledger(dataset), dataset, None, told_charges(folder).get(dataset, {}))

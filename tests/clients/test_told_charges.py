@@ -63,7 +63,7 @@ def test_a_site_that_was_charged_starts_again_and_its_log_and_ledger_agree(made)
     question(made, "question-3", anew="x")
     before = spent(made)
     start(made)
-    assert spent(made) == before and len(told_charges(made.folder.audit)[DATASET]) == 4
+    assert spent(made) == before and len(told_charges(made.folder)[DATASET]) == 4
 
 
 @pytest.mark.parametrize("charge", ["run", "question"])
@@ -91,6 +91,15 @@ def test_a_ledger_of_before_a_charge_is_refused_until_it_is_reconciled(made, tmp
     start(made)
 
 
+def test_charges_of_a_folder_that_was_joined_from_are_not_forgotten_with_its_ledger(made):
+    train(made, 1)
+    made.folder.audit.rename(made.folder.path / "audit.before-1.jsonl")
+    start(made)
+    made.folder.ledger(DATASET).unlink()
+    with pytest.raises(PrivacyError, match=r"FK332.*is gone"):
+        start(made)
+
+
 def test_a_new_ledger_in_its_place_is_no_help(made):
     train(made, 1)
     ledger = made.folder.ledger(DATASET)
@@ -105,7 +114,7 @@ def test_a_new_ledger_in_its_place_is_no_help(made):
 def test_a_log_that_cannot_be_read_is_no_empty_one(made, monkeypatch):
     train(made, 1)
     made.folder.audit.chmod(0)
-    monkeypatch.setattr("fedkit_client.told_charges.readable_lines", _denied)
+    monkeypatch.setattr("fedkit_client.recalled.readable_lines", _denied)
     with pytest.raises(PrivacyError, match=r"FK332.*cannot be read"):
         start(made)
 
