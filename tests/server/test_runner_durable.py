@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from types import SimpleNamespace
 
 import pytest
 from fedkit_server import admitting, runner
@@ -107,12 +106,17 @@ def test_a_run_that_is_stopped_is_marked_on_disk_before_it_is_answered(world):
     world.runner.submit(job_text("r"))
     assert held.reached.wait(30)
     assert world.store.run("r").openings == 0
-    world.runner._stopping = SimpleNamespace(add=lambda run: seen.append(world.store.run(run).stopping))
-    seen, stopping = [], {"r"}
-    try:
-        world.runner.stop("r")
-    finally:
-        world.runner._stopping = stopping
+    seen = []
+
+    class Watched(set):
+        """The runner's own thread looks into it at any moment."""
+
+        def add(self, run):
+            seen.append(world.store.run(run).stopping)
+            super().add(run)
+
+    world.runner._stopping = Watched()
+    world.runner.stop("r")
     assert seen == [1]
     held.free.set()
     assert world.over("r")["outcome"] == "stopped"
