@@ -20,7 +20,7 @@ def options(config_dir: Path | str | None = None) -> dict[str, list[tuple[str, s
         ConfigError: the folder is missing or is no folder.
 
     >>> [name for name, _ in options()["model"]]
-    ['logistic', 'mlp']
+    ['cnn', 'logistic', 'mlp']
     """
     folder = user_folder(config_dir)
     files = {group: option_files(group, folder) for group in GROUPS} | {"experiments": experiment_files(folder)}
