@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from fedkit_client.consent_commands import lineage, rectify, withdraw
+from fedkit_client.encrypt_command import encrypt
 from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
+from fedkit_client.purge_command import purge
 from fedkit_client.study_commands import study_app
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
@@ -92,8 +94,11 @@ def join(
         "federation": done.enrolment.federation,
         "node": done.enrolment.node_id,
         "site_file_is_blank": done.blank,
+        "encrypted_by": done.key or None,
     }
     text = f"{done.enrolment.site} has joined; keys and pins are in {folder}\n"
+    if done.key:
+        text += f"  what the site stores is encrypted by {done.key}: keep a copy of it, apart from copies of {folder}\n"
     if old:
         text += f"  what was spent and withdrawn in {old} goes on there; {old} can no longer be started\n"
     if done.blank:
@@ -190,7 +195,7 @@ def doctor(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage,
+    pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, encrypt, purge,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -46,7 +46,9 @@ def reading_now(
     Raises:
         FederationError: as `fedkit.governance.consent_rules.filter_of`; FK593.
     """
-    where = filter_of(file.data[dataset], dataset, read_withdrawn(folder.withdrawals, dataset), purpose, today(now))
+    where = filter_of(
+        file.data[dataset], dataset, read_withdrawn(folder.withdrawals, dataset, folder.vault()), purpose, today(now)
+    )
     return lambda config: consented_reader(file, config, where)(config).table
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from fedkit.storage.private import require_private
 
 if TYPE_CHECKING:
     from fedkit.federation.keyring import Keyring
+    from fedkit.storage.sealing import Vault
+    from fedkit_client.vaults import Keys
 
 FORMAT = 1
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
@@ -65,9 +67,30 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """Where things lie; see docs/deployment.md."""
+    """Where things lie; see docs/deployment.md.
+
+    Attributes:
+        keys: the way to what seals them; None for who looks at nothing that is sealed.
+    """
 
     path: Path
+    keys: Keys | None = field(default=None, repr=False, compare=False)
+
+    def vault(self) -> Vault | None:
+        """What seals and opens; None where the folder holds plain text.
+
+        Raises:
+            DeploymentError: FK790, FK791, FK793.
+        """
+        if self.keys is not None:
+            return self.keys.vault()
+        if self.vault_file.exists():
+            raise DeploymentError(f"{self.path} is encrypted, and no key was named", code="FK790")
+        return None
+
+    @property
+    def vault_file(self) -> Path:  # noqa: D102
+        return self.path / "vault.json"
 
     @property
     def site_yaml(self) -> Path:  # noqa: D102
@@ -233,6 +256,7 @@ class SiteFolder:
         """
         require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers, self.audit))
         require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage, self.studies))
+        require_private((self.vault_file,))
 
     def _broken(self, path: Path) -> DeploymentError:
         return DeploymentError(

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 
 from fedkit.errors import DeploymentError
 from fedkit_client.folder import FORMAT, Enrolment, SiteFolder, parted
+from fedkit_client.joining_key import key_for, seal
 from fedkit_client.moving import carry_over, close, require_nothing_near, require_open, taking_over
 
 if TYPE_CHECKING:
     from fedkit.federation.invite import Invitation
+    from fedkit.governance.encryption import Encryption
     from fedkit.storage.audit_line import Scalar
 
 _MOST_BYTES = 65536
@@ -30,11 +32,13 @@ class Joined:
 
     Attributes:
         blank: ``site.yaml`` is the template, whose blanks are to be filled in.
+        key: where the key comes from that the folder is encrypted by; empty where it is not.
     """
 
     folder: SiteFolder
     enrolment: Enrolment
     blank: bool
+    key: str = ""
 
 
 def read_token(file: str) -> str:
@@ -96,7 +100,7 @@ def join(
             code="FK740",
             remedy="name another with --folder, or move this one away",
         )
-    content = _site_file(site_yaml, invitation.site)
+    content, encryption = _site_file(site_yaml, invitation.site)
     if old is not None:
         require_open(old)
     if not empty_ledgers:
@@ -107,36 +111,42 @@ def join(
 
     authority = fetch_authority(host, port, invitation.federation)
     check_connection(host, port, authority)
-    scrap = _scrap(folder)
-    try:
-        made = SiteFolder(scrap)
-        with taking_over(old) as before:
-            told: dict[str, Scalar] = {"budgets": "new, as was asked for" if empty_ledgers else "new"}
-            if before is None:
-                made.ledgers.mkdir(mode=0o700)
-            else:
-                told = {"budgets": "taken along", **carry_over(before, made)}
-            again = before is not None or empty_ledgers
-            enrolment = _enrol(made, authority, host, port, invitation, again=again)
-            _write(made, authority, enrolment, content, told)
-            # Whoever made the folder meanwhile keeps it.
-            if folder.exists():
-                raise FileExistsError(f"{folder} was made meanwhile")
-            if before is not None:
-                close(before)
-            scrap.rename(folder)
-    except OSError as error:
-        raise DeploymentError(f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder") from None
-    finally:
-        shutil.rmtree(scrap, ignore_errors=True)
-    return Joined(SiteFolder(folder), enrolment, blank=site_yaml is None)
+    # Before the invitation is used up: a folder without its key would be of no use.
+    with key_for(folder, encryption, old) as key:
+        scrap = _scrap(folder)
+        try:
+            made = SiteFolder(scrap)
+            with taking_over(old) as before:
+                told: dict[str, Scalar] = {"budgets": "new, as was asked for" if empty_ledgers else "new"}
+                if before is None:
+                    made.ledgers.mkdir(mode=0o700)
+                else:
+                    told = {"budgets": "taken along", **carry_over(before, made)}
+                seal(made, key)
+                again = before is not None or empty_ledgers
+                enrolment = _enrol(made, authority, host, port, invitation, again=again)
+                _write(made, authority, enrolment, content, told)
+                # Whoever made the folder meanwhile keeps it.
+                if folder.exists():
+                    raise FileExistsError(f"{folder} was made meanwhile")
+                if before is not None:
+                    close(before)
+                scrap.rename(folder)
+        except OSError as error:
+            raise DeploymentError(
+                f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder"
+            ) from None
+        finally:
+            shutil.rmtree(scrap, ignore_errors=True)
+    return Joined(SiteFolder(folder), enrolment, blank=site_yaml is None, key="" if key is None else key.shown)
 
 
-def _site_file(path: Path | None, site: str) -> bytes:
+def _site_file(path: Path | None, site: str) -> tuple[bytes, Encryption]:
+    from fedkit.governance.encryption import Encryption
     from fedkit_client.template import site_template
 
     if path is None:
-        return site_template(site).encode()
+        return site_template(site).encode(), Encryption()
     from fedkit.governance.site_file import read_site_file
 
     # What it says of files is relative to where it will lie; here only its own words are judged.
@@ -147,7 +157,7 @@ def _site_file(path: Path | None, site: str) -> bytes:
             code="FK752",
             remedy=f"write site: {site}, or ask for an invitation of {file.site}",
         )
-    return path.read_bytes()
+    return path.read_bytes(), file.encryption
 
 
 def _scrap(folder: Path) -> Path:

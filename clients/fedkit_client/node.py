@@ -25,6 +25,7 @@ from fedkit.federation.job import NAME
 from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.federation.request import Request, unpack_request
 from fedkit.governance.pause import PAUSED, PauseFile
+from fedkit.storage.sealing import Vault
 from fedkit_client.answers import USAGE, from_frame
 from fedkit_client.audit import Trail
 from fedkit_client.executor import Done, Executor
@@ -53,6 +54,8 @@ class Node:
         usage: file to which each answer's CPU seconds and peak memory are appended.
         disclose: tell the coordinator the same.
         pause: what stops all release; work goes no further while it is there.
+        vault: seals what an answer has cost.
+        upkeep: what is done by the clock, between two messages.
         trail: the site's audit log, which tells of every answer before it is sent.
     """
 
@@ -65,6 +68,8 @@ class Node:
     disclose: bool = False
     say: Callable[[dict[str, Any]], None] = lambda _: None
     pause: PauseFile | None = None
+    vault: Vault | None = None
+    upkeep: Callable[[], None] = lambda: None
     trail: Trail = field(kw_only=True)
     patience: Patience = field(default_factory=Patience)
     _pause: float = FIRST_PAUSE
@@ -114,6 +119,7 @@ class Node:
             _LOG.info("connected to %s", self.connection.address)
         while True:
             self._take_breath()
+            self.upkeep()
             try:
                 with self.stop.at_rest():
                     received = self.connection.receive()
@@ -178,7 +184,7 @@ class Node:
             self._meanwhile()
 
         done = self.executor.ask(header, body, meanwhile)
-        note_usage(self.usage, *shown, done, time.monotonic() - began)
+        note_usage(self.usage, *shown, done, time.monotonic() - began, self.vault)
         self.trail.child(done.header)
         return self._content(done)
 

@@ -10,6 +10,8 @@ from typing import Literal
 from fedkit.config.experiment import DataConfig
 from fedkit.data.consent import ColumnRule, Register
 from fedkit.governance.card import DataCard
+from fedkit.governance.encryption import Encryption
+from fedkit.governance.retention import Retention
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,8 @@ class SiteFile:
         data: the name that a run's config asks for to the site's own data set.
         disclose_usage: tell the coordinator CPU seconds and peak memory, which may follow from records.
         models, sources: installed functions by the name under which they are asked for.
+        encryption: where the key of what lies in the folder comes from.
+        retention: how long that is kept.
     """
 
     site: str
@@ -162,3 +166,5 @@ class SiteFile:
     disclose_usage: bool = False
     models: Mapping[str, Allowed] = field(default_factory=dict)
     sources: Mapping[str, Allowed] = field(default_factory=dict)
+    encryption: Encryption = field(default_factory=Encryption)
+    retention: Retention = field(default_factory=Retention)

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-import fedkit.federation.site as site
+import fedkit.training.local as local
 from fedkit.cli.main import main
 
 folder = Path(sys.argv.pop(1))
-real = site.train
+real = local.train
 
 
 def slow(*arguments):
@@ -23,5 +23,5 @@ def slow(*arguments):
 
 
 if __name__ == "__main__":
-    site.train = slow
+    local.train = slow
     main()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fedkit_client.start import open_site
+from fedkit_client.usage import read_usage
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkit.federation import wire
@@ -162,7 +164,8 @@ def test_usage_stays_at_the_site_unless_it_says_otherwise(federation):
     coordinator, site = federation
     reply = coordinator.ask(coordinator.request(coordinator.job("usage"), "train", 1, model(SIZE)))
     assert "usage" not in reply.content
-    line = json.loads(site.folder.usage.read_text().splitlines()[-1])
+    vault = open_site(site.folder.site_yaml).folder.vault()
+    *_, line = read_usage(site.folder.usage, vault)
     assert line["cpu_seconds"] > 0 and line["peak_bytes"] > 0
 
 
@@ -335,8 +338,8 @@ def test_joined_and_started_in_one_command_it_tells_in_front_whether_it_has_conn
     assert _client("join", address, *words)[0] == 2 and not (tmp_path / "site").exists()
     code, out, err = _client("join", address, *words, "--start", "--site-file", str(tmp_path / "given.yaml"))
     assert code == 0, err
-    first, second = out.splitlines()
-    assert "has joined" in first and second.endswith(f"connected to {address}")
+    first, kept, second = out.splitlines()
+    assert "has joined" in first and str(tmp_path / "site.key") in kept and second.endswith(f"connected to {address}")
     file = tmp_path / "site" / "site.yaml"
     assert _client("stop", str(file))[0] == 0
     # Without a coordinator it starts too, and says so.
@@ -362,6 +365,6 @@ def test_a_running_site_heeds_a_withdrawal_in_its_next_round(running):
     words = [*FEDKIT, "client", "withdraw", str(site.folder.site_yaml), "--data", DATASET, "--file", "-"]
     subprocess.run(words, input="p7\np8\n", text=True, check=True, env={**os.environ, **NO_PROXY})
     assert not coordinator.ask(coordinator.request(job, "train", 2, model(SIZE))).has_error()
-    told = rounds_of(site.folder, "leaving")
+    told = rounds_of(open_site(site.folder.site_yaml).folder, "leaving")
     assert [(each["round"], each["units"]) for each in told] == [(1, RECORDS), (2, RECORDS - 2)]
     assert "p7" not in site.log()

@@ -13,6 +13,7 @@ from fedkit.privacy.events import RESIDUE
 from fedkit.privacy.ledger.book import Account, Reservation, Run
 from fedkit.privacy.ledger.facts import Created, Job
 from fedkit.privacy.ledger.file import LedgerFile
+from fedkit.privacy.ledger.sealed import UNREAD
 from fedkit.privacy.ledger.sqlite_errors import RESTORE
 from fedkit.privacy.rdp_filter import Charge
 
@@ -261,9 +262,9 @@ def stored(file: LedgerFile, there: Reservation, what: str) -> tuple[bytes, byte
     """The committed reply and the state after it, bit for bit.
 
     Raises:
-        PrivacyError: FK349, they are gone; FK331, they are not what was committed.
+        PrivacyError: FK349, they are gone; FK331, they are not what was committed; FK359, their key is missing.
     """
-    found = file.reply(there.commit or "")
+    found = file.reply(there.commit or "", what)
     if found is None:
         raise gone(what)
     if tuple(hashlib.sha256(part).hexdigest() for part in found) != there.stored:
@@ -271,11 +272,14 @@ def stored(file: LedgerFile, there: Reservation, what: str) -> tuple[bytes, byte
     return found
 
 
-def replies(file: LedgerFile) -> int:
-    """Every committed reply of a run that was not pruned is there, bit for bit; returns how many.
+def replies(file: LedgerFile) -> tuple[int, int]:
+    """Every committed reply of a run that was not pruned is there, bit for bit.
+
+    Returns:
+        How many there are, and how many more could not be looked at for want of the key.
 
     Raises:
-        PrivacyError: FK349, one is gone; FK331, one was altered.
+        PrivacyError: FK349, one is gone; FK331, one was altered; FK359, one does not open with the key that is given.
     """
     committed = [
         (f"round {round_} of run {name}", reservation)
@@ -285,6 +289,12 @@ def replies(file: LedgerFile) -> int:
         for (_, round_), reservation in run.reserved.items()
         if reservation.commit is not None
     ]
+    unread = 0
     for what, reservation in committed:
-        stored(file, reservation, what)
-    return len(committed)
+        try:
+            stored(file, reservation, what)
+        except PrivacyError as error:
+            if error.code != UNREAD or file.vault is not None:
+                raise
+            unread += 1
+    return len(committed) - unread, unread
