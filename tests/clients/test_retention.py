@@ -13,6 +13,7 @@ import pytest
 from fedkit_client import lineage, retention
 from fedkit_client.answering import answerer
 from fedkit_client.retention import purge
+from fedkit_client.start import open_site
 from fedkit_client.upkeep import EVERY, Upkeep
 
 from fedkit.errors import ConfigError, DeploymentError
@@ -224,3 +225,26 @@ def test_a_bound_that_cannot_be_is_refused(made, given, word):
     with pytest.raises(ConfigError) as caught:
         read_site_file(made.folder.site_yaml)
     assert word in str(caught.value)
+
+
+def test_a_real_site_deletes_by_itself_when_it_connects_and_its_log_still_verifies(running):
+    coordinator, site = running(start=False)
+    values = json.loads(site.folder.site_yaml.read_text()) | {"retention": {"caches": 0, "replies": 0}}
+    site.folder.site_yaml.write_text(json.dumps(values))
+    site.start().event("connected")
+    reply = coordinator.ask(coordinator.request(coordinator.job("kept"), "train", 1, model(SIZE)))
+    assert not reply.has_error() and site.folder.asked_file.exists()
+    assert site.stop() == 0
+    stop(site, "kept")
+    site.start().event("connected")
+    # A message is taken after what is due has been deleted.
+    assert not coordinator.ask(coordinator.request(coordinator.job("next"), "train", 1, model(SIZE))).has_error()
+    told = receipts(site)
+    assert [(each["what"], each.get("run")) for each in told if each["what"] == "replies"] == [("replies", "kept")]
+    assert {each.get("name") for each in told} >= {"asked.json", "plans.json"}
+    folder = open_site(site.folder.site_yaml).folder
+    with Ledger(folder.ledger(DATASET), read_only=True, vault=folder.vault()) as ledger:
+        runs = ledger.account(DATASET).runs
+        assert runs["kept"].pruned and not runs["next"].pruned and ledger.verify() == 1
+    words = [sys.executable, "-m", "fedkit", "client", "log", "verify", str(site.folder.site_yaml)]
+    assert subprocess.run(words, capture_output=True).returncode == 0
