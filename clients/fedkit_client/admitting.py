@@ -12,13 +12,29 @@ from fedkit.federation.keyring import Keyring
 from fedkit.governance.admission import Admitted, admit
 from fedkit.governance.clauses import WAITING
 from fedkit.governance.terms import SiteFile
+from fedkit.storage.sealing import Vault
 from fedkit_client.approvals import APPROVED, Approvals
 from fedkit_client.asked import Asked, asked_run
 from fedkit_client.folder import SiteFolder
 from fedkit_client.plans import Plans
 from fedkit_client.studies import standing_of
 
+NO_KEY = "FK585"
+"""The site has not the key of what it stores; why stays there."""
+
 _LOG = logging.getLogger("fedkit.site")
+
+
+def key_of(folder: SiteFolder) -> Vault | None:
+    """What seals an answer of the site's, before anything is done for it.
+
+    Raises:
+        FederationError: FK585.
+    """
+    try:
+        return folder.vault()
+    except DeploymentError as error:
+        raise FederationError(f"nothing is answered: {error.message}", code=NO_KEY, remedy=error.remedy) from None
 
 
 def let_in(

@@ -13,11 +13,13 @@ import typer
 from fedkit_client.alert_commands import alerts
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.console_commands import console, console_user
+from fedkit_client.encrypt_command import encrypt
 from fedkit_client.governing_commands import approve, deny, explain, requests
 from fedkit_client.incident_command import incident
 from fedkit_client.inventory_command import inventory
 from fedkit_client.log_commands import log_app
 from fedkit_client.pause_commands import pause, resume
+from fedkit_client.purge_command import purge
 from fedkit_client.quarantine_command import quarantine
 from fedkit_client.study_commands import study_app
 
@@ -99,8 +101,11 @@ def join(
         "federation": done.enrolment.federation,
         "node": done.enrolment.node_id,
         "site_file_is_blank": done.blank,
+        "encrypted_by": done.key or None,
     }
     text = f"{done.enrolment.site} has joined; keys and pins are in {folder}\n"
+    if done.key:
+        text += f"  what the site stores is encrypted by {done.key}: keep a copy of it, apart from copies of {folder}\n"
     if old:
         text += f"  what was spent and withdrawn in {old} goes on there; {old} can no longer be started\n"
         text += f"  tables that {path} names by a relative path belong into {folder} now; signatures under studies, and"
@@ -200,7 +205,7 @@ def doctor(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
-    incident, console, console_user,
+    incident, console, console_user, encrypt, purge,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -75,7 +75,7 @@ def rectify(
     marks = [unit_pseudonym(opened.folder, data, each) for each in ids]
     for mark in marks:
         record(opened.folder, "rectified", dataset=data, unit=mark)
-    note(opened.folder.rectified, data, marks, reason, time.time())
+    note(opened.folder.rectified, data, marks, reason, time.time(), opened.folder.vault())
     _print(
         {"data": data, "rectified": len(ids)}, json_, f"{_units(len(ids))} of {data} noted as corrected from now on\n"
     )
@@ -118,11 +118,12 @@ def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
     from fedkit_client.rectified import times_of
     from fedkit_client.withdrawals import read_withdrawn
 
+    vault, mark = opened.folder.vault(), unit_pseudonym(opened.folder, name, unit)
     return {
         "data": name,
         "unit": unit,
-        "withdrawn": unit in read_withdrawn(opened.folder.withdrawals, name),
-        "rectified": times_of(opened.folder.rectified, name, unit_pseudonym(opened.folder, name, unit)),
+        "withdrawn": unit in read_withdrawn(opened.folder.withdrawals, name, vault),
+        "rectified": times_of(opened.folder.rectified, name, mark, vault),
         "runs": runs_with(opened.folder, name, unit),
     }
 

@@ -11,9 +11,10 @@ from typing import Literal
 
 from fedkit.errors import FedkitError
 from fedkit.governance.terms import SiteFile
+from fedkit_client.address import joined, parted
 from fedkit_client.check import MARK, Check, failed, tried
+from fedkit_client.encryption_check import encryption_check
 from fedkit_client.executor import Executor
-from fedkit_client.folder import joined, parted
 from fedkit_client.proxy import proxy_for
 from fedkit_client.readiness import fork, require_limits, tables_of
 from fedkit_client.source_check import shared_sources
@@ -49,18 +50,20 @@ def checks_of_site(path: Path) -> list[Check]:
         opened = open_site(path)
     except FedkitError as error:
         return [failed("site file and folder", error)]
+    # Before the executor is forked, which has the key from here.
+    sealing = encryption_check(opened)
     # First, as in a start: whatever is loaded before the executor is forked counts against its memory.
-    executor = fork(opened.file)
+    executor = fork(opened.file, opened.folder)
     try:
-        return _checks(opened, executor)
+        return _checks(opened, executor, sealing)
     finally:
         executor.close()
 
 
-def _checks(opened: Opened, executor: Executor) -> list[Check]:
+def _checks(opened: Opened, executor: Executor, sealing: Check) -> list[Check]:
     file, folder, enrolment = opened.file, opened.folder, opened.enrolment
     limits, data = _limits(opened, executor)
-    found = [_file(opened)]
+    found = [_file(opened), sealing]
     found.append(tried("installed functions", lambda: _functions(file)))
     try:
         authority = folder.authority()

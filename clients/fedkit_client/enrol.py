@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from fedkit.errors import DeploymentError
-from fedkit_client.folder import joined
+from fedkit_client.address import joined
 from fedkit_client.proxy import proxy_for
 from fedkit_client.trust import check_connection
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ from fedkit.errors import DeploymentError
 from fedkit.governance.pause import PauseFile
 from fedkit.governance.quarantine import QuarantineFile
 from fedkit.storage.private import require_private
+from fedkit_client.address import joined
 
 if TYPE_CHECKING:
     from fedkit.federation.keyring import Keyring
+    from fedkit.storage.sealing import Vault
+    from fedkit_client.vaults import Keys
 
 FORMAT = 1
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
@@ -66,9 +69,30 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class SiteFolder:
-    """Where things lie; see docs/deployment.md."""
+    """Where things lie; see docs/deployment.md.
+
+    Attributes:
+        keys: the way to what seals them; None for who looks at nothing that is sealed.
+    """
 
     path: Path
+    keys: Keys | None = field(default=None, repr=False, compare=False)
+
+    def vault(self) -> Vault | None:
+        """What seals and opens; None where the folder holds plain text.
+
+        Raises:
+            DeploymentError: FK790, FK791, FK793.
+        """
+        if self.keys is not None:
+            return self.keys.vault()
+        if self.vault_file.exists():
+            raise DeploymentError(f"{self.path} is encrypted, and no key was named", code="FK790")
+        return None
+
+    @property
+    def vault_file(self) -> Path:  # noqa: D102
+        return self.path / "vault.json"
 
     @property
     def site_yaml(self) -> Path:  # noqa: D102
@@ -255,6 +279,7 @@ class SiteFolder:
         """
         require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers, self.audit))
         require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage, self.studies))
+        require_private((self.vault_file,))
 
     def _broken(self, path: Path) -> DeploymentError:
         return DeploymentError(
@@ -262,31 +287,3 @@ class SiteFolder:
             code="FK741",
             remedy="name the site.yaml in the folder that `join` made, restore it from its backup, or join again",
         )
-
-
-def joined(host: str, port: int) -> str:
-    """host:port; an IPv6 address in brackets.
-
-    >>> joined("192.0.2.7", 8443), joined("2001:db8::1", 8443)
-    ('192.0.2.7:8443', '[2001:db8::1]:8443')
-    """
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def parted(address: str, port: int) -> tuple[str, int]:
-    """Host and port of an address whose port may be left out.
-
-    Raises:
-        DeploymentError: FK746, it is none.
-
-    >>> parted("fl.example.org", 8443), parted("[2001:db8::1]:9000", 8443)
-    (('fl.example.org', 8443), ('2001:db8::1', 9000))
-    """
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+))(?::([0-9]{1,5}))?", address)
-    if found is None or not 0 < int(found[3] or port) < 65536:
-        raise DeploymentError(
-            f"{address[:100]!r} is no HOST or HOST:PORT",
-            code="FK746",
-            remedy="name the coordinator without https:// and path, such as fl.example.org:9443",
-        )
-    return found[1] or found[2], int(found[3] or port)

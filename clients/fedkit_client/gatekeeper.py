@@ -36,7 +36,7 @@ from fedkit.storage.mapped import slices
 from fedkit.storage.private import replace as write_private
 from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.types import ClientUpdate, PrivacyPlan, SiteState
-from fedkit_client.admitting import let_in
+from fedkit_client.admitting import key_of, let_in
 from fedkit_client.consents import Reading, purpose_of, today
 from fedkit_client.findings import Findings
 from fedkit_client.folder import SiteFolder
@@ -109,12 +109,13 @@ class Gatekeeper:
         check_parameters(order, request.parameters)
         if order.kind == "end":
             return self._end(job, order)
+        vault = key_of(self.folder)
         admitted = let_in(job, request.enrolments, keyring, self.file, self.folder, now)
         if job.statistics is not None:
             # Begun only where a table is read: what was answered before comes from the ledger, and no table with it.
             self._remember(job, order, answered=True)
             reading = partial(self._begin, job, order, admitted)
-            with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock) as ledger:
+            with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock, vault=vault) as ledger:
                 return answer_statistics(job, job.statistics, admitted, ledger, self.findings, reading)
         self.findings.admitted(job, admitted)
         if admitted.exact:
@@ -145,7 +146,7 @@ class Gatekeeper:
 
     def _charged(self, job: Job, order: Order, request: Request, admitted: Admitted) -> RecordDict:
         assert admitted.plan is not None and admitted.plan.privacy is not None  # noqa: S101  # admit has seen to it
-        with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock) as ledger:
+        with Ledger(self.folder.ledger(admitted.dataset), clock=self.clock, vault=self.folder.vault()) as ledger:
             hold = max(HOLD_SECONDS, 2 * job.deadline)
             gate = Gate(ledger, admitted.dataset, job.run, admitted.plan.privacy, hold)
             answered = _answered(gate, order, request)

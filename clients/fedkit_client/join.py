@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedkit.errors import ConfigError, DeploymentError
-from fedkit_client.folder import FORMAT, Enrolment, SiteFolder, parted
+from fedkit_client.address import parted
+from fedkit_client.folder import FORMAT, Enrolment, SiteFolder
+from fedkit_client.joining_key import key_for, seal
 from fedkit_client.moving import carry_over, close, require_nothing_near, require_open, taking_over
 
 if TYPE_CHECKING:
     from fedkit.federation.invite import Invitation
+    from fedkit.governance.encryption import Encryption
     from fedkit.storage.audit_line import Scalar
 
 _MOST_BYTES = 65536
@@ -31,11 +34,13 @@ class Joined:
 
     Attributes:
         blank: ``site.yaml`` is the template, or as wanting: it is to be filled in.
+        key: where the key comes from that the folder is encrypted by; empty where it is not.
     """
 
     folder: SiteFolder
     enrolment: Enrolment
     blank: bool
+    key: str = ""
 
 
 def read_token(file: str) -> str:
@@ -97,9 +102,9 @@ def join(
             code="FK740",
             remedy="name another with --folder, or move this one away",
         )
-    content, blank = _site_file(site_yaml, invitation.site)
+    content, encryption, blank = _site_file(site_yaml, invitation.site)
     if old is not None and (inherited := require_open(old).site_yaml).is_file() and site_yaml is None:
-        content, blank = _inherited(inherited, invitation.site)
+        content, encryption, blank = _inherited(inherited, invitation.site)
     if not empty_ledgers:
         near = [folder.parent, *([] if site_yaml is None else [site_yaml.absolute().parent])]
         require_nothing_near(invitation.site, near, old)
@@ -108,44 +113,52 @@ def join(
 
     authority = fetch_authority(host, port, invitation.federation)
     check_connection(host, port, authority)
-    scrap = _scrap(folder)
-    try:
-        made = SiteFolder(scrap)
-        with taking_over(old) as before:
-            told: dict[str, Scalar] = {"budgets": "new, as was asked for" if empty_ledgers else "new"}
-            if before is None:
-                made.ledgers.mkdir(mode=0o700)
-            else:
-                told = {"budgets": "taken along", **carry_over(before, made)}
-            again = before is not None or empty_ledgers
-            enrolment = _enrol(made, authority, host, port, invitation, again=again)
-            _write(made, authority, enrolment, content, told)
-            # Whoever made the folder meanwhile keeps it.
-            if folder.exists():
-                raise FileExistsError(f"{folder} was made meanwhile")
-            if before is not None:
-                close(before)
-            scrap.rename(folder)
-    except OSError as error:
-        raise DeploymentError(f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder") from None
-    finally:
-        shutil.rmtree(scrap, ignore_errors=True)
-    return Joined(SiteFolder(folder), enrolment, blank=blank)
+    # Before the invitation is used up: a folder without its key would be of no use.
+    with key_for(folder, encryption, old) as key:
+        scrap = _scrap(folder)
+        try:
+            made = SiteFolder(scrap)
+            with taking_over(old) as before:
+                told: dict[str, Scalar] = {"budgets": "new, as was asked for" if empty_ledgers else "new"}
+                if before is None:
+                    made.ledgers.mkdir(mode=0o700)
+                else:
+                    told = {"budgets": "taken along", **carry_over(before, made)}
+                seal(made, key)
+                again = before is not None or empty_ledgers
+                enrolment = _enrol(made, authority, host, port, invitation, again=again)
+                _write(made, authority, enrolment, content, told)
+                # Whoever made the folder meanwhile keeps it.
+                if folder.exists():
+                    raise FileExistsError(f"{folder} was made meanwhile")
+                if before is not None:
+                    close(before)
+                scrap.rename(folder)
+        except OSError as error:
+            raise DeploymentError(
+                f"{folder} cannot be made: {error}", code="FK740", remedy="name another folder"
+            ) from None
+        finally:
+            shutil.rmtree(scrap, ignore_errors=True)
+    return Joined(SiteFolder(folder), enrolment, blank=blank, key="" if key is None else key.shown)
 
 
-def _inherited(path: Path, site: str) -> tuple[bytes, bool]:
+def _inherited(path: Path, site: str) -> tuple[bytes, Encryption, bool]:
     """The old folder's own file: what the hospital has decided goes on; one with mistakes is mended there."""
+    from fedkit.governance.encryption import Encryption
+
     with suppress(ConfigError):
         return _site_file(path, site)
-    return path.read_bytes(), True
+    return path.read_bytes(), Encryption(), True
 
 
-def _site_file(path: Path | None, site: str) -> tuple[bytes, bool]:
-    """What becomes site.yaml, and whether it has blanks."""
+def _site_file(path: Path | None, site: str) -> tuple[bytes, Encryption, bool]:
+    """What becomes site.yaml, where its key comes from, and whether it has blanks."""
+    from fedkit.governance.encryption import Encryption
     from fedkit_client.template import site_template
 
     if path is None:
-        return site_template(site).encode(), True
+        return site_template(site).encode(), Encryption(), True
     from fedkit.governance.site_file import read_site_file
 
     # What it says of files is relative to where it will lie; here only its own words are judged.
@@ -156,7 +169,7 @@ def _site_file(path: Path | None, site: str) -> tuple[bytes, bool]:
             code="FK752",
             remedy=f"write site: {site}, or ask for an invitation of {file.site}",
         )
-    return path.read_bytes(), False
+    return path.read_bytes(), file.encryption, False
 
 
 def _scrap(folder: Path) -> Path:

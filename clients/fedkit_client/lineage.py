@@ -10,6 +10,8 @@ units are those of the round before adds one line.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -19,7 +21,9 @@ from typing import Any
 
 from fedkit.errors import FederationError
 from fedkit.storage.private import require_private
+from fedkit.storage.sealing import Vault
 from fedkit_client.folder import SiteFolder
+from fedkit_client.hidden import hidden_count, hidden_units, shown_count, shown_units
 from fedkit_client.pseudonyms import PseudonymKey, pseudonym_key
 
 _WIDTH = 16
@@ -66,10 +70,12 @@ def leave(folder: SiteFolder, use: Use, rows: int, ids: Sequence[str] | None) ->
     """
     key = pseudonym_key(folder)
     with _opened(folder, key, make=True) as database:
-        units = None if ids is None else _stored(database, key, use.dataset, ids)
+        vault = folder.vault()
+        units = None if ids is None else _stored(database, key, use.dataset, ids, vault)
+        kept = hidden_count(vault, rows, use.run, use.round, use.kind)
         database.execute(
             "INSERT OR REPLACE INTO uses VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (use.run, use.round, use.kind, use.dataset, use.purpose, use.job, use.model, use.at, rows, units),
+            (use.run, use.round, use.kind, use.dataset, use.purpose, use.job, use.model, use.at, kept, units),
         )
         database.commit()
 
@@ -87,7 +93,10 @@ def runs_with(folder: SiteFolder, dataset: str, unit: str) -> list[dict[str, Any
     key = pseudonym_key(folder, make=False)
     mark = key.of(dataset, unit)[:_WIDTH]
     with _opened(folder, key, make=False) as database:
-        sets = [number for number, units in database.execute("SELECT id, units FROM sets") if _holds(units, mark)]
+        sets, vault = [], folder.vault()
+        for number, digest, kept in database.execute("SELECT id, digest, units FROM sets"):
+            if _holds(shown_units(vault, kept, digest), mark):
+                sets.append(number)
         found: dict[str, dict[str, Any]] = {}
         uses = database.execute(
             "SELECT run, kind, round, purpose, job, model, units FROM uses WHERE dataset = ? ORDER BY at, rowid",
@@ -114,18 +123,77 @@ def rounds_of(folder: SiteFolder, run: str) -> list[dict[str, Any]]:
     if not folder.lineage.exists():
         return []
     with _opened(folder, pseudonym_key(folder, make=False), make=False) as database:
-        rows = database.execute(
-            "SELECT round, kind, dataset, purpose, at, rows, length(sets.units) FROM uses LEFT JOIN sets"
+        found = database.execute(
+            "SELECT round, kind, dataset, purpose, at, rows, sets.digest, sets.units FROM uses LEFT JOIN sets"
             " ON uses.units = sets.id WHERE run = ? ORDER BY round, kind, at",
             (run,),
         ).fetchall()
-    names = ("round", "kind", "dataset", "purpose", "at", "rows")
+        vault = folder.vault()
+        return [
+            {
+                "round": number, "kind": kind, "dataset": dataset, "purpose": purpose, "at": at,
+                "rows": shown_count(vault, rows, run, number, kind),
+                "units": None if kept is None else len(shown_units(vault, kept, digest)) // _WIDTH,
+            }
+            for number, kind, dataset, purpose, at, rows, digest, kept in found
+        ]  # fmt: skip
+
+
+def older(folder: SiteFolder, before: float) -> list[tuple[str, str, int, str, int, int]]:
+    """Rounds that were read before a moment, by data set and run: its newest, their digest, bytes and number.
+
+    Raises:
+        FederationError: FK593.
+    """
+    if not folder.lineage.exists():
+        return []
+    found: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
+    with _opened(folder, pseudonym_key(folder, make=False), make=False) as database:
+        rows = database.execute(
+            "SELECT uses.dataset, run, at, round, kind, job, hex(sets.digest), coalesce(length(sets.units), 0)"
+            " FROM uses LEFT JOIN sets ON uses.units = sets.id WHERE at < ? ORDER BY uses.dataset, run, at, uses.rowid",
+            (before,),
+        )
+        for dataset, run, *rest in rows:
+            found.setdefault((dataset, run), []).append(tuple(rest))
     return [
-        dict(zip(names, row, strict=False)) | {"units": None if row[6] is None else row[6] // _WIDTH} for row in rows
-    ]
+        (dataset, run, max(row[0] for row in rows), hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
+         sum(row[-1] for row in rows), len(rows))
+        for (dataset, run), rows in found.items()
+    ]  # fmt: skip
 
 
-def _stored(database: sqlite3.Connection, key: PseudonymKey, dataset: str, ids: Sequence[str]) -> int:
+def forget(folder: SiteFolder, dataset: str, run: str, until: int) -> None:
+    """Delete a run's rounds up to a moment, and the sets that no round points at any more.
+
+    Raises:
+        FederationError: FK593.
+    """
+    with _opened(folder, pseudonym_key(folder, make=False), make=False) as database:
+        database.execute("DELETE FROM uses WHERE dataset = ? AND run = ? AND at <= ?", (dataset, run, until))
+        database.execute("DELETE FROM sets WHERE id NOT IN (SELECT units FROM uses WHERE units IS NOT NULL)")
+        database.commit()
+
+
+def all_shown(folder: SiteFolder) -> None:
+    """Open every set and every count; tells nothing of them.
+
+    Raises:
+        FederationError: FK593.
+    """
+    if not folder.lineage.exists():
+        return
+    vault = folder.vault()
+    with _opened(folder, pseudonym_key(folder, make=False), make=False) as database:
+        for digest, kept in database.execute("SELECT digest, units FROM sets"):
+            shown_units(vault, kept, digest)
+        for run, number, kind, rows in database.execute("SELECT run, round, kind, rows FROM uses"):
+            shown_count(vault, rows, run, number, kind)
+
+
+def _stored(
+    database: sqlite3.Connection, key: PseudonymKey, dataset: str, ids: Sequence[str], vault: Vault | None
+) -> int:
     distinct = sorted(set(ids))
     texts = [unit.encode("utf-8", "surrogatepass") for unit in (dataset, *distinct)]
     digest = key.digest(b"fedkit-units-1\n" + b"".join(len(text).to_bytes(4, "little") + text for text in texts))
@@ -134,7 +202,8 @@ def _stored(database: sqlite3.Connection, key: PseudonymKey, dataset: str, ids: 
         return int(known[0])
     # In an order of their own: that of the ids would tell something of them.
     marks = b"".join(sorted(key.of(dataset, unit)[:_WIDTH] for unit in distinct))
-    made = database.execute("INSERT INTO sets (digest, units) VALUES (?, ?)", (digest, marks))
+    kept = hidden_units(vault, marks, digest)
+    made = database.execute("INSERT INTO sets (digest, units) VALUES (?, ?)", (digest, kept))
     return int(made.lastrowid or 0)
 
 
@@ -154,6 +223,7 @@ def _opened(folder: SiteFolder, key: PseudonymKey, *, make: bool) -> Iterator[sq
         require_private([path])
         with closing(sqlite3.connect(path, timeout=30)) as database:
             database.execute("PRAGMA synchronous = FULL")
+            database.execute("PRAGMA secure_delete = ON")
             if make:
                 database.executescript(_SCHEMA)
                 database.execute("INSERT OR IGNORE INTO facts VALUES ('key', ?)", (key.check,))

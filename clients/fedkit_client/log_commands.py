@@ -1,4 +1,4 @@
-"""``fedkit client log show | verify | export``: the site's audit log."""
+"""``fedkit client log show | verify | export``: the site's audit log; ``text``: what it tells nobody."""
 
 from __future__ import annotations
 
@@ -49,6 +49,21 @@ def show(
     for told in shown(log, since=begin, kinds=kind or (), follow=follow):
         sys.stdout.write((json.dumps(told) if json_ else shown_text(told)) + "\n")
         sys.stdout.flush()
+
+
+@log_app.command()
+def text(site_yaml: SiteYaml) -> None:
+    """Print client.log, with what is encrypted in it; what does not open with the site's key stays as it is.
+
+    Example: fedkit client log text site/site.yaml
+    """
+    from fedkit_client.logs import opened_lines, printable
+    from fedkit_client.start import open_site
+
+    folder = open_site(site_yaml).folder
+    for line in opened_lines(folder.log, folder.vault()):
+        for part in line.split("\n"):
+            sys.stdout.write(printable(part) + "\n")
 
 
 @log_app.command()

@@ -6,13 +6,21 @@ What a coordinator sends makes it grow: beyond 20 MiB its text moves to ``client
 from __future__ import annotations
 
 import fcntl
+import io
 import logging
 import os
+import re
 import shutil
 import sys
+import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
+
+from fedkit.errors import DeploymentError
+from fedkit.storage.sealing import Vault
+from fedkit_client.sealed_lines import MARK, from_text, to_text
 
 _LARGE = 20 * 2**20
 
@@ -28,8 +36,31 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in text)
 
 
+KIND = "log"
+SITE = "fedkit.site"
+"""The logger of what may speak of the table."""
+
+_STAMP = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:,]{12} ")
+_FORM = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
+
+
 class _OneLine(logging.Formatter):
-    """What others sent may stand in a message, and must not look like a line of its own."""
+    """What others sent may stand in a message, and must not look like a line of its own.
+
+    Args:
+        vault: seals what is said where records are at hand: by any process but this one, and by the logger `SITE`.
+    """
+
+    def __init__(self, vault: Vault | None) -> None:
+        super().__init__(_FORM)
+        self._vault, self._open = vault, os.getpid()
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._vault is None or (os.getpid() == self._open and record.name != SITE):
+            return super().format(record)
+        text = super().format(record)
+        begin = f"{self.formatTime(record)} {record.process} {record.levelname} {record.name}: "
+        return begin + to_text(self._vault, text.encode(errors="backslashreplace"), KIND).decode()
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         record.message = printable(record.message)
@@ -83,8 +114,30 @@ def turn(path: Path) -> None:
         file.truncate(0)
 
 
-def configure(path: Path) -> None:
+def opened_lines(path: Path, vault: Vault | None) -> Iterator[str]:
+    """The log's lines, oldest first, with what is sealed in them; what does not open stays as it is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for each in (path.with_name(path.name + ".1"), path):
+        if each != path and not each.exists():
+            continue
+        with each.open(encoding="utf-8", errors="replace") as file:
+            for line in file:
+                begin, mark, rest = line.rstrip("\n").partition(MARK.decode())
+                text = begin + mark + rest
+                if mark and vault is not None:
+                    with suppress(DeploymentError):
+                        text = from_text(vault, (mark + rest).encode(), KIND).decode()
+                yield text
+
+
+def configure(path: Path, vault: Vault | None = None) -> None:
     """Send every log line of this process and those that it forks to a file with mode 0600.
+
+    Args:
+        vault: seals what may speak of records.
 
     Raises:
         OSError: it cannot be written.
@@ -93,7 +146,7 @@ def configure(path: Path) -> None:
     root = logging.getLogger()
     for before in list(root.handlers):
         root.removeHandler(before)
-    handler.setFormatter(_OneLine("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine(vault))
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     # Their lines say what ours do, for every request.
@@ -102,10 +155,70 @@ def configure(path: Path) -> None:
     logging.captureWarnings(True)
 
 
-def redirect(path: Path) -> None:
-    """Point standard output and error at the log: a library's words about a record must not reach a console."""
+def resealed(content: bytes, vault: Vault) -> bytes:
+    """A log's lines under the newest key: plain ones too, for nobody can tell which of them speak of records."""
+    found = []
+    for line in content.splitlines():
+        text = line
+        if (at := line.find(MARK)) >= 0:
+            with suppress(DeploymentError):
+                text = from_text(vault, line[at:], KIND)
+        stamp = line[:23].decode("ascii", "replace") if _STAMP.match(line) else ""
+        found.append(f"{stamp} ".lstrip().encode() + to_text(vault, text, KIND) + b"\n")
+    return b"".join(found)
+
+
+def cut(path: Path, before: float, remove: bool) -> bytes:
+    """The lines that were written before a moment, with what belongs to them; taken out of the file if asked for.
+
+    The file stays the same one, as in :func:`turn`: a line that another process writes in the moment between is lost.
+
+    Raises:
+        OSError: the disk, or there is no file.
+    """
+    with path.open("r+b" if remove else "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if remove else fcntl.LOCK_SH)
+        content, at, old = file.read(), 0, True
+        for line in content.splitlines(keepends=True):
+            if _STAMP.match(line):
+                old = time.mktime(time.strptime(line[:19].decode(), "%Y-%m-%d %H:%M:%S")) < before
+            if not old:
+                break
+            at += len(line)
+        if remove and at:
+            file.seek(0)
+            # Over what was there, which the file system may keep otherwise.
+            file.write(content[at:] + bytes(at))
+            file.flush()
+            os.fsync(file.fileno())
+            file.truncate(len(content) - at)
+    return content[:at]
+
+
+class _Said(io.TextIOBase):
+    """Standard output, whose lines become lines of the log."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in filter(str.strip, lines):
+            logging.getLogger(SITE).info("%s", line)
+        return len(text)
+
+
+def redirect(path: Path, vault: Vault | None = None) -> None:
+    """Point standard output and error at the log: a library's words about a record must not reach a console.
+
+    Args:
+        vault: what Python writes is sealed as log lines are; what other code writes is then lost.
+    """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+    if vault is not None:
+        sys.stdout = sys.stderr = _Said()
+        path = Path(os.devnull)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     for number in (1, 2):
         os.dup2(handle, number)

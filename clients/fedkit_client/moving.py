@@ -20,7 +20,7 @@ from fedkit_client.folder import SiteFolder
 
 _TAKEN = (
     "ledgers", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key", "lineage.sqlite", "paused.json",
-    "quarantine.json", "rounds.json",
+    "quarantine.json", "rounds.json", "vault.json",
 )  # fmt: skip
 """The memory of rounds too: without it an unprotected round could be trained again."""
 _CLOSED = "enrolment.closed.json"

@@ -5,9 +5,7 @@ Nothing here decides what is answered: the gatekeeper does, in a child that hold
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import random
 import time
 from collections.abc import Callable
@@ -21,13 +19,14 @@ from flwr.app import MetricRecord, RecordDict
 
 from fedkit.errors import DeploymentError, FederationError, FedkitError
 from fedkit.federation.flower_node import NodeConnection, Received, UnreadableRequest
-from fedkit.federation.job import NAME
 from fedkit.federation.public_codes import COMMON, public_code
 from fedkit.federation.request import Request, unpack_request
 from fedkit.governance.pause import PAUSED, PauseFile
+from fedkit.storage.sealing import Vault
 from fedkit_client.answers import USAGE, from_frame
 from fedkit_client.audit import Trail
 from fedkit_client.executor import Done, Executor
+from fedkit_client.order_said import expires, shown_order
 from fedkit_client.patience import Patience
 from fedkit_client.state import State
 from fedkit_client.stopping import Stop, Stopping
@@ -53,6 +52,8 @@ class Node:
         usage: file to which each answer's CPU seconds and peak memory are appended.
         disclose: tell the coordinator the same.
         pause: what stops all release; work goes no further while it is there.
+        vault: seals what an answer has cost.
+        upkeep: what is done by the clock, between two messages.
         trail: the site's audit log, which tells of every answer before it is sent.
         heard: called whenever the coordinator has answered.
     """
@@ -66,6 +67,8 @@ class Node:
     disclose: bool = False
     say: Callable[[dict[str, Any]], None] = lambda _: None
     pause: PauseFile | None = None
+    vault: Vault | None = None
+    upkeep: Callable[[], None] = lambda: None
     trail: Trail = field(kw_only=True)
     heard: Callable[[], None] = lambda: None
     patience: Patience = field(default_factory=Patience)
@@ -106,6 +109,8 @@ class Node:
 
     def _connected(self) -> None:
         self._refuse_quarantined()
+        # What is due goes where no coordinator is reached, too; in quarantine it stays, for it may be evidence.
+        self.upkeep()
         with self.stop.at_rest():
             if not self._announced:
                 self.announce()
@@ -119,6 +124,7 @@ class Node:
         while True:
             self._take_breath()
             self._refuse_quarantined()
+            self.upkeep()
             try:
                 with self.stop.at_rest():
                     received = self.connection.receive()
@@ -156,7 +162,7 @@ class Node:
             if received.kind not in KINDS:
                 raise FedkitError(f"a message of the kind {received.kind[:40]!r}", code="FK510")
             request = unpack_request(received.message.content, most_parameters=MOST_PARAMETERS)
-            kind, run, number = _shown(request, kind)
+            kind, run, number = shown_order(request, kind)
             self.trail.peer_head = request.head
             self._refuse_paused()
             self.state.enter("working")
@@ -176,7 +182,7 @@ class Node:
         body = request.parameters.data.cast("B") if len(request.parameters) else b""
         # Nobody has verified what the order says: whoever shortens its life could as well have sent nothing. A clock
         # further ahead of the coordinator's would have kept the site from connecting.
-        over = _expires(request) - EARLIEST
+        over = expires(request) - EARLIEST
 
         def meanwhile() -> None:
             if time.time() >= over:
@@ -184,7 +190,7 @@ class Node:
             self._meanwhile()
 
         done = self.executor.ask(header, body, meanwhile)
-        note_usage(self.usage, *shown, done, time.monotonic() - began)
+        note_usage(self.usage, *shown, done, time.monotonic() - began, self.vault)
         self.trail.child(done.header)
         return self._content(done)
 
@@ -269,31 +275,3 @@ def _unexpected(error: Exception) -> FedkitError:
 
 def _kind(said: str) -> str:
     return said if said in KINDS else "unknown"
-
-
-def _shown(request: Request, kind: str) -> tuple[str, str, int]:
-    """What an order that nobody has verified says of itself, as far as it is what an order may say; never raises."""
-    try:
-        payload = _payload(request)
-        said, run, number = payload["kind"], payload["run"], payload["round"]
-    except Exception:
-        return kind, "", 0
-    # A run's end comes as a message of another kind, and statistics as Flower's query.
-    return (
-        said if said == "end" or (said, kind) == ("statistics", "query") else kind,
-        run if isinstance(run, str) and NAME.fullmatch(run) else "",
-        number if type(number) is int and 0 <= number < 2**31 else 0,
-    )
-
-
-def _expires(request: Request) -> float:
-    """The end that such an order names, seconds since the epoch; without one, never; never raises."""
-    try:
-        said = _payload(request)["expires_at"]
-    except Exception:
-        return math.inf
-    return said if type(said) is int and 0 <= said < 2**63 else math.inf
-
-
-def _payload(request: Request) -> Any:
-    return json.loads(json.loads(request.order)["payload"])

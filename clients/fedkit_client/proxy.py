@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from fedkit_client.folder import joined
+from fedkit_client.address import joined
 from fedkit_client.trouble import no_connection, no_name, proxy_refuses
 
 

@@ -18,8 +18,10 @@ from dataclasses import dataclass, field
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.storage.private import require_private, write_new
 from fedkit_client.folder import SiteFolder
+from fedkit_client.sealed_lines import from_text, to_text
 
-_KEY = re.compile(rb"[0-9a-f]{64}\n")
+KIND = "pseudonym key"
+_KEY = re.compile(rb"[0-9a-f]{64}")
 _UNIT = b"fedkit-unit-1\n"
 _CHECK = b"fedkit-pseudonym-key-1\n"
 
@@ -59,7 +61,7 @@ def pseudonym_key(folder: SiteFolder, *, make: bool = True) -> PseudonymKey:
     path = folder.pseudonym_key
     if make and not path.exists():
         try:
-            write_new(path, secrets.token_hex(32).encode() + b"\n")
+            write_new(path, to_text(folder.vault(), secrets.token_hex(32).encode(), KIND) + b"\n")
         except DeploymentError as error:
             # Another process of the site was quicker.
             if error.code != "FK704":
@@ -69,9 +71,13 @@ def pseudonym_key(folder: SiteFolder, *, make: bool = True) -> PseudonymKey:
         content = path.read_bytes()
     except OSError as error:
         raise _unfit(path.name, f"cannot be read ({error.strerror})") from None
+    try:
+        content = from_text(folder.vault(), content.strip(), KIND)
+    except DeploymentError as error:
+        raise _unfit(path.name, f"cannot be opened ({error.message})") from None
     if not _KEY.fullmatch(content):
         raise _unfit(path.name, "holds no key")
-    key = bytes.fromhex(content.decode().strip())
+    key = bytes.fromhex(content.decode())
     return PseudonymKey(hashlib.sha256(_CHECK + key).hexdigest(), key)
 
 

@@ -11,19 +11,22 @@ from typing import Any
 
 from fedkit.errors import DeploymentError
 from fedkit.governance.terms import SiteFile
+from fedkit_client.answering import answerer, silent
 from fedkit_client.executor import Executor
 from fedkit_client.folder import SiteFolder
 from fedkit_client.limits import remarks_on, require_disk, require_memory
-from fedkit_client.start import answerer, silent
 from fedkit_client.tables import Look, from_plain
 
 
-def fork(file: SiteFile) -> Executor:
-    """A site's executor; to be called before anything is loaded that its size would be measured with, or a thread."""
+def fork(file: SiteFile, folder: SiteFolder) -> Executor:
+    """A site's executor, which has the folder's keys if they were opened before.
+
+    To be called before anything is loaded that its size would be measured with, or a thread.
+    """
     # A pool of threads in the zygote would not survive a fork; training counts its own. It takes addresses for each
     # processor, so that whoever measures without it finds another least memory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return Executor.start(silent(file), answerer(file))
+    return Executor.start(silent(folder), answerer(file, folder))
 
 
 def require_limits(file: SiteFile, folder: SiteFolder, executor: Executor) -> list[str]:

@@ -27,13 +27,13 @@ def withdrawn(folder: SiteFolder, dataset: str) -> frozenset[str]:
 
     Raises:
         FederationError: FK593, the file has fewer, or cannot be read.
-        DeploymentError: FK706.
+        DeploymentError: FK706; FK790, FK791, FK793, the folder's key.
 
     Guarantee: a withdrawal that was logged and is not in the file is never taken for none.
     """
     # The log first: a command holds the file's lock from before its first line until its ids are written.
     marks = _withdrawn_marks(folder, dataset)
-    ids = read_withdrawn(folder.withdrawals, dataset)
+    ids = read_withdrawn(folder.withdrawals, dataset, folder.vault())
     if marks:
         key = pseudonym_key(folder, make=False)
         missing = len(marks - {key.of(dataset, each).hex() for each in ids})

@@ -11,11 +11,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedkit.errors import FederationError
+from fedkit.errors import DeploymentError, FederationError
+from fedkit.storage.sealing import Vault
 from fedkit_client.appending import append, appending, mended, read_shared
+from fedkit_client.sealed_lines import from_text, to_text
+
+KIND = "rectification"
 
 
-def note(path: Path, dataset: str, pseudonyms: Sequence[str], reason: str, now: float) -> None:
+def note(
+    path: Path, dataset: str, pseudonyms: Sequence[str], reason: str, now: float, vault: Vault | None = None
+) -> None:
     """Write down that a corrected record takes effect; on disk when it returns.
 
     Raises:
@@ -23,11 +29,12 @@ def note(path: Path, dataset: str, pseudonyms: Sequence[str], reason: str, now: 
     """
     lines = [json.dumps({"at": int(now), "data": dataset, "unit": mark, "reason": reason}) for mark in pseudonyms]
     with appending(path) as handle:
-        mended(handle, lambda line: line.endswith(b"}"))
-        append(handle, lines)
+        count = len(mended(handle, lambda line: vault is None and line.endswith(b"}")).splitlines())
+        append(handle, [to_text(vault, line.encode(), KIND, str(number)).decode()
+                        for number, line in enumerate(lines, count + 1)])  # fmt: skip
 
 
-def times_of(path: Path, dataset: str, pseudonym: str) -> list[int]:
+def times_of(path: Path, dataset: str, pseudonym: str, vault: Vault | None = None) -> list[int]:
     """When a unit's records were corrected, in seconds since the epoch.
 
     Raises:
@@ -35,8 +42,15 @@ def times_of(path: Path, dataset: str, pseudonym: str) -> list[int]:
         DeploymentError: FK706.
     """
     try:
-        entries = [json.loads(line) for line in read_shared(path).splitlines()]
+        texts = enumerate(read_shared(path).splitlines(), 1)
+        entries = [json.loads(from_text(vault, line, KIND, str(number))) for number, line in texts]
         return [int(each["at"]) for each in entries if (each["data"], each["unit"]) == (dataset, pseudonym)]
+    except DeploymentError as error:
+        if error.code == "FK706":
+            raise
+        raise FederationError(
+            f"{path.name} cannot be opened: {error.message}", code="FK593", remedy=error.remedy
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FederationError(
             f"{path.name} cannot be read ({type(error).__name__})",

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,7 @@ from fedkit.errors import DeploymentError, FedkitError
 from fedkit.governance.terms import SiteFile
 from fedkit_client import lock, logs
 from fedkit_client.folder import Enrolment, SiteFolder
-from fedkit_client.frames import Bytes
-from fedkit_client.zygote import Handle
+from fedkit_client.vaults import Keys
 
 if TYPE_CHECKING:
     from fedkit_client.alert_watch import Watch
@@ -55,7 +54,8 @@ def open_site(path: Path) -> Opened:
     from fedkit.governance.site_file import read_site_file
 
     file = read_site_file(path)
-    folder = SiteFolder(file.folder.resolve())
+    path_of = file.folder.resolve()
+    folder = SiteFolder(path_of, Keys(path_of, file.encryption))
     enrolment = folder.enrolment()
     if enrolment.site != file.site:
         raise DeploymentError(
@@ -102,17 +102,19 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
         _refuse_second(opened.folder)
     if detach and _detached(say):
         return
-    report = say
     with ExitStack() as stack:
         try:
             stack.enter_context(lock.hold(opened.folder.pid_file))
-            logs.configure(opened.folder.log)
             from fedkit_client.ledgers import open_ledgers
             from fedkit_client.recalled import require_withdrawals
+            from fedkit_client.settling import settle
 
+            # The key first: whatever is written from here on is sealed by it.
+            said = settle(opened.folder)
+            logs.configure(opened.folder.log, opened.folder.vault())
             open_ledgers(opened.file, opened.folder)
             require_withdrawals(opened.file, opened.folder)
-            node, watch = _ready(opened, report, stack)
+            node, watch = _ready(opened, say, stack, said)
         except FedkitError as error:
             if detach:
                 _tell_parent({"error": {"code": error.code, "message": str(error)}})
@@ -134,60 +136,29 @@ def _refuse_second(folder: SiteFolder) -> None:
         return
 
 
-def _ready(opened: Opened, say: Say, stack: ExitStack) -> tuple[Any, Watch]:
+def _ready(opened: Opened, say: Say, stack: ExitStack, warnings: Sequence[str] = ()) -> tuple[Any, Watch]:
     """A node whose executor waits for work; the fork comes before anything that a fork would tear."""
     from fedkit.storage.keys import load_signing_key
     from fedkit_client.readiness import fork, require_limits, tables_of
     from fedkit_client.tables import remarks, require_readable
 
     file, folder = opened.file, opened.folder
-    executor = fork(file)
+    executor = fork(file, folder)
     try:
         stack.enter_context(lock.alone(load_signing_key(folder.signing_key)))
         say({"event": "starting", "site": file.site, "folder": str(folder.path)})
         said = require_limits(file, folder, executor)
         looks = tables_of(executor)
         require_readable(looks)
-        for text in (*said, *remarks(looks)):
-            logging.getLogger("fedkit.node").warning("%s", text)
+        for text in (*warnings, *said, *remarks(looks)):
+            # What a table's reading has shown may speak of its rows.
+            logging.getLogger("fedkit.site").warning("%s", text)
             _WARNINGS.append(text)
             say({"event": "warning", "message": text})
         return _node(opened, executor, say)
     except BaseException:
         executor.close()
         raise
-
-
-def answerer(file: SiteFile) -> Handle:
-    """What a child answers requests with, for a site."""
-    folder = SiteFolder(file.folder.resolve())
-
-    def answer(header: dict[str, Any], body: Bytes) -> tuple[dict[str, Any], Bytes]:
-        # Loaded by the zygote: the node's process never holds torch, nor what opens a table.
-        from fedkit_client.gatekeeper import Gatekeeper, handle
-
-        keeper = Gatekeeper(file, folder)
-        if header.get("tables"):
-            from fedkit_client.tables import look_at_tables
-
-            # Under the limits, as every later reading; a database's driver is nothing for the node's process.
-            problem = keeper.probe()
-            return problem or {"tables": [look.plain() for look in look_at_tables(file, folder)]}, b""
-        return handle(keeper)(header, body)
-
-    return answer
-
-
-def silent(file: SiteFile) -> Callable[[], None]:
-    """What the zygote begins with: its words go to the log, then it imports everything."""
-
-    def begin() -> None:
-        from fedkit_client.preload import preload
-
-        logs.redirect(SiteFolder(file.folder.resolve()).log)
-        preload()
-
-    return begin
 
 
 def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
@@ -202,6 +173,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
     from fedkit_client.pace import Pace
     from fedkit_client.state import State
     from fedkit_client.stopping import Stop
+    from fedkit_client.upkeep import Upkeep
 
     file, folder, enrolment = opened.file, opened.folder, opened.enrolment
     authority = folder.authority()
@@ -230,8 +202,8 @@ def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
     stop.listen()
     watch = watch_of(opened, signing.public, state)
     return Node(
-        connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause, trail=trail,
-        heard=watch.pulse.beat,
+        connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause,
+        folder.vault(), Upkeep(executor, trail.log.append), trail=trail, heard=watch.pulse.beat,
     ), watch  # fmt: skip
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
+from fedkit.errors import DeploymentError
 from fedkit.federation.heads import CONTRADICTED
 from fedkit.storage.audit import RECOVERED
 from fedkit.storage.audit_verify import alerts, readable_lines
+from fedkit.storage.sealing import Vault
 from fedkit_client import lock
 from fedkit_client.digest import file_digest
 from fedkit_client.ledgers import budgets
 from fedkit_client.logs import printable
 from fedkit_client.start import Opened
 from fedkit_client.state import read_state
+from fedkit_client.usage import read_usage
 
 
 def status(opened: Opened) -> dict[str, Any]:
@@ -110,15 +112,21 @@ def _because(paused: dict[str, Any]) -> str:
 def _usage(opened: Opened) -> dict[str, Any]:
     total = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
     try:
-        with opened.folder.usage.open(encoding="utf-8") as file:
-            for line in file:
-                told = json.loads(line)
-                total["answers"] += 1
-                total["cpu_seconds"] += told["cpu_seconds"] or 0.0
-                total["peak_bytes"] = max(total["peak_bytes"], told["peak_bytes"] or 0)
+        for told in read_usage(opened.folder.usage, _vault(opened)):
+            total["answers"] += 1
+            total["cpu_seconds"] += told.get("cpu_seconds") or 0.0
+            total["peak_bytes"] = max(total["peak_bytes"], told.get("peak_bytes") or 0)
     except (OSError, ValueError, KeyError):
         pass
     return total
+
+
+def _vault(opened: Opened) -> Vault | None:
+    try:
+        return opened.folder.vault()
+    except DeploymentError:
+        # What the site costs is nothing to do without a key for; all else here needs none.
+        return None
 
 
 def _ago(at: float | None) -> str:

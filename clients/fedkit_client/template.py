@@ -52,6 +52,10 @@ data:
     # consent: whose rows may be used, such as {{column: {{name: consent, values: ["yes"]}}}}; see docs/governance.md
     # allow_unprotected: true admits runs without privacy, which reveal what they like
 
+# The key by which all that is stored of records is encrypted: key_file, key_env or key_command (docs/operations.md).
+# Left out, it is a file beside the site's folder, made by joining: keep a copy of it, apart from copies of the folder.
+# encryption: {{key_file: /etc/fedkit/{site}.key}}
+
 # What a run may take; left out, there is no limit.
 # limits: {{cpus: 2, memory: 4GiB, disk: 5GiB, bandwidth: 10MiB/s}}
 # device: cpu, cuda or auto

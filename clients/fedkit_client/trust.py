@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fedkit.errors import DeploymentError
 from fedkit.storage.keys import fingerprint
-from fedkit_client.folder import joined
+from fedkit_client.address import joined
 from fedkit_client.proxy import connect
 from fedkit_client.trouble import EARLIEST, LATEST, clocks_apart, no_connection, skew_of, untrusted
 

@@ -15,17 +15,23 @@ from typing import Literal
 
 from fedkit.data.table import name_text
 from fedkit.data.units import is_no_id
-from fedkit.errors import FederationError
+from fedkit.errors import DeploymentError, FederationError
+from fedkit.storage.sealing import Vault
 from fedkit_client.appending import append, appending, mended, read_shared
+from fedkit_client.sealed_lines import from_text, to_text
 
 Action = Literal["withdrawn", "revoked"]
 _FIELDS = {"at": int, "data": str, "unit": str, "action": str}
+KIND = "withdrawal"
 _LONGEST = 1000
 _MOST = 1_000_000
 
 
-def read_withdrawn(path: Path, dataset: str) -> frozenset[str]:
+def read_withdrawn(path: Path, dataset: str, vault: Vault | None = None) -> frozenset[str]:
     """The ids of a data set whose withdrawal stands.
+
+    Args:
+        vault: of the site's folder; None where that holds plain text.
 
     Raises:
         FederationError: FK593, a line that is not what was written.
@@ -35,7 +41,7 @@ def read_withdrawn(path: Path, dataset: str) -> frozenset[str]:
         content = read_shared(path)
     except OSError as error:
         raise _broken(path, f"cannot be read ({error.strerror})") from None
-    return frozenset(_standing(path, content, dataset))
+    return frozenset(_standing(path, content, dataset, vault))
 
 
 def note(
@@ -44,6 +50,7 @@ def note(
     units: Sequence[str],
     action: Action,
     now: float,
+    vault: Vault | None = None,
     *,
     first: Callable[[], None] | None = None,
 ) -> list[str]:
@@ -61,15 +68,15 @@ def note(
         DeploymentError: FK706; FK700, the disk does not take it: nothing of it counts then.
     """
     with appending(path) as handle:
-        before = _standing(path, mended(handle, lambda line: _entry(line) is not None), dataset)
+        content = mended(handle, lambda line: vault is None and _entry(line) is not None)
+        before, count = _standing(path, content, dataset, vault), len(content.splitlines())
         fresh = [unit for unit in dict.fromkeys(units) if (unit in before) != (action == "withdrawn")]
         # So that no withdrawal is without its line in the log, and no reader sees the one without the other.
         if first is not None:
             first()
-        append(
-            handle,
-            [json.dumps({"at": int(now), "data": dataset, "unit": unit, "action": action}) for unit in fresh],
-        )
+        lines = [json.dumps({"at": int(now), "data": dataset, "unit": unit, "action": action}) for unit in fresh]
+        append(handle, [to_text(vault, line.encode(), KIND, str(number)).decode()
+                        for number, line in enumerate(lines, count + 1)])  # fmt: skip
     return fresh
 
 
@@ -110,10 +117,13 @@ def _encodable(unit: str) -> bool:
     return True
 
 
-def _standing(path: Path, content: bytes, dataset: str) -> dict[str, None]:
+def _standing(path: Path, content: bytes, dataset: str, vault: Vault | None) -> dict[str, None]:
     found: dict[str, None] = {}
     for number, line in enumerate(content.splitlines(), 1):
-        entry = _entry(line)
+        try:
+            entry = _entry(from_text(vault, line, KIND, str(number)))
+        except DeploymentError as error:
+            raise _broken(path, f"holds in line {number} what cannot be opened ({error.message})") from None
         if entry is None:
             raise _broken(path, f"holds in line {number} what nobody wrote there")
         if entry["data"] != dataset:

@@ -40,7 +40,7 @@ def withdraw_units(
 
     Raises:
         FederationError: FK560, FK592, FK593.
-        DeploymentError: FK700, FK706, FK770, FK771.
+        DeploymentError: FK700, FK706, FK770, FK771; FK790, FK791, FK793, the folder's key.
     """
     require_data(opened, data)
     kind: Action = "revoked" if revoke else "withdrawn"
@@ -49,6 +49,6 @@ def withdraw_units(
         for each in ids:
             record(opened.folder, kind, dataset=data, unit=unit_pseudonym(opened.folder, data, each), **signed_by(by))
 
-    fresh = note(opened.folder.withdrawals, data, ids, kind, now, first=first)
+    fresh = note(opened.folder.withdrawals, data, ids, kind, now, opened.folder.vault(), first=first)
     used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
     return {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}

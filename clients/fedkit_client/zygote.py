@@ -104,6 +104,8 @@ def _settle(parent: int) -> None:
     """Die with the parent; leave the terminal's signals to the node's process."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # What a crash would leave on the disk holds records, and their key.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.getppid() != parent:

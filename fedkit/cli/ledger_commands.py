@@ -76,16 +76,21 @@ def verify(ledger: LedgerPath, head: HeadPath = None, json_: Json = False) -> No
     """
     from fedkit.privacy.ledger.export import read_export
     from fedkit.privacy.ledger.ledger import Ledger
+    from fedkit.privacy.ledger.replies import replies as stored_replies
 
     known = read_export(head) if head is not None else None
     with Ledger(ledger, head=known, read_only=not _writable(ledger)) as opened:
-        replies = opened.verify()
+        replies, unread = stored_replies(opened.file)
         last = opened.export().head
-    found = {"ledger": str(ledger), "entries": last.seq, "head": last.digest, "replies": replies}
+    found = {"ledger": str(ledger), "entries": last.seq, "head": last.digest, "replies": replies, "encrypted": unread}
     if json_:
         sys.stdout.write(json.dumps({**found, "checked_against_head": head is not None}) + "\n")
         return
     sys.stdout.write(f"{last.seq} entries and {replies} replies are as they were written; head {last.digest}\n")
+    if unread:
+        sys.stdout.write(
+            f"{unread} more replies are encrypted; whether they open shows `fedkit client encrypt --check`\n"
+        )
     if head is None:
         sys.stdout.write("whether a backup was restored shows only against an export that was kept elsewhere: --head\n")
 

@@ -92,6 +92,8 @@ def connect() -> DuckDBPyConnection:
         "autoload_known_extensions": "false",
         "preserve_insertion_order": "true",
         "threads": "1",
+        # Where memory does not suffice it would write rows to .tmp of the folder that it was started in.
+        "temp_directory": "",
     }
     return duckdb.connect(":memory:", config=settings)
 

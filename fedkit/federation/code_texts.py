@@ -24,6 +24,7 @@ CODE_TEXTS: dict[str, str] = {
     **{f"FK{n}": _LEDGER for n in (330, 332, 333, 335, 336, 337, 338, 342, 343, 344, 345, 348, 353)},
     "FK331": "the site's ledger holds an answer that was altered: ask the site to investigate, and send nothing again",
     "FK334": "the site's ledger is a restored backup: ask its IT to run `fedkit ledger reconcile`",
+    "FK359": "the site's answer to this round is encrypted by a key that the site has lost: go on with the next round",
     "FK339": "the site's privacy budget for this data set does not pay for the run: plan fewer rounds, more noise, or"
     " ask its data protection officer",
     "FK340": "the site's budget is for another delta, unit or epsilon: ask its data protection officer",
@@ -85,6 +86,7 @@ CODE_TEXTS: dict[str, str] = {
     " this text of it",
     "FK580": "the site has paused all release: it is asked again until the round's deadline",
     "FK581": "the site has begun this round ten times and never finished it: give the next run a longer --deadline",
+    "FK585": "the site has not the key by which it encrypts what it stores: ask its IT to run `fedkit client doctor`",
     "FK590": "records there are used by consent to a purpose: set purpose=",
 }
 """Code to sentence, for every code that may leave a site; no others are needed, for no other is believed."""

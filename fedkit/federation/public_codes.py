@@ -36,7 +36,7 @@ _PLAN = {
 # weight would tell it anyway: such a site must not be deployed at all.
 # FK314 stays: it is about the cells of rows.
 
-_LEDGER = {f"FK{number}" for number in (*range(330, 350), 351, 353, 357)}
+_LEDGER = {f"FK{number}" for number in (*range(330, 350), 351, 353, 357, 359)}
 # What a ledger refuses follows from its limits, the plans it was charged for and its disk, never from a record.
 # FK350 is about files that a command reads; no answer raises it. FK352 stays: a reply that holds NaN is one. So does
 # FK354, a round that failed on its records: a repeated request is answered as the first one was.
@@ -65,9 +65,10 @@ _WIRE = {
 _TRUST = {f"FK{number}" for number in range(540, 548)}
 # What is wrong with an envelope, its signer, its times or the job's config: the request, the keyring and the clock.
 
-_WILL = {*(f"FK{number}" for number in range(560, 580)), "FK580", "FK581"}
+_WILL = {*(f"FK{number}" for number in range(560, 580)), "FK580", "FK581", "FK585"}
 # What the site's own file refuses: the request, the clock and a person's word against declared constants. FK580: the
 # site is paused, whoever asks for what. FK581: how often the coordinator has asked for one round.
+# FK585: the site has not the key of what it stores, whatever that holds.
 
 MAY_CHANGE = frozenset({*WAITING, "FK580"})
 """Codes of a refusal that the hour or a person at the site may lift within the round: the coordinator asks again."""

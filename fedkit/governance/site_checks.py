@@ -22,12 +22,14 @@ from fedkit.governance.alert_terms import alerts_of
 from fedkit.governance.amounts import number_of_bytes
 from fedkit.governance.card import CARD_KEYS, card_of, columns_of
 from fedkit.governance.consent_terms import consent_of
+from fedkit.governance.encryption import encryption_of
 from fedkit.governance.policy_checks import POLICY_EXAMPLE, policy_of
 from fedkit.governance.reading import Reader
+from fedkit.governance.retention import retention_of
 from fedkit.governance.terms import Allowed, Limits, SiteData, SiteFile
 
 SOURCE_KINDS = ("builtin", "csv", "parquet", "sql")
-_KEYS = ("site", "folder", "data", "limits", "device", "disclose_usage", "allow", "alerts")
+_KEYS = ("site", "folder", "data", "limits", "device", "disclose_usage", "allow", "alerts", "encryption", "retention")
 _REQUIRED = {
     "declaration": "the name of a shipped declaration, such as heart_disease, or a mapping as in configs/data/",
     "source": "{kind: csv, path: table.csv}",
@@ -79,11 +81,11 @@ def site_file_of(values: Mapping[str, Any], base: Path) -> tuple[SiteFile | None
         found.add("device", f"is {shown(device)}; known are auto, cpu, cuda")
     limits = _limits(found, top.get("limits", {}))
     disclose = found.flag(top.get("disclose_usage", False), "disclose_usage")
-    alerts = alerts_of(found, top.get("alerts"))
+    alerts, path = alerts_of(found, top.get("alerts")), _absolute(base, folder)
+    encryption, retention = encryption_of(found, top.get("encryption"), path), retention_of(found, top.get("retention"))
     if found.problems:
         return None, found.problems
-    path = _absolute(base, folder)
-    return SiteFile(site, path, datasets, limits, device, disclose, models, sources, alerts), []
+    return SiteFile(site, path, datasets, limits, device, disclose, models, sources, alerts, encryption, retention), []
 
 
 def allow_table_of(values: Mapping[str, Any], base: Path) -> tuple[dict[str, Allowed], list[str]]:

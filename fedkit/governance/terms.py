@@ -11,6 +11,8 @@ from fedkit.config.experiment import DataConfig
 from fedkit.data.consent import ColumnRule, Register
 from fedkit.governance.alert_terms import AlertTerms
 from fedkit.governance.card import DataCard
+from fedkit.governance.encryption import Encryption
+from fedkit.governance.retention import Retention
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,8 @@ class SiteFile:
         disclose_usage: tell the coordinator CPU seconds and peak memory, which may follow from records.
         models, sources: installed functions by the name under which they are asked for.
         alerts: where the site tells what somebody should look at.
+        encryption: where the key of what lies in the folder comes from.
+        retention: how long that is kept.
     """
 
     site: str
@@ -165,3 +169,5 @@ class SiteFile:
     models: Mapping[str, Allowed] = field(default_factory=dict)
     sources: Mapping[str, Allowed] = field(default_factory=dict)
     alerts: AlertTerms = field(default_factory=AlertTerms)
+    encryption: Encryption = field(default_factory=Encryption)
+    retention: Retention = field(default_factory=Retention)

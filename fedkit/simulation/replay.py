@@ -25,6 +25,7 @@ from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
 from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_after
+from fedkit.runs.deleted import require_kept
 from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json, read_text
 from fedkit.runs.manifest import check_manifest, read_plan
 from fedkit.runs.statement import rounded_up
@@ -145,6 +146,7 @@ def _refold(
     models: Mapping[str, Callable[..., nn.Module]] | None,
 ) -> nn.Module:
     directory = RunDirectory(path)
+    require_kept(path)
     for number in range(1, last + 1):
         # Read ahead: inside the loop an unreadable record would pass for a site that did not answer.
         directory.read_updates(number)

@@ -11,6 +11,7 @@ from fedkit_server.folder_commands import halt, hash_, init, rotate, start
 from fedkit_server.log_commands import log_app
 from fedkit_server.options import SETTINGS
 from fedkit_server.preflight_command import preflight
+from fedkit_server.purge_command import purge
 from fedkit_server.retrain_command import retrain_without
 from fedkit_server.run_command import run
 from fedkit_server.site_commands import invite, revoke, sites
@@ -21,7 +22,7 @@ from fedkit_server.watch_commands import pull, resume, status, stop, watch
 
 app = typer.Typer(
     help="The coordinator of a federation, and what its users do with it.\n\n"
-    "On the coordinator's host: init, start, halt, rotate, hash, log. From anywhere, with a profile: all others.\n\n"
+    "On the coordinator's host: init, start, halt, rotate, purge, hash, log. By a profile: all others.\n\n"
     "Example: fedkit server init coordinator --name heart --host fl.example.org",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -32,6 +33,7 @@ for _command in (init, start, halt, rotate, invite, sites, revoke, preflight, st
 app.command()(pull)
 app.command()(dashboard)
 app.command()(dashboard_user)
+app.command()(purge)
 app.command("hash")(hash_)
 app.command("retrain-without")(retrain_without)
 app.add_typer(user_app, name="user")

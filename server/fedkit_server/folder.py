@@ -11,6 +11,7 @@ from fedkit.config.locate import NAME
 from fedkit.errors import DeploymentError
 from fedkit.federation import statements
 from fedkit.federation.keyring import Keyring, open_keyring
+from fedkit.governance.retention import MOST_DAYS
 from fedkit.governance.site_file import read_allow_file
 from fedkit.governance.terms import Allowed
 from fedkit.storage.keys import SigningKey, create_signing_key, fingerprint, load_signing_key
@@ -32,6 +33,8 @@ class Settings:
         federation: fingerprint of the CA.
         root: fingerprint of the first admin's key.
         bind: address to listen on.
+        retention_days: for how long updates and journals of a run are kept once it has ended; None for ever, unless a
+            study's agreement says less.
     """
 
     format: int
@@ -42,11 +45,22 @@ class Settings:
     federation: str
     root: str
     bind: str = "0.0.0.0"  # noqa: S104  # sites come from outside, over TLS
+    retention_days: int | None = None
 
     @property
     def address(self) -> str:
         """host:port for users and sites."""
         return joined(self.hosts[0], self.port)
+
+
+def require_days(days: object) -> None:
+    """Refuse a bound that cannot be.
+
+    Raises:
+        ValueError: it is no whole number of days from 0 to 36,500, and not None.
+    """
+    if days is not None and (type(days) is not int or not 0 <= days <= MOST_DAYS):
+        raise ValueError(f"retention_days is {days!r}")
 
 
 @dataclass(frozen=True)
@@ -124,6 +138,7 @@ class ServerFolder:
         try:
             values = json.loads(self.settings_file.read_text(encoding="utf-8"))
             settings = Settings(**{**values, "hosts": tuple(values["hosts"])})
+            require_days(settings.retention_days)
         except (OSError, ValueError, TypeError, KeyError):
             raise DeploymentError(
                 f"{self.settings_file} is missing or broken, so {self.path} is no coordinator's folder",

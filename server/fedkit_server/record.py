@@ -21,6 +21,7 @@ from fedkit.federation.outcome import Finish
 from fedkit.models.flat import views
 from fedkit.privacy.plan import SiteFacts, declared_train_units
 from fedkit.reporting.report import write_report
+from fedkit.runs.deleted import require_kept
 from fedkit.runs.directory import MANIFEST, METRICS, RunDirectory, read_json, read_text, reopen
 from fedkit.runs.manifest import describe
 from fedkit.simulation.measured import measured
@@ -149,8 +150,10 @@ def open_record(path: Path, job: Job, models: Mapping[str, Callable[..., nn.Modu
         models: as in :func:`declared_run`.
 
     Raises:
-        FedkitError: plans or a model that cannot be; a folder that cannot be read or written.
+        FedkitError: plans or a model that cannot be; a folder that cannot be read or written; FK636, one of which the
+            updates were deleted.
     """
+    require_kept(path)
     # Quorum and deadline are the job's own: a replay samples and counts as the run did.
     federation = replace(job.config.federation, min_sites=job.min_sites, timeout=job.deadline)
     config = replace(job.config, federation=federation)

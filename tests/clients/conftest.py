@@ -18,6 +18,8 @@ from fedkit_client.folder import FORMAT, Enrolment, SiteFolder
 from fedkit_client.gatekeeper import Gatekeeper
 from fedkit_client.join import join
 from fedkit_client.ledgers import open_ledgers
+from fedkit_client.logs import opened_lines
+from fedkit_client.start import open_site
 
 from fedkit.governance.site_file import read_site_file
 from fedkit.privacy.ledger.ledger import Ledger
@@ -117,7 +119,8 @@ class Site:
         raise AssertionError(f"no event {name}: {''.join(seen)}\n{self.log()}")
 
     def log(self) -> str:
-        return self.folder.log.read_text() if self.folder.log.exists() else ""
+        folder = open_site(self.folder.site_yaml).folder
+        return "\n".join(opened_lines(folder.log, folder.vault())) if self.folder.log.exists() else ""
 
     def kill(self) -> None:
         self.process.kill()

@@ -63,9 +63,12 @@ def test_a_joined_folder_is_whole_closed_and_pins_the_invitation(coordinator, tm
         "node.key",
         "signing.key",
         "site.yaml",
+        "vault.json",
     }
     assert set(modes.values()) == {0o600}
-    assert [path.name for path in tmp_path.iterdir()] == ["site"]
+    key = tmp_path / "site.key"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["site", key.name]
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and str(key) in done.key
 
 
 def test_the_template_leaves_every_decision_blank(coordinator, tmp_path):
@@ -109,6 +112,7 @@ def test_an_existing_folder_is_left_alone(coordinator, tmp_path):
 def test_an_invitation_works_once(coordinator, tmp_path):
     token = coordinator.invite()
     join(_address(coordinator), token, tmp_path / "site").folder.path.rename(tmp_path.parent / f"{tmp_path.name}-site")
+    (tmp_path / "site.key").unlink()
     _refused(tmp_path, coordinator, "FK730", token)
 
 

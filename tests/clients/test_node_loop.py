@@ -10,7 +10,8 @@ import pytest
 from fedkit_client import logs
 from fedkit_client.audit import Trail
 from fedkit_client.folder import SiteFolder
-from fedkit_client.node import Node, _shown
+from fedkit_client.node import Node
+from fedkit_client.order_said import shown_order
 from fedkit_client.patience import Patience
 from fedkit_client.state import State
 from fedkit_client.status import status_text
@@ -169,8 +170,8 @@ def test_neither_runs_nor_kinds_are_shown_as_they_come(loop):
 @given(st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner)), st.text())
 def test_what_an_order_says_is_shown_without_an_error(value, text):
     for order in (text, json.dumps(value), _order(kind=value, run=value, round=value).order):
-        assert _shown(Request(order, "", (), np.zeros(0, np.float32)), "train")[0] == "train"
-    assert _shown(_order(kind="end", run="a.b", round=3), "query") == ("end", "a.b", 3)
+        assert shown_order(Request(order, "", (), np.zeros(0, np.float32)), "train")[0] == "train"
+    assert shown_order(_order(kind="end", run="a.b", round=3), "query") == ("end", "a.b", 3)
 
 
 class _Fleet(NodeConnection):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from fedkit_client import cli, frames, lock
+from fedkit_client.address import parted
 from fedkit_client.executor import Executor
-from fedkit_client.folder import SiteFolder, parted
+from fedkit_client.folder import SiteFolder
 from fedkit_client.limits import HEADROOM, require_disk, require_memory
 from fedkit_client.pace import Pace
 from fedkit_client.state import State, read_state

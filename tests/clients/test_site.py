@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fedkit_client.start import open_site
+from fedkit_client.usage import read_usage
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fedkit.federation import wire
 from fedkit.federation.offer import open_offer
 from fedkit.federation.request import pack_request
 from fedkit.federation.wire import WIRE_VERSION
+from fedkit.governance.encryption import default_source
 from fedkit.storage.keys import load_signing_key
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.coordinator import DATASET, RECORDS, SITE, experiment, model, site_yaml
@@ -163,7 +166,8 @@ def test_usage_stays_at_the_site_unless_it_says_otherwise(federation):
     coordinator, site = federation
     reply = coordinator.ask(coordinator.request(coordinator.job("usage"), "train", 1, model(SIZE)))
     assert "usage" not in reply.content
-    line = json.loads(site.folder.usage.read_text().splitlines()[-1])
+    vault = open_site(site.folder.site_yaml).folder.vault()
+    *_, line = read_usage(site.folder.usage, vault)
     assert line["cpu_seconds"] > 0 and line["peak_bytes"] > 0
 
 
@@ -194,6 +198,10 @@ def test_a_copy_of_a_running_site_s_folder_is_refused_though_its_lock_is_another
     shutil.copytree(site.folder.path, copy)
     values = json.loads((copy / "site.yaml").read_text())
     (copy / "site.yaml").write_text(json.dumps({**values, "folder": "."}))
+    # Without the key, which lies beside the folder, it is refused before that.
+    code, out, _ = _client("start", str(copy / "site.yaml"), "--json")
+    assert code == 2 and json.loads(out.splitlines()[-1])["error"]["code"] == "FK790"
+    shutil.copy(default_source(site.folder.path).file, default_source(copy).file)
     code, out, _ = _client("start", str(copy / "site.yaml"), "--json")
     error = json.loads(out.splitlines()[-1])["error"]
     assert code == 2 and error["code"] == "FK753" and "copy" in error["message"]
@@ -362,8 +370,8 @@ def test_joined_and_started_in_one_command_it_tells_in_front_whether_it_has_conn
     assert _client("join", address, *words)[0] == 2 and not (tmp_path / "site").exists()
     code, out, err = _client("join", address, *words, "--start", "--site-file", str(tmp_path / "given.yaml"))
     assert code == 0, err
-    first, second = out.splitlines()
-    assert "has joined" in first and second.endswith(f"connected to {address}")
+    first, kept, second = out.splitlines()
+    assert "has joined" in first and str(tmp_path / "site.key") in kept and second.endswith(f"connected to {address}")
     file = tmp_path / "site" / "site.yaml"
     assert _client("stop", str(file))[0] == 0
     # Without a coordinator it starts too, and says so.
@@ -389,6 +397,6 @@ def test_a_running_site_heeds_a_withdrawal_in_its_next_round(running):
     words = [*FEDKIT, "client", "withdraw", str(site.folder.site_yaml), "--data", DATASET, "--file", "-"]
     subprocess.run(words, input="p7\np8\n", text=True, check=True, env={**os.environ, **NO_PROXY})
     assert not coordinator.ask(coordinator.request(job, "train", 2, model(SIZE))).has_error()
-    told = rounds_of(site.folder, "leaving")
+    told = rounds_of(open_site(site.folder.site_yaml).folder, "leaving")
     assert [(each["round"], each["units"]) for each in told] == [(1, RECORDS), (2, RECORDS - 2)]
     assert "p7" not in site.log()

@@ -91,3 +91,17 @@ def test_nan_of_a_parquet_file_is_refused_until_declared_missing(tmp_path, parqu
     config = replace(config, missing=replace(config.missing, values=("NaN",)))
     site = load_dataset(config, private=True).sites[0]
     assert np.isfinite(np.concatenate([site.train.x, site.test.x])).all()
+
+
+def test_rows_that_do_not_fit_into_memory_are_refused_and_never_spilled_to_a_file(tmp_path, monkeypatch):
+    import duckdb
+
+    from fedkit.data.source import connect
+
+    monkeypatch.chdir(tmp_path)
+    made = "SELECT range AS i, 'row ' || range AS s, hash(range) AS h FROM range(2000000)"
+    with connect() as database:
+        database.execute("SET memory_limit = '40MB'")
+        with pytest.raises(duckdb.OutOfMemoryException):
+            database.execute(f"CREATE TABLE t AS SELECT * FROM ({made}) ORDER BY h")
+    assert list(tmp_path.iterdir()) == []

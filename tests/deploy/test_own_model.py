@@ -93,4 +93,5 @@ def test_a_model_is_listed_trained_privately_replayed_and_refused_where_its_pack
     refusal = next(line for line in told.splitlines() if "FK563" in line)
     assert "hungary" in refusal and "cleveland" not in refusal
     assert federation.spent("hungary") == before
-    assert "the package of our_package.models has the hash" in (federation.folder / "hungary/client.log").read_text()
+    said = federation.fedkit("client", "log", "text", "hungary/site.yaml").stdout
+    assert "the package of our_package.models has the hash" in said

@@ -186,7 +186,7 @@ def test_an_expired_or_released_hold_is_never_revived_by_a_renewal(ledger, clock
 
 def test_a_hold_that_expires_between_the_look_and_the_lock_is_not_revived(ledger, clock, monkeypatch):
     admit(ledger, "r1", 5, expires=clock.now + 60)
-    monkeypatch.setattr(ledger, "_sweep", lambda: setattr(clock, "now", clock.now + 60))
+    monkeypatch.setattr(ledger, "sweep", lambda: setattr(clock, "now", clock.now + 60))
     refused("FK345", ledger.renew, "icu", "r1", clock.now + 120)
 
 

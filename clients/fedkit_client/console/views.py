@@ -111,7 +111,7 @@ def consent_page(site: Site, visit: Visit) -> Response:
         if own.consent is not None and own.consent.register is not None:
             told["rules"].append("a register of consents, by purpose and day")
         if own.ids is not None:
-            told["withdrawn"] = len(read_withdrawn(opened.folder.withdrawals, name))
+            told["withdrawn"] = len(read_withdrawn(opened.folder.withdrawals, name, opened.folder.vault()))
         sets.append(told)
     path = site.folder.audit
     kinds = ("withdrawn", "revoked", "rectified")

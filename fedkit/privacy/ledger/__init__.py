@@ -20,4 +20,5 @@
                                                        FK353  a plan of another delta
                                                        FK354  a round whose reply could not be computed
                                                        FK355  one file under two names, or for two sites
+                                                       FK359  a stored reply whose key is missing
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
@@ -12,8 +11,6 @@ from fedkit.privacy.accounting import ADJACENCY
 from fedkit.privacy.events import RESIDUE
 from fedkit.privacy.ledger.book import Account, Reservation, Run
 from fedkit.privacy.ledger.facts import Created, Job
-from fedkit.privacy.ledger.file import LedgerFile
-from fedkit.privacy.ledger.sqlite_errors import RESTORE
 from fedkit.privacy.rdp_filter import Charge
 
 UNITS = ("record", "patient")
@@ -243,51 +240,3 @@ def reason(given: str) -> None:
     """Why a hold is freed."""
     if given not in ("ended", "stopped"):
         raise PrivacyError(f"reason {given!r} is not ended or stopped", code="FK343", remedy="give ended or stopped")
-
-
-def answer(file: LedgerFile, there: Reservation, what: str) -> bytes:
-    """The committed reply, bit for bit.
-
-    Raises:
-        PrivacyError: FK354, the round failed; FK349, FK331, as :func:`stored`.
-    """
-    if there.failed:
-        raise PrivacyError(
-            f"{what} failed while it was computed and is closed: a second try would show how often it fails",
-            code="FK354",
-            remedy="see the site's log for the failure, and go on with the next round",
-        )
-    return stored(file, there, what)[0]
-
-
-def stored(file: LedgerFile, there: Reservation, what: str) -> tuple[bytes, bytes]:
-    """The committed reply and the state after it, bit for bit.
-
-    Raises:
-        PrivacyError: FK349, they are gone; FK331, they are not what was committed.
-    """
-    found = file.reply(there.commit or "")
-    if found is None:
-        raise gone(what)
-    if tuple(hashlib.sha256(part).hexdigest() for part in found) != there.stored:
-        raise PrivacyError(f"the reply to {what} was altered after it was committed", code="FK331", remedy=RESTORE)
-    return found
-
-
-def replies(file: LedgerFile) -> int:
-    """Every committed reply of a run that was not pruned is there, bit for bit; returns how many.
-
-    Raises:
-        PrivacyError: FK349, one is gone; FK331, one was altered.
-    """
-    committed = [
-        (f"round {round_} of run {name}", reservation)
-        for account in file.refresh().accounts.values()
-        for name, run in account.runs.items()
-        if not run.pruned
-        for (_, round_), reservation in run.reserved.items()
-        if reservation.commit is not None
-    ]
-    for what, reservation in committed:
-        stored(file, reservation, what)
-    return len(committed)

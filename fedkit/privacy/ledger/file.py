@@ -12,7 +12,8 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from dataclasses import astuple
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,8 +21,11 @@ from fedkit.errors import PrivacyError
 from fedkit.privacy.ledger.book import Book
 from fedkit.privacy.ledger.facts import Fact, Opened, encode
 from fedkit.privacy.ledger.place import Place, require_name
+from fedkit.privacy.ledger.sealed import opened, reseal, sealed
 from fedkit.privacy.ledger.sqlite_errors import RESTORE, explained
+from fedkit.storage.atomic import sync_folder
 from fedkit.storage.chain import ChainBroken, Entry, Head, link, verify
+from fedkit.storage.sealing import Vault
 
 _APPLICATION = 0x66656B74
 _SCHEMA = f"""
@@ -47,13 +51,16 @@ class LedgerFile:
     Args:
         read_only: nothing is ever written, not even to make the file readable.
         busy_seconds: how long to wait for another process.
+        vault: seals stored replies; nothing else needs it.
 
     Raises:
         PrivacyError: FK330 to FK338 and FK355, see the package.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, busy_seconds: float = 30.0) -> None:
-        self.path, self._read_only, self._owner = path, read_only, os.getpid()
+    def __init__(
+        self, path: Path, *, read_only: bool = False, busy_seconds: float = 30.0, vault: Vault | None = None
+    ) -> None:
+        self.path, self.vault, self._read_only, self._owner = path, vault, read_only, os.getpid()
         self._appended = False
         self._place = Place(path)
         with self._explained():
@@ -107,20 +114,34 @@ class LedgerFile:
         entry = link(self.book.last, encode(fact, at, secrets.token_hex(16)))
         self._appended = True
         self.book.apply(entry)
-        self._sql.execute("INSERT INTO chain VALUES (?, ?, ?, ?, ?)", (entry.seq, *_values(entry)))
+        self._sql.execute("INSERT INTO chain VALUES (?, ?, ?, ?, ?)", (entry.seq, *astuple(entry)))
         self._sql.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (entry.seq, entry.digest))
         return entry
 
     def store_reply(self, digest: str, reply: bytes, state: bytes) -> None:
         """Keep a reply's bytes and the state after it, within a transaction."""
-        self._sql.execute("INSERT INTO replies VALUES (?, ?, ?)", (digest, reply, state))
+        pair = sealed(self.vault, self.book.ledger, digest, (reply, state))
+        self._sql.execute("INSERT INTO replies VALUES (?, ?, ?)", (digest, *pair))
 
-    def reply(self, digest: str) -> tuple[bytes, bytes] | None:
-        """The reply and state that the commit entry ``digest`` stored."""
+    def reply(self, digest: str, what: str = "") -> tuple[bytes, bytes] | None:
+        """The reply and state that the commit entry ``digest`` stored; FK359 where its key is missing."""
         self._check_usable()
         with self._explained():
             row = self._sql.execute("SELECT reply, state FROM replies WHERE digest = ?", (digest,)).fetchone()
-        return None if row is None else (_blob(row[0]), _blob(row[1]))
+        pair = row and (_blob(row[0]), _blob(row[1]))
+        return pair and opened(self.vault, self.book.ledger, digest, pair, what)
+
+    def reply_sizes(self) -> dict[str, int]:
+        """Bytes that each stored reply and its state take, by their commit's digest."""
+        with self._explained():
+            return dict(self._sql.execute("SELECT digest, length(reply) + length(state) FROM replies"))
+
+    def reseal(self) -> None:
+        """Seal every stored reply by the vault's newest key; no page keeps what they, or deleted ones, were before."""
+        with self.writing() as book:
+            reseal(self._sql, self.vault, book.ledger)
+        with self._explained():
+            self._sql.execute("VACUUM")
 
     def drop_reply(self, digest: str) -> None:
         """Delete a reply and its state, within a transaction."""
@@ -144,7 +165,7 @@ class LedgerFile:
         self._check_usable()
         with self._explained():
             row = self._sql.execute("SELECT epsilon FROM figures WHERE key = ?", (key,)).fetchone()
-        return None if row is None else float(row[0])
+        return row and float(row[0])
 
     def store_figure(self, key: str, epsilon: float) -> None:
         """Keep a figure for display."""
@@ -170,6 +191,7 @@ class LedgerFile:
                     f"the ledger {self.path} is in use by an older fedkit", code="FK338", remedy="stop that first"
                 )
             self._sql.execute("PRAGMA synchronous = EXTRA")
+            self._sql.execute("PRAGMA secure_delete = ON")
             # macOS: an ordinary fsync leaves the data in the drive's cache.
             self._sql.execute("PRAGMA fullfsync = ON")
 
@@ -240,19 +262,16 @@ def create(path: Path, at: float) -> None:
     require_name(path)
     scrap = path.with_name(f".ledger-{secrets.token_hex(8)}")
     try:
-        sql = sqlite3.connect(scrap, isolation_level=None)
-        try:
+        with closing(sqlite3.connect(scrap, isolation_level=None)) as sql:
             sql.executescript(_SCHEMA)
             first = link(None, encode(Opened(secrets.token_hex(16)), at, secrets.token_hex(16)))
-            sql.execute("INSERT INTO chain VALUES (1, ?, ?, ?, ?)", _values(first))
+            sql.execute("INSERT INTO chain VALUES (1, ?, ?, ?, ?)", astuple(first))
             sql.execute("INSERT INTO head VALUES (1, 1, ?)", (first.digest,))
-        finally:
-            sql.close()
         scrap.chmod(0o600)
         # A hard link, unlike a rename, never replaces a ledger that another process has just made.
         os.link(scrap, path)
         scrap.unlink()
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except FileExistsError as error:
         raise PrivacyError(
             f"there is a file at {path} already; a new ledger would forget what it has spent",
@@ -275,18 +294,6 @@ def may_write(path: Path) -> bool:
     return os.access(path, os.W_OK) and os.access(path.absolute().parent, os.W_OK)
 
 
-def _values(entry: Entry) -> tuple[int, str, str, str]:
-    return entry.seq, entry.prev, entry.body, entry.digest
-
-
 def _blob(value: object) -> bytes:
     # Something else in its place is no reply; the digest will not match either.
     return value if isinstance(value, bytes) else b""
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -12,7 +12,7 @@ from typing import Any
 
 from fedkit.privacy import rdp_filter
 from fedkit.privacy.accounting import ADJACENCY, GaussianEvent
-from fedkit.privacy.ledger import checks
+from fedkit.privacy.ledger import checks, replies
 from fedkit.privacy.ledger.book import Account, Book, charges
 from fedkit.privacy.ledger.export import Export, check_against, exported
 from fedkit.privacy.ledger.facts import Committed, Created, Job, Pruned, Released, Renewed, Reserved, held
@@ -20,6 +20,7 @@ from fedkit.privacy.ledger.file import LedgerFile, create
 from fedkit.privacy.ledger.messages import Answer, Message, Ticket
 from fedkit.privacy.rdp_filter import merged, rounded
 from fedkit.storage.chain import Head
+from fedkit.storage.sealing import Vault
 
 
 class Ledger:
@@ -30,6 +31,7 @@ class Ledger:
     Args:
         clock: seconds since the epoch; decides only when a hold expires.
         head: the newest export that is known elsewhere; an older ledger, or another history, is refused.
+        vault: seals what is stored of replies; budgets and charges need none.
 
     Guarantee: for each data set, everything that was released after ``reserve`` and ``commit`` is (limit, delta)-DP
     for one unit under the budget's adjacency, with jobs chosen adaptively, if every release was as noisy as its
@@ -47,8 +49,9 @@ class Ledger:
         head: Export | Head | None = None,
         read_only: bool = False,
         busy_seconds: float = 30.0,
+        vault: Vault | None = None,
     ) -> None:
-        self.file = LedgerFile(Path(path), read_only=read_only, busy_seconds=busy_seconds)
+        self.file = LedgerFile(Path(path), read_only=read_only, busy_seconds=busy_seconds, vault=vault)
         self._clock = clock
         if head is not None:
             try:
@@ -118,7 +121,7 @@ class Ledger:
                 the run is over or ``expires`` has passed; FK346, the run was admitted for another job.
         """
         checks.names(dataset=dataset, run=run, study=study)
-        self._sweep()
+        self.sweep()
         with self.file.writing() as book:
             account, now = book.account(dataset), self._clock()
             checks.fits(account, job)
@@ -138,7 +141,7 @@ class Ledger:
             PrivacyError: FK340, no such budget; FK345, no open hold (one that has expired cannot be revived), or
                 ``expires`` has passed.
         """
-        self._sweep()
+        self.sweep()
         with self.file.writing() as book:
             found, now = checks.known_run(book.account(dataset), run), self._clock()
             checks.unexpired(found, run, int(now * 1000))
@@ -162,7 +165,7 @@ class Ledger:
         checks.message(message.dataset, message.run, message.round, message.purpose, message.digest)
         asked = merged(rounded(event) for event in events)
         checks.charged(asked)
-        self._sweep()
+        self.sweep()
         with self.file.writing() as book:
             account = book.account(message.dataset)
             run = checks.known_run(account, message.run)
@@ -171,7 +174,7 @@ class Ledger:
             if found is not None:
                 checks.same_message(found, message.digest, asked, message.round, message.run)
                 if found.commit is not None:
-                    return Ticket(message, checks.answer(self.file, found, what), fresh=False)
+                    return Ticket(message, replies.answer(self.file, found, what), fresh=False)
                 checks.not_over(run, message.run)
                 return Ticket(message, None, fresh=False)
             checks.open_hold(run, message.run)
@@ -201,7 +204,7 @@ class Ledger:
                 entry = self.file.append(fact, self._clock())
                 self.file.store_reply(entry.digest, reply, state)
             else:
-                reply = checks.stored(self.file, found, f"round {message.round} of run {message.run}")[0]
+                reply = replies.stored(self.file, found, f"round {message.round} of run {message.run}")[0]
         return Answer(reply, self.receipt(message))
 
     def receipt(self, message: Message) -> dict[str, Any]:
@@ -219,7 +222,7 @@ class Ledger:
     def state(self, dataset: str, run: str, purpose: str = "train") -> bytes | None:
         """The state that the run's newest commit for a purpose left, failures left out; None before the first."""
         found = checks.known_run(self.file.refresh().account(dataset), run).newest.get(purpose)
-        return None if found is None else checks.stored(self.file, found, f"the newest round of run {run}")[1]
+        return None if found is None else replies.stored(self.file, found, f"the newest round of run {run}")[1]
 
     def end(self, dataset: str, run: str, reason: str = "ended") -> None:
         """Free what remains of a run's hold; what it reserved stays spent. Ending twice changes nothing.
@@ -279,17 +282,10 @@ class Ledger:
         return exported(self.file.entries(), self.file.book.ledger)
 
     def verify(self) -> int:
-        """Check every stored reply against its entry, beyond what opening checks.
+        """Check every stored reply against its entry, as `replies.replies`; returns how many could be."""
+        return replies.replies(self.file)[0]
 
-        Returns:
-            How many replies are stored.
-
-        Raises:
-            PrivacyError: FK331, a reply was altered; FK349, one is gone.
-        """
-        return checks.replies(self.file)
-
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Turn holds whose time has passed into releases, so that a clock set back cannot revive them."""
         now = self.now_ms()
         if not self.file.refresh().expired(now):

@@ -1,0 +1,37 @@
+"""What ``fedkit client doctor`` says of the folder's key."""
+
+from __future__ import annotations
+
+from fedkit.errors import DeploymentError
+from fedkit_client.check import Check, failed
+from fedkit_client.settling import PLAIN
+from fedkit_client.start import Opened
+
+_NAME = "encryption"
+
+
+def encryption_check(opened: Opened) -> Check:
+    """Whether the key is at hand, and whether a copy of the folder would carry it along."""
+    folder, encryption = opened.folder, opened.file.encryption
+    try:
+        vault = folder.vault()
+    except DeploymentError as error:
+        return failed(_NAME, error)
+    if vault is None and encryption.plaintext:
+        return Check(_NAME, "warn", PLAIN, "leave allow_plaintext out, and run `fedkit client encrypt SITE.yaml`")
+    if vault is None or folder.keys is None or folder.keys.opened is None:
+        remedy = "`fedkit client start SITE.yaml` or `fedkit client encrypt SITE.yaml` encrypts it"
+        return Check(_NAME, "warn", "the site's folder is not encrypted yet", remedy)
+    found = folder.keys.opened
+    if found.source == encryption.previous:
+        remedy = "stop the site, then `fedkit client encrypt SITE.yaml --rotate`"
+        return Check(_NAME, "warn", f"the folder is still under {found.source.shown}, the key before", remedy)
+    if found.pending:
+        return Check(_NAME, "warn", "a rotation is not finished", "`fedkit client encrypt SITE.yaml` goes on with it")
+    if encryption.previous is not None:
+        remedy = "leave encryption.previous out of site.yaml, and destroy that key"
+        return Check(_NAME, "warn", "the key before is of no use any more", remedy)
+    if encryption.source is None:
+        text = f"by {found.source.shown}, which lies beside the folder: who copies both reads what is in it"
+        return Check(_NAME, "ok", f"{text}; encryption in site.yaml names a key that lies elsewhere")
+    return Check(_NAME, "ok", f"what the folder holds of records is encrypted by {found.source.shown}")

@@ -1,0 +1,457 @@
+"""What a site stores of records is nobody's without its key; what was spent is everybody's at the site, always."""
+
+import base64
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from fedkit_client import lineage, logs, settling, vaults, withdrawals
+from fedkit_client.folder import SiteFolder
+from fedkit_client.gatekeeper import Gatekeeper
+from fedkit_client.join import join
+from fedkit_client.opening import unopened
+from fedkit_client.pseudonyms import pseudonym_key
+from fedkit_client.settling import settle
+from fedkit_client.start import open_site
+from fedkit_client.usage import note_usage, read_usage
+
+from fedkit.errors import DeploymentError, FederationError, PrivacyError
+from fedkit.federation import wire
+from fedkit.privacy.ledger.ledger import Ledger
+from fedkit.privacy.ledger.replies import replies
+from tests.clients.coordinator import DATASET, RECORDS, SITE, experiment, model, site_yaml
+
+SIZE = 5
+UNITS = [f"PATIENT-{n:04d}-PLANTED" for n in range(RECORDS)]
+
+
+class _Used:
+    cpu_seconds, peak_bytes = 1234.567, 7654321
+
+
+class _Done:
+    header, usage = {}, _Used()
+
+
+def write_key(path):
+    path.write_bytes(base64.b64encode(secrets.token_bytes(32)) + b"\n")
+    path.chmod(0o600)
+    return path
+
+
+def name_keys(made, **encryption):
+    values = json.loads(made.folder.site_yaml.read_text())
+    values["encryption"] = {key: value for key, value in encryption.items() if value is not None}
+    made.folder.site_yaml.write_text(json.dumps(values))
+
+
+def opened(made):
+    """The site as the next process finds it."""
+    return open_site(made.folder.site_yaml)
+
+
+def keeper(made):
+    site = opened(made)
+    return Gatekeeper(site.file, site.folder)
+
+
+@pytest.fixture
+def hospital(bench, tmp_path):
+    """A site of patients whose ids are planted, in plain text as of a version before."""
+    rows = "".join(f"{unit},{20 + n},{60 + n},{n % 2}\n" for n, unit in enumerate(UNITS))
+    (tmp_path / "table.csv").write_text(f"pid,age,rate,died\n{rows}")
+    return bench(
+        data={
+            "source": {"kind": "csv", "path": str(tmp_path / "table.csv")}, "unit": "patient", "unit_column": "pid",
+        },
+    )  # fmt: skip
+
+
+def ask(made, keeper, kind="train", number=1, run="run-1"):
+    jobs = made.__dict__.setdefault("jobs", {})
+    job = jobs[run] = jobs.get(run) or made.coordinator.job(run, experiment("data.unit_column=pid"))
+    size = 0 if kind == "end" else SIZE
+    message = "train" if kind == "end" else kind
+    return keeper.answer(message, made.coordinator.request(job, kind, number, model(size)))
+
+
+def live(made):
+    """Rounds, evaluations, a run that is over, withdrawals, a log and costs; returns what a thief would look for."""
+    site, at = opened(made), keeper(made)
+    folder, vault = site.folder, site.folder.vault()
+    planted = []
+    for number in (1, 2):
+        update = wire.unpack_update(ask(made, at, number=number), SITE, SIZE)
+        planted.append(np.asarray(update.delta, "<f4").tobytes())
+    counts = wire.unpack_histograms(ask(made, at, "evaluate"), 16)
+    planted.append(np.asarray(counts)[:8].tobytes())
+    over = wire.unpack_update(ask(made, at, run="run-2"), SITE, SIZE)
+    planted.append(np.asarray(over.delta, "<f4").tobytes())
+    assert not isinstance(ask(made, at, "end", 1, run="run-2"), str)
+    withdrawals.note(folder.withdrawals, DATASET, UNITS[:3], "withdrawn", time.time(), vault)
+    note_usage(folder.usage, "train", "run-1", 1, _Done(), 3.25, vault)
+    key = pseudonym_key(folder)
+    planted += [key.of(DATASET, UNITS[5])[:16], key._key.hex().encode(), b"1234.567", UNITS[2].encode()]
+    return planted
+
+
+def search(folder, planted):
+    """Which of the planted values any file of a folder holds, raw."""
+    contents = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {value: [path.name for path, content in contents.items() if value in content] for value in planted}
+
+
+def test_a_folder_of_before_shows_what_is_looked_for_and_none_of_it_once_it_is_encrypted(hospital, tmp_path):
+    planted = live(hospital)
+    found = search(hospital.folder.path, planted)
+    # The run that is over was pruned; its bytes lie in freed pages, or were overwritten there.
+    assert all(found[value] for value in planted if value != planted[3])
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    assert settle(opened(hospital).folder)
+    found = search(hospital.folder.path, [*planted, *map(str.encode, UNITS)])
+    assert not any(found.values()), found
+    # It reads as before.
+    folder = opened(hospital).folder
+    assert withdrawals.read_withdrawn(folder.withdrawals, DATASET, folder.vault()) == set(UNITS[:3])
+    assert [run["train"] for run in lineage.runs_with(folder, DATASET, UNITS[5]) if run["run"] == "run-1"] == [[1, 2]]
+    assert lineage.rounds_of(folder, "run-1")[0]["units"] == RECORDS
+    assert next(read_usage(folder.usage, folder.vault()))["cpu_seconds"] == 1234.567
+    assert not unopened(folder, [DATASET])
+
+
+def test_pages_that_an_older_version_has_freed_show_nothing_once_a_folder_is_encrypted(hospital, tmp_path):
+    planted = live(hospital)
+    path = hospital.folder.ledger(DATASET)
+    with sqlite3.connect(path) as sql:
+        sql.execute("PRAGMA secure_delete = OFF")
+        big = secrets.token_bytes(40_000)
+        sql.execute("INSERT INTO replies VALUES ('0', ?, x'')", (big,))
+    with sqlite3.connect(path) as sql:
+        sql.execute("PRAGMA secure_delete = OFF")
+        sql.execute("DELETE FROM replies WHERE digest = '0'")
+    planted.append(big[1000:1032])
+    assert search(hospital.folder.path, planted[-1:])[planted[-1]]
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    assert not any(search(hospital.folder.path, planted).values())
+
+
+def test_a_site_that_was_encrypted_from_the_start_never_writes_a_byte_of_it(hospital, tmp_path):
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    planted = live(hospital)
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(hospital.folder.path, copy)
+    assert not any(search(copy, [*planted, *map(str.encode, UNITS)]).values())
+    stored = ask(hospital, keeper(hospital), number=2)
+    assert np.asarray(wire.unpack_update(stored, SITE, SIZE).delta, "<f4").tobytes() == planted[1]
+
+
+def test_without_its_key_a_site_reads_no_record_charges_nothing_and_still_tells_its_budget(hospital, tmp_path):
+    key = write_key(tmp_path / "north.key")
+    name_keys(hospital, key_file=str(key))
+    settle(opened(hospital).folder)
+    ask(hospital, keeper(hospital))
+    charged, entries = hospital.charged(), hospital.entries()
+    kept = key.read_bytes()
+    (tmp_path / "table.csv").rename(tmp_path / "away.csv")
+    for content in (None, base64.b64encode(secrets.token_bytes(32))):
+        key.unlink()
+        if content is not None:
+            key.write_bytes(content)
+            key.chmod(0o600)
+        # Neither a round that was answered nor a new one; a table that is away would be FK500.
+        assert ask(hospital, keeper(hospital)) == "FK585"
+        assert ask(hospital, keeper(hospital), number=2) == "FK585"
+        assert ask(hospital, keeper(hospital), run="another") == "FK585"
+        assert hospital.charged() == charged and hospital.entries() == entries
+        with Ledger(hospital.folder.ledger(DATASET)) as ledger:
+            assert replies(ledger.file) == (0, 1)
+            with pytest.raises(PrivacyError, match="is lost") as caught:
+                ledger.state(DATASET, "run-1")
+            assert caught.value.code == "FK359"
+        words = [sys.executable, "-m", "fedkit", "ledger", "show", "--json", "--no-pld"]
+        done = subprocess.run(
+            [*words, "--ledger", str(hospital.folder.ledger(DATASET))], capture_output=True, text=True
+        )
+        assert json.loads(done.stdout)["datasets"][0]["spent"] > 0, done.stderr
+        if content is None:
+            key.write_bytes(b"")
+    # A run can be ended, which frees what it holds.
+    assert not isinstance(ask(hospital, keeper(hospital), "end", 1), str)
+    key.write_bytes(kept)
+    key.chmod(0o600)
+    assert not unopened(opened(hospital).folder, [DATASET])
+
+
+def test_withdrawals_that_cannot_be_opened_let_nobody_be_read(hospital, tmp_path):
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    folder = opened(hospital).folder
+    withdrawals.note(folder.withdrawals, DATASET, UNITS[:2], "withdrawn", 1, folder.vault())
+    first, second = folder.withdrawals.read_bytes().splitlines()
+    for content in (second + b"\n" + first, first + b"\n" + first, b'{"at": 1}', first[:-8] + b"AAAAAAA="):
+        folder.withdrawals.write_bytes(content + b"\n")
+        with pytest.raises(FederationError) as caught:
+            withdrawals.read_withdrawn(folder.withdrawals, DATASET, folder.vault())
+        assert caught.value.code == "FK593"
+        assert ask(hospital, keeper(hospital)) == "FK500"
+
+
+def test_a_stored_reply_opens_at_its_own_place_alone(hospital, tmp_path):
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    at = keeper(hospital)
+    ask(hospital, at)
+    ask(hospital, at, number=2)
+    with sqlite3.connect(hospital.folder.ledger(DATASET)) as sql:
+        (one, first), (two, second) = sql.execute("SELECT digest, reply FROM replies").fetchall()
+        sql.execute("UPDATE replies SET reply = ? WHERE digest = ?", (second, one))
+        sql.execute("UPDATE replies SET reply = ? WHERE digest = ?", (first, two))
+    spent = hospital.charged()
+    assert [ask(hospital, at, number=number) for number in (1, 2)] == ["FK359", "FK359"]
+    assert hospital.charged() == spent
+
+
+def rotated(hospital, tmp_path):
+    """A site under one key whose file names another, with the one before."""
+    old, new = write_key(tmp_path / "old.key"), write_key(tmp_path / "new.key")
+    name_keys(hospital, key_file=str(old))
+    settle(opened(hospital).folder)
+    planted = live(hospital)
+    name_keys(hospital, key_file=str(new), previous={"key_file": str(old)})
+    return old, new, planted
+
+
+def test_a_rotation_leaves_nothing_that_the_key_before_or_its_vault_opens(hospital, tmp_path):
+    old, new, planted = rotated(hospital, tmp_path)
+    stolen = hospital.folder.vault_file.read_bytes()
+    before = opened(hospital)
+    assert before.folder.vault() is not None
+    del before
+    assert any("--rotate" in each for each in settle(opened(hospital).folder))
+    settle(opened(hospital).folder, renew=True)
+    name_keys(hospital, key_file=str(new))
+    assert not unopened(opened(hospital).folder, [DATASET])
+    assert not any(search(hospital.folder.path, planted).values())
+    name_keys(hospital, key_file=str(old))
+    with pytest.raises(DeploymentError) as caught:
+        opened(hospital).folder.vault()
+    assert caught.value.code == "FK791"
+    # Nor the old vault with the old key, which a thief may have kept.
+    hospital.folder.vault_file.write_bytes(stolen)
+    assert len(unopened(opened(hospital).folder, [DATASET])) >= 3
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_a_kill_at_any_line_of_a_rotation_leaves_the_old_key_or_the_new_one_and_the_next_try_ends_it(
+    hospital, tmp_path, part
+):
+    old, new, _ = rotated(hospital, tmp_path)
+    template = tmp_path / "template"
+    shutil.copytree(hospital.folder.path, template)
+    watched = {settling.__file__, vaults.__file__}
+    last = False
+    for kill_at in range(1 + 3 * part, 2000, 12):
+        shutil.rmtree(hospital.folder.path)
+        shutil.copytree(template, hospital.folder.path)
+        child = os.fork()
+        if not child:
+            _settle_until(kill_at, watched, hospital)
+        _, status = os.waitpid(child, 0)
+        last = not os.WIFSIGNALED(status)
+        folder = opened(hospital).folder
+        assert not unopened(folder, [DATASET]), kill_at
+        del folder
+        settle(opened(hospital).folder, renew=True)
+        name_keys(hospital, key_file=str(new))
+        assert not unopened(opened(hospital).folder, [DATASET]), kill_at
+        name_keys(hospital, key_file=str(new), previous={"key_file": str(old)})
+        if last:
+            break
+    assert last and kill_at > 50
+
+
+def _settle_until(kill_at, watched, hospital):
+    count = 0
+
+    def trace(frame, event, _):
+        nonlocal count
+        if frame.f_code.co_filename not in watched:
+            return None
+        count += event == "line"
+        if count >= kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    try:
+        settle(opened(hospital).folder, renew=True)
+    finally:
+        os._exit(0)
+
+
+def test_a_migration_that_was_killed_is_gone_on_with_and_used_by_nobody_before(hospital, tmp_path, monkeypatch):
+    planted = live(hospital)
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+
+    def dies(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(settling, "_lines", dies)
+        with pytest.raises(KeyboardInterrupt):
+            settle(opened(hospital).folder)
+    assert ask(hospital, keeper(hospital)) == "FK585"
+    # Whoever can write the folder cannot have plain text taken for the site's own.
+    settle(opened(hospital).folder)
+    values = json.loads(hospital.folder.vault_file.read_text())
+    assert not any(search(hospital.folder.path, planted).values())
+    hospital.folder.vault_file.write_text(json.dumps({**values, "pending": "seal"}))
+    with pytest.raises(DeploymentError) as caught:
+        settle(opened(hospital).folder)
+    assert caught.value.code == "FK791"
+
+
+def test_a_vault_in_use_is_changed_by_nobody(hospital, tmp_path, monkeypatch):
+    monkeypatch.setattr(vaults, "PATIENCE", 0.1)
+    _, _, _ = rotated(hospital, tmp_path)
+    using = opened(hospital).folder
+    assert using.vault() is not None
+    with pytest.raises(DeploymentError) as caught:
+        settle(opened(hospital).folder, renew=True)
+    assert caught.value.code == "FK793"
+
+
+def test_a_key_that_no_file_names_lies_beside_the_folder_and_is_never_made_twice(hospital, tmp_path):
+    said = settle(opened(hospital).folder)
+    key = hospital.folder.path.with_name("site.key")
+    assert key.exists() and any(str(key) in each for each in said)
+    ask(hospital, keeper(hospital))
+    key.unlink()
+    with pytest.raises(DeploymentError) as caught:
+        settle(opened(hospital).folder)
+    assert caught.value.code == "FK790" and not key.exists()
+
+
+def test_plain_text_is_what_a_file_has_to_ask_for(hospital):
+    name_keys(hospital, allow_plaintext=True)
+    assert settle(opened(hospital).folder) == [settling.PLAIN]
+    assert not isinstance(ask(hospital, keeper(hospital)), str)
+    assert not hospital.folder.vault_file.exists()
+
+
+def test_a_folder_that_is_encrypted_is_not_used_without_a_key_by_whoever_forgets_it(hospital):
+    settle(opened(hospital).folder)
+    with pytest.raises(DeploymentError) as caught:
+        SiteFolder(hospital.folder.path).vault()
+    assert caught.value.code == "FK790"
+    assert ask(hospital, dataclasses.replace(hospital.keeper)) == "FK585"
+
+
+def test_a_log_keeps_what_may_speak_of_records_under_the_key(hospital, tmp_path):
+    settle(opened(hospital).folder)
+    words = [sys.executable, "-c", _LOGS, str(hospital.folder.site_yaml)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0 and "PLANTED" not in done.stdout + done.stderr, done.stderr
+    raw = hospital.folder.log.read_text()
+    assert "PLANTED" not in raw and "connected to the coordinator" in raw
+    folder = opened(hospital).folder
+    told = "\n".join(logs.opened_lines(folder.log, folder.vault()))
+    for each in ("PLANTED-SITE", "PLANTED-CHILD", "PLANTED-PRINT", "PLANTED-TRACE"):
+        assert each in told
+    shown = subprocess.run(
+        [sys.executable, "-m", "fedkit", "client", "log", "text", str(hospital.folder.site_yaml)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "PLANTED-TRACE" in shown.stdout
+
+
+_LOGS = """
+import logging, os, sys
+from pathlib import Path
+from fedkit_client import logs
+from fedkit_client.start import open_site
+folder = open_site(Path(sys.argv[1])).folder
+logs.configure(folder.log, folder.vault())
+logging.getLogger("fedkit.node").info("connected to the coordinator")
+logging.getLogger("fedkit.site").info("PLANTED-SITE")
+if not os.fork():
+    logs.redirect(folder.log, folder.vault())
+    logging.getLogger("fedkit.node").info("PLANTED-CHILD")
+    print("PLANTED-PRINT")
+    os.system("echo PLANTED-NATIVE")
+    try:
+        raise ValueError("PLANTED-TRACE")
+    except ValueError:
+        import traceback
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_the_command_encrypts_rotates_and_checks(hospital, tmp_path):
+    live(hospital)
+
+    def run(*words):
+        line = [sys.executable, "-m", "fedkit", "client", "encrypt", str(hospital.folder.site_yaml), "--json", *words]
+        done = subprocess.run(line, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    old, new = write_key(tmp_path / "old.key"), write_key(tmp_path / "new.key")
+    name_keys(hospital, key_file=str(old))
+    assert run()[0] == 0 and run("--check")[0] == 0
+    name_keys(hospital, key_file=str(new), previous={"key_file": str(old)})
+    assert json.loads(run("--rotate")[1])["encrypted_by"] == f"key_file {new}"
+    name_keys(hospital, key_file=str(new))
+    assert run("--check") == (0, json.dumps({"ok": True, "problems": []}) + "\n")
+    hospital.folder.pseudonym_key.write_bytes(b"0" * 64 + b"\n")
+    assert run("--check")[0] == 1
+
+
+def test_a_real_site_s_folder_is_encrypted_by_joining_and_shows_no_reply(running):
+    coordinator, site = running()
+    reply = coordinator.ask(coordinator.request(coordinator.job("sealed"), "train", 1, model(SIZE)))
+    update = wire.unpack_update(reply.content, SITE, SIZE)
+    key = site.folder.path.with_name("site.key")
+    assert key.exists() and site.folder.vault_file.exists()
+    value = np.asarray(update.delta, "<f4").tobytes()
+    assert not search(site.folder.path, [value])[value]
+    folder = open_site(site.folder.site_yaml).folder
+    with Ledger(folder.ledger(DATASET), read_only=True, vault=folder.vault()) as ledger:
+        assert ledger.verify() == 1
+    for pid in site.children().values():
+        with open(f"/proc/{pid}/limits", encoding="ascii") as file:
+            (line,) = [each.split() for each in file if each.startswith("Max core file size")]
+        assert line[4:6] == ["0", "0"]
+    # The same folder where the key is not: it does not start, and says which key is missing.
+    site.kill()
+    key.rename(key.with_name("moved.key"))
+    done = subprocess.run(
+        [*site.command, "client", "start", str(site.folder.site_yaml)], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "FK790" in done.stderr and str(key) in done.stderr
+
+
+def test_a_site_that_joins_again_opens_what_it_brings_along(running, tmp_path):
+    coordinator, site = running(start=False)
+    old = site.folder.path
+    before = open_site(site.folder.site_yaml).folder
+    withdrawals.note(before.withdrawals, DATASET, UNITS[:1], "withdrawn", 1, before.vault())
+    del before
+    done = join(f"127.0.0.1:{coordinator.port}", coordinator.invite(), tmp_path / "anew", old=old)
+    done.folder.site_yaml.write_text(site_yaml(done.folder.path))
+    folder = open_site(done.folder.site_yaml).folder
+    assert (tmp_path / "anew.key").read_bytes() == old.with_name("site.key").read_bytes()
+    assert withdrawals.read_withdrawn(folder.withdrawals, DATASET, folder.vault()) == {UNITS[0]}
