@@ -50,7 +50,15 @@ class Trail:
         Raises:
             DeploymentError: FK770, FK771.
         """
-        return self._log.append(Event(kind, fields))
+        return self.append(Event(kind, fields))
+
+    def append(self, event: Event) -> Head:
+        """Append an event that is made already.
+
+        Raises:
+            DeploymentError: FK770, FK771.
+        """
+        return self._log.append(event)
 
     def told(self, kind: str, **fields: Scalar) -> None:
         """Append an event of something that has ended anyway; one that cannot be goes to ``server.log``."""

@@ -31,6 +31,7 @@ from fedkit_server.prompt import Prompt, hurry_handshakes
 from fedkit_server.runners import Runs
 from fedkit_server.state import State, readable_link
 from fedkit_server.store import Store
+from fedkit_server.upkeep import Upkeep
 
 _LOG = logging.getLogger("fedkit.server")
 # TLS 1.2 with forward secrecy and authenticated encryption; 1.3 has no others.
@@ -79,6 +80,9 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
             runs = _runner(state)
         stack.callback(state.trail.told, "stopped")
         stack.callback(runs.close)
+        upkeep = Upkeep(folder, store, state.trail.append)
+        stack.callback(upkeep.close)
+        upkeep.start()
         grpc_server = serve(
             Enrolment(state),
             joined(address, settings.grpc_port),
