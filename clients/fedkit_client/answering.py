@@ -39,6 +39,7 @@ def _purge(file: SiteFile, folder: SiteFolder, header: dict[str, Any]) -> dict[s
     from fedkit_client.retention import delete, due, plain, read_due
 
     try:
+        folder.quarantine.refuse()
         if header["purge"] == "due":
             return {"due": plain(due(folder, file.site, file.retention, header["now"]))}
         for each in read_due(header["due"]):

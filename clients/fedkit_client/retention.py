@@ -71,9 +71,10 @@ def delete(folder: SiteFolder, each: Due) -> None:
     """Delete it, its bytes in files of SQLite too; what has gone before is gone.
 
     Raises:
-        FedkitError: it cannot be; it is found again.
+        FedkitError: it cannot be; it is found again; FK787, the site is quarantined: it may be evidence.
         OSError: the disk.
     """
+    folder.quarantine.refuse()
     if each.what in ("replies", "statistics"):
         from fedkit.privacy.ledger.ledger import Ledger
 
@@ -101,6 +102,7 @@ def purge(
     """
     found = due(folder, site, retention, now)
     for each in found:
+        folder.quarantine.refuse()
         tell(each.receipt())
         delete(folder, each)
     return found

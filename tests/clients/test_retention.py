@@ -248,3 +248,17 @@ def test_a_real_site_deletes_by_itself_when_it_connects_and_its_log_still_verifi
         assert runs["kept"].pruned and not runs["next"].pruned and ledger.verify() == 1
     words = [sys.executable, "-m", "fedkit", "client", "log", "verify", str(site.folder.site_yaml)]
     assert subprocess.run(words, capture_output=True).returncode == 0
+
+
+def test_in_quarantine_nothing_is_deleted_for_it_may_be_evidence(made):
+    train(made)
+    stop(made)
+    made.folder.quarantine.put("looked at", time.time())
+    with pytest.raises(DeploymentError, match="FK787"):
+        run_purge(made, time.time() + 60, replies=0)
+    file = dataclasses.replace(made.keeper.file, retention=Retention({"replies": 0}))
+    handle = answerer(file, made.folder)
+    assert handle({"purge": "due", "now": time.time() + 60}, b"")[0] == {"problem": True}
+    assert kept(made) == 1 and receipts(made) == []
+    made.folder.quarantine.take_away()
+    assert len(run_purge(made, time.time() + 60, replies=0)) == 1 and kept(made) == 0
