@@ -1,4 +1,8 @@
-"""What shows what happened at a site, copied as it is, with digests under the site's signature; no key is among it."""
+"""What shows what happened at a site, copied as it is, with digests under the site's signature.
+
+No key is among it but the folder's own, wrapped by the hospital's: whoever has that one of the time opens what is
+encrypted, also after a rotation.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ MANIFEST = "manifest.json"
 _KEPT = (
     "site.yaml", "enrolment.json", "ca.crt", "keyring.jsonl", "state.json", "paused.json", "quarantine.json", "audit*",
     "approvals.jsonl", "asked.json", "rounds.json", "usage.jsonl*", "withdrawals.jsonl", "rectified.jsonl",
-    "studies/*.json", "client.log*", "alerts.sqlite", "lineage.sqlite", "ledgers/*.sqlite",
+    "studies/*.json", "client.log*", "alerts.sqlite", "lineage.sqlite", "ledgers/*.sqlite", "vault.json",
 )  # fmt: skip
 _CHUNK = 2**20
 

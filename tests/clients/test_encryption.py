@@ -26,6 +26,7 @@ from fedkit_client.usage import note_usage, read_usage
 
 from fedkit.errors import DeploymentError, FederationError, PrivacyError
 from fedkit.federation import wire
+from fedkit.governance.encryption import Encryption, KeySource
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.replies import replies
 from tests.clients.coordinator import DATASET, RECORDS, SITE, experiment, model, site_yaml
@@ -442,6 +443,51 @@ def test_a_real_site_s_folder_is_encrypted_by_joining_and_shows_no_reply(running
         [*site.command, "client", "start", str(site.folder.site_yaml)], capture_output=True, text=True
     )
     assert done.returncode == 2 and "FK790" in done.stderr and str(key) in done.stderr
+
+
+def test_a_real_site_s_folder_with_its_evidence_shows_nothing_and_the_evidence_opens_by_the_key_of_its_time(
+    running, tmp_path
+):
+    rows = "".join(f"{unit},{20 + n},{60 + n},{n % 2}\n" for n, unit in enumerate(UNITS))
+    (tmp_path / "table.csv").write_text(f"pid,age,rate,died\n{rows}")
+    source = {"kind": "csv", "path": str(tmp_path / "table.csv")}
+    coordinator, site = running(data={"source": source, "unit": "patient", "unit_column": "pid"})
+    job = coordinator.job("run-1", experiment("data.unit_column=pid"))
+    update = wire.unpack_update(coordinator.ask(coordinator.request(job, "train", 1, model(SIZE))).content, SITE, SIZE)
+    reply = coordinator.ask(coordinator.request(job, "evaluate", 1, model(SIZE)), "evaluate")
+    counts = wire.unpack_histograms(reply.content, 16)
+    name = str(site.folder.site_yaml)
+
+    def run(*words):
+        done = subprocess.run([*site.command, "client", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    run("withdraw", name, "--data", DATASET, "--unit", UNITS[2])
+    run("rectify", name, "--data", DATASET, "--unit", UNITS[3])
+    run("quarantine", name, "--reason", "looked at")
+    site.kill()
+    folder = open_site(site.folder.site_yaml).folder
+    mark = pseudonym_key(folder)
+    planted = [
+        np.asarray(update.delta, "<f4").tobytes(), np.asarray(counts)[:8].tobytes(), mark._key,
+        mark._key.hex().encode(), *map(str.encode, UNITS), mark.of(DATASET, UNITS[5])[:16],
+    ]  # fmt: skip
+    (evidence,) = folder.evidence.iterdir()
+    for each in ("lineage.sqlite", "withdrawals.jsonl", f"ledgers/{DATASET}.sqlite", "client.log", "vault.json"):
+        assert (evidence / each).stat().st_size > 0, each
+    found = search(folder.path, planted)
+    assert not any(found.values()), found
+    # What was kept opens by the key of its time, after another has come into force too.
+    key, new = folder.path.with_name("site.key"), write_key(tmp_path / "new.key")
+    del folder, mark
+    name_keys(site, key_file=str(new), previous={"key_file": str(key)})
+    run("encrypt", name, "--rotate")
+    kept = SiteFolder(evidence, vaults.Keys(evidence, Encryption(KeySource(file=key))))
+    assert withdrawals.read_withdrawn(kept.withdrawals, DATASET, kept.vault()) == {UNITS[2]}
+    with Ledger(kept.ledger(DATASET), read_only=True, vault=kept.vault()) as ledger:
+        assert ledger.verify() == 2
+    with pytest.raises(DeploymentError, match="FK791"):
+        SiteFolder(evidence, vaults.Keys(evidence, Encryption(KeySource(file=new)))).vault()
 
 
 def test_a_site_that_joins_again_opens_what_it_brings_along(running, tmp_path):
