@@ -74,6 +74,7 @@ def settle(folder: SiteFolder, *, renew: bool = False) -> list[str]:
         if opened.pending:
             _seal_all(folder, opened.vault, plain=opened.pending == SEAL)
             said.append(f"what lies in {folder.path} is encrypted by {opened.source.shown}")
+            said.extend(_evidence_in_clear(folder))
             opened = finished(folder.path, opened)
         return opened
 
@@ -100,6 +101,17 @@ def _seal_all(folder: SiteFolder, vault: Vault, *, plain: bool) -> None:
         for each in (path.with_name(path.name + ".1"), path):
             if each.exists():
                 _rewritten(each, _renewer(each.name, vault))
+
+
+def _evidence_in_clear(folder: SiteFolder) -> list[str]:
+    """Evidence is never written anew, for its digests are signed."""
+    clear = [each.name for each in sorted(folder.evidence.glob("*")) if not (each / "vault.json").exists()]
+    if not clear:
+        return []
+    return [
+        f"{folder.evidence} holds {', '.join(clear)} in the clear, as it was copied before the folder was encrypted:"
+        " move it to an encrypted disk"
+    ]
 
 
 def _renewer(name: str, vault: Vault) -> Callable[[bytes], bytes]:

@@ -17,8 +17,8 @@ def purge(
 ) -> None:
     """Delete recorded updates and journals of runs beyond retention_days of their study or of server.json.
 
-    Model, result, digests and report stay. Each deletion has its line in the audit log before it happens. Have it run
-    every day; the coordinator may be up.
+    Model, result, digests and report stay. Each deletion has its line in the audit log before it happens. A running
+    coordinator does it by itself once an hour.
 
     Example: fedkit server purge coordinator --dry-run
     """

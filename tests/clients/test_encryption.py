@@ -11,10 +11,12 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fedkit_client import lineage, logs, settling, vaults, withdrawals
+from fedkit_client.evidence import check_manifest, keep_evidence
 from fedkit_client.folder import SiteFolder
 from fedkit_client.gatekeeper import Gatekeeper
 from fedkit_client.join import join
@@ -29,6 +31,7 @@ from fedkit.federation import wire
 from fedkit.governance.encryption import Encryption, KeySource
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.replies import replies
+from fedkit.storage.keys import load_signing_key
 from tests.clients.coordinator import DATASET, RECORDS, SITE, experiment, model, site_yaml
 
 SIZE = 5
@@ -127,6 +130,23 @@ def test_a_folder_of_before_shows_what_is_looked_for_and_none_of_it_once_it_is_e
     assert lineage.rounds_of(folder, "run-1")[0]["units"] == RECORDS
     assert next(read_usage(folder.usage, folder.vault()))["cpu_seconds"] == 1234.567
     assert not unopened(folder, [DATASET])
+
+
+def test_evidence_of_before_is_signed_and_stays_as_it_was_and_somebody_is_told(hospital, tmp_path):
+    live(hospital)
+    folder, signing = opened(hospital).folder, load_signing_key(hospital.folder.signing_key)
+    kept = Path(keep_evidence(folder, signing, time.time())["folder"])
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    said = settle(opened(hospital).folder)
+    assert any(kept.name in each and "in the clear" in each for each in said), said
+    assert check_manifest(kept, "evidence", signing.public)["failed"] == {}
+    # One that is made from now on holds nothing that is not under the key, and is told of no more.
+    later = Path(keep_evidence(opened(hospital).folder, signing, time.time() + 1)["folder"])
+    assert not any(search(later, [*map(str.encode, UNITS)]).values())
+    shutil.rmtree(kept)
+    new = {"key_file": str(write_key(tmp_path / "newer.key")), "previous": {"key_file": str(tmp_path / "north.key")}}
+    name_keys(hospital, **new)
+    assert not any("in the clear" in each for each in settle(opened(hospital).folder, renew=True))
 
 
 def test_pages_that_an_older_version_has_freed_show_nothing_once_a_folder_is_encrypted(hospital, tmp_path):
