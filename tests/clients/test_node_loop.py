@@ -243,3 +243,28 @@ def test_status_shows_no_control_characters():
     }
     text = status_text(found)
     assert text.count("\n") == 5 and "ALERT" in text and text.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("quarantined", [False, True])
+def test_what_is_due_goes_where_no_coordinator_is_reached_too_but_in_quarantine_stays(tmp_path, quarantined):
+    stop, folder, looked = Stop(), SiteFolder(tmp_path), []
+    connection = _Connection(stop, [])
+
+    def unreachable():
+        raise DeploymentError("nobody answers", code="FK743")
+
+    def sleep(seconds):
+        connection.activations += 1
+        if connection.activations == 3:
+            raise Stopping
+
+    connection.activate, stop.sleep = unreachable, sleep
+    if quarantined:
+        folder.quarantine.put("looked at", time.time())
+    state = State(tmp_path / "state.json", 1, "0")
+    trail = Trail(folder, "north", new_signing_key())
+    Node(
+        connection, _Executor(KeyError("x")), state, stop, lambda: None, tmp_path / "u", pause=folder.pause,
+        upkeep=lambda: looked.append(1), trail=trail,
+    ).run()  # fmt: skip
+    assert len(looked) == (0 if quarantined else 3)
