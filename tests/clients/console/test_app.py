@@ -8,8 +8,11 @@ import pytest
 from fedkit_client.approvals import Approvals
 from fedkit_client.console.app import console_app
 from fedkit_client.quarantining import quarantine_site
+from fedkit_client.settling import settle
+from fedkit_client.start import open_site
 from starlette.routing import Route
 
+from fedkit.governance.encryption import default_source
 from fedkit.storage.audit import Log
 from fedkit.storage.audit_line import Event
 from fedkit.storage.keys import load_signing_key
@@ -344,6 +347,25 @@ def test_units_withdraw_and_who_they_are_is_nowhere_but_in_the_sites_own_file(de
     assert [line["by"] for line in told] == ["ana", "ana"] and all(len(line["unit"]) == 64 for line in told)
     assert desk.post("/withdraw", "/consent", data=DATASET, units="4711", what="revoke", sure="yes").status_code == 303
     assert "1 of icu count again" in desk.get("/consent") and [line["by"] for line in desk.lines("revoked")] == ["ana"]
+
+
+def test_under_a_key_a_withdrawal_is_sealed_and_without_it_nothing_is_done_but_budgets_and_the_pause(desk):
+    desk = desk(**UNITS)
+    folder = desk.made.folder
+    settle(open_site(folder.site_yaml).folder)
+    desk.login()
+    form = {"data": DATASET, "units": "PLANTED-4711", "what": "withdraw", "sure": "yes"}
+    assert desk.post("/withdraw", "/consent", **form).status_code == 303
+    assert "1 of icu are left out from the next round on" in desk.get("/consent")
+    assert not [path for path in folder.path.rglob("*") if path.is_file() and b"PLANTED-4711" in path.read_bytes()]
+    key = default_source(folder.path).file
+    key.rename(key.with_name("elsewhere"))
+    before = desk.lines()
+    page = desk.get("/consent", 409)
+    assert "FK790" in page and "PLANTED" not in page
+    assert desk.post("/withdraw", "/", **form | {"units": "4712"}).status_code == 409 and desk.lines() == before
+    assert "of 50 is spent" in desk.get("/budgets") and desk.get("/")
+    assert desk.post("/pause", "/", reason="no key").status_code == 303 and folder.pause.read() is not None
 
 
 @pytest.mark.parametrize("form", [
