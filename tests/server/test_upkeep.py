@@ -6,12 +6,18 @@ import sys
 import threading
 import time
 
+import pytest
+from fedkit_server.studies import Studies
 from fedkit_server.upkeep import EVERY, Upkeep
 
 from fedkit.errors import DeploymentError
+from fedkit.federation.study import make_study
 from fedkit.governance.retention import DAY
 from fedkit.storage.audit_verify import readable_lines
+from fedkit.storage.keys import new_signing_key
 from tests.clients.coordinator import free_port
+from tests.governance.cases import STUDY
+from tests.governance.conftest import agreed
 from tests.server.test_retention import here, keep_for  # noqa: F401
 
 
@@ -26,8 +32,20 @@ def receipts(here):  # noqa: F811
     return [line for line in readable_lines(here.folder.audit, ("deleted",))]
 
 
-def test_what_is_due_goes_once_the_clock_says_so_and_no_hand_is_laid_on_it(here):  # noqa: F811
-    keep_for(here, 30)
+def agree(here, days):  # noqa: F811
+    """A signed agreement of the run's study."""
+    key = new_signing_key()
+    terms = agreed({**STUDY, "study": here.job.study, "parties": {"cleveland": key.fingerprint}}, retention_days=days)
+    federation = here.folder.settings().federation
+    Studies(here.folder.path / "studies", federation).write(make_study(terms, federation, "anna", key, here.now))
+
+
+@pytest.mark.parametrize("bound", ["the agreement of heart", "retention_days of server.json"])
+def test_what_is_due_goes_once_the_clock_says_so_and_no_hand_is_laid_on_it(here, bound):  # noqa: F811
+    if "agreement" in bound:
+        agree(here, 30)
+    else:
+        keep_for(here, 30)
     now, looked = [here.now], threading.Semaphore(0)
 
     def clock():
@@ -50,7 +68,8 @@ def test_what_is_due_goes_once_the_clock_says_so_and_no_hand_is_laid_on_it(here)
     finally:
         upkeep.close()
     (line,) = receipts(here)
-    assert line.fields["run"] == "r" and line.signed_by(here.folder.key().public)
+    assert line.fields["run"] == "r" and line.fields["reason"] == bound
+    assert line.signed_by(here.folder.key().public)
     assert not (here.run / "updates").exists() and (here.run / "model.safetensors").exists()
     assert not any(thread.name == "fedkit-upkeep" for thread in threading.enumerate())
 
