@@ -26,6 +26,8 @@ from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.keys import load_signing_key
 from tests.clients.coordinator import DATASET, SITE, model
 from tests.clients.test_statistics import RELEASE, answer
+from tests.clients.test_studies import call, joined, sign  # noqa: F401
+from tests.clients.test_studies import train as train_under
 
 SIZE = 5
 
@@ -262,3 +264,18 @@ def test_in_quarantine_nothing_is_deleted_for_it_may_be_evidence(made):
     assert kept(made) == 1 and receipts(made) == []
     made.folder.quarantine.take_away()
     assert len(run_purge(made, time.time() + 60, replies=0)) == 1 and kept(made) == 0
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_signed_agreement_s_days_delete_a_site_s_replies_also_of_a_study_that_was_left(joined, left):  # noqa: F811
+    study = sign(joined, retention_days=7)
+    assert not isinstance(train_under(joined, agreement=study.digest), str)
+    stop(joined)
+    if left:
+        call(joined, "study", "leave", "heart")
+    now = time.time()
+    assert run_purge(joined, now + 7 * DAY - 60) == [] and kept(joined) == 1
+    (gone,) = run_purge(joined, now + 7 * DAY + 60)
+    assert gone.reason == "study heart" and kept(joined) == 0
+    (told,) = receipts(joined)
+    assert told["what"] == "replies" and told["reason"] == "study heart"
