@@ -41,7 +41,7 @@ from fedkit_client.consents import Reading, purpose_of, today
 from fedkit_client.findings import Findings
 from fedkit_client.folder import SiteFolder
 from fedkit_client.frames import Bytes
-from fedkit_client.limits import apply
+from fedkit_client.limits import apply, work_a_little
 from fedkit_client.lineage import Use
 from fedkit_client.recalled import withdrawn
 from fedkit_client.remembered import Rounds
@@ -87,10 +87,7 @@ class Gatekeeper:
         """Take on the limits and do a little work under them; what is wrong, for the site's own eyes."""
         try:
             apply(self.file)
-            import torch
-
-            with torch.no_grad():
-                (torch.ones(1000, 1000) @ torch.ones(1000, 1000)).sum().item()
+            work_a_little(self.file)
         except FedkitError as error:
             return {"problem": {"code": error.code, "message": error.message, "remedy": error.remedy}}
         return {}
@@ -209,6 +206,8 @@ class Gatekeeper:
     ) -> SiteRuntime:
         from fedkit.data.load import load_site_dataset
         from fedkit.strategies import NEEDS_CLIENT_STATISTICS
+        from fedkit.training.engine import reference_on
+        from fedkit.training.on_device import device_of, name_of
         from fedkit.training.plan import local_plans
 
         config, site = admitted.config, admitted.site
@@ -226,10 +225,12 @@ class Gatekeeper:
             # Nothing leaves that nobody reads, though nothing protects it.
             plan = replace(local.sites[site], reports_loss=config.strategy.name in NEEDS_CLIENT_STATISTICS)
             specs, tested = (), frozenset(local.tested)
-        sites = {each.name: each for each in dataset.sites}
+        sites, engine = {each.name: each for each in dataset.sites}, reference_on(device_of(self.file.device, "device"))
+        _LOG.info("%s: gradients are computed on %s", admitted.dataset, name_of(engine.device))
         return SiteRuntime(
-            model, dataset.task, config.seed, sites, {site: plan}, tested, specs, exact=admitted.exact, gates=gates
-        )
+            model, dataset.task, config.seed, sites, {site: plan}, tested, specs, exact=admitted.exact, gates=gates,
+            engine=engine,
+        )  # fmt: skip
 
 
 def _work(runtime: SiteRuntime, order: Order, request: Request, admitted: Admitted) -> RecordDict:

@@ -120,6 +120,31 @@ def apply(file: SiteFile, answer_bytes: int = 0) -> None:
         )
 
 
+def work_a_little(file: SiteFile) -> None:
+    """A matrix product on the site's device, in a process that is under its limits.
+
+    Raises:
+        DeploymentError: FK761, a GPU that torch finds and cannot use.
+    """
+    import torch
+
+    from fedkit.training.on_device import device_of
+
+    device = device_of(file.device, "device")
+    try:
+        with torch.no_grad():
+            ones = torch.ones(1000, 1000, device=device)
+            (ones @ ones).sum().item()
+    except RuntimeError as error:
+        if device.type != "cuda":
+            raise
+        raise DeploymentError(
+            f"torch finds a GPU here and cannot use it: {(str(error).splitlines() or [''])[0]}",
+            code="FK761",
+            remedy="set device: cpu, or install a driver and a torch that fit the GPU, and leave it memory",
+        ) from error
+
+
 def _size(size: int) -> str:
     """Rounded up, so that what is asked for is enough.
 

@@ -132,6 +132,7 @@ class TrainingSchema:
     batch_size: int | None = None
     optimizer: str = "sgd"
     engine: str = "auto"
+    device: str = "cpu"
     workers: str = "auto"
     max_clients_at_once: int | None = None
     memory_gb: float = 2.0

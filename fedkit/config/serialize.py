@@ -89,8 +89,9 @@ def digest(config: ExperimentConfig) -> str:
     # digest with it or without, as a run has that was recorded before there was a choice.
     for key in ("max_clients_at_once", "memory_gb", "workers"):
         del values["training"][key]
-    if values["training"]["engine"] == "auto":
-        del values["training"]["engine"]
+    for key, usual in (("engine", "auto"), ("device", "cpu")):
+        if values["training"][key] == usual:
+            del values["training"][key]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 

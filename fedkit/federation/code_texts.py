@@ -47,6 +47,8 @@ CODE_TEXTS: dict[str, str] = {
     "FK408": "training.optimizer or training.learning_rate cannot be used: see `fedkit config show`",
     "FK410": _MODEL,
     "FK413": "the private evaluation's histograms have a shape that cannot be: set fewer bins or subgroups",
+    "FK423": "the model cannot be trained on the site's GPU: leave out operations that are not deterministic there, or"
+    " ask its IT to set device: cpu",
     "FK500": "the reason is not for others: ask the site's IT for the line of this run in the site's log",
     "FK510": _REQUEST,
     "FK515": _REQUEST,

@@ -50,6 +50,7 @@ _MODEL = {
     "FK408",  # the config's optimizer or learning rate
     "FK410",  # a model that cannot be copied
     "FK413",  # the shape of an evaluation's histograms: declared classes, levels and bins
+    "FK423",  # a model that the site's GPU cannot train: found with zeros and random numbers
 }
 # FK405 (not finite), FK407 (buffers moved), FK409 (no rows) and FK414 arise from what the records did. So would FK403
 # and FK404 if they were raised while records are in use: `on_records` stands around that.

@@ -105,6 +105,7 @@ class LotGradients:
         self._wrapped, self._losses = wrapped, losses
         self._untouched = Untouched(wrapped._module)
         self._parameters: list[Any] = [p for p in wrapped.parameters() if p.requires_grad]
+        self._device: torch.device = self._parameters[0].device
         self.d = sum(p.numel() for p in self._parameters)
         self.most = most_rows(self.d)
 
@@ -127,15 +128,15 @@ class LotGradients:
         :mod:`fedkit.privacy.placement`.
         """
         self._untouched.keep()
-        total = LatticeSum(self.d, max_grad_norm)
+        total = LatticeSum(self.d, max_grad_norm, self._device)
         for block in blocks_of(len(x), source, max_lot=max_lot, lot_size=lot_size, d=self.d, most=self.most):
             rows, places = torch.from_numpy(block.rows), torch.from_numpy(block.places)
             block_x, block_y = torch.zeros((block.size, *x.shape[1:])), torch.zeros(block.size, dtype=y.dtype)
             block_x[places], block_y[places] = x[rows], y[rows]
             present = torch.zeros(block.size, dtype=torch.bool)
             present[places] = True
-            torch.default_generator.manual_seed(source.seed())
-            total.add(self._row_gradients(block_x, block_y), present)
+            self._seed(source.seed())
+            total.add(self._row_gradients(block_x, block_y), present.to(self._device))
         return total.result()
 
     def of_units(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float, source: Source) -> Tensor:
@@ -152,13 +153,13 @@ class LotGradients:
             TrainingError: FK404, forward or backward wrote into a parameter, which is put back.
         """
         self._untouched.keep()
-        total = LatticeSum(self.d, max_grad_norm)
+        total = LatticeSum(self.d, max_grad_norm, self._device)
         if not len(unit):
             return total.result()
         starts = np.flatnonzero(np.r_[True, unit[1:] != unit[:-1]])
         for begin, end in zip(starts, np.r_[starts[1:], len(unit)], strict=True):
-            torch.default_generator.manual_seed(source.seed())
-            sums = [torch.zeros((1, *p.shape)) for p in self._parameters]
+            self._seed(source.seed())
+            sums = [torch.zeros((1, *p.shape), device=self._device) for p in self._parameters]
             # A unit with more rows than are held at once is summed in pieces: it is one clip all the same.
             for at in range(int(begin), int(end), self.most):
                 last = min(at + self.most, int(end))
@@ -180,14 +181,15 @@ class LotGradients:
 
         def probe(x: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
             self._untouched.keep()
+            x, weights = x.to(self._device), weights.to(self._device)
             with WithoutDropout():
                 outputs = self._wrapped(x)
-            self._losses(outputs.detach(), torch.zeros(len(x), dtype=target))
+            self._losses(outputs.detach(), torch.zeros(len(x), dtype=target, device=self._device))
             if outputs.dim() == 0 or len(outputs) != len(x):
                 raise TrainingError("the model does not keep the batch as the first dimension", code="FK404")
             flat = outputs.flatten(1) if outputs.dim() > 1 else outputs[:, None]
             # Unequal weights of the outputs: the sum of a softmax has no gradient.
-            columns = torch.linspace(0.5, 1.5, flat.shape[1])
+            columns = torch.linspace(0.5, 1.5, flat.shape[1], device=self._device)
             (flat * columns * weights[:, None]).sum().backward()
             self._untouched.check()
             return outputs.detach(), self._collected(len(x))
@@ -195,15 +197,22 @@ class LotGradients:
         check_independence(probe, self._parameters, shape)
 
     def _row_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        x, y = x.to(self._device), y.to(self._device)
         self._losses(self._wrapped(x), y).backward()  # type: ignore[no-untyped-call]
         self._untouched.check()
         return self._collected(len(x))
+
+    def _seed(self, seed: int) -> None:
+        """For dropout, which draws where the rows are."""
+        torch.default_generator.manual_seed(seed)
+        if self._device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _collected(self, rows: int) -> list[Tensor]:
         found = []
         for p in self._parameters:
             gradient: Tensor | None = p.grad_sample
-            found.append(torch.zeros((rows, *p.shape)) if gradient is None else gradient)
+            found.append(torch.zeros((rows, *p.shape), device=self._device) if gradient is None else gradient)
             p.grad_sample, p.grad = None, None
         if any(len(gradient) != rows for gradient in found):
             raise TrainingError("the model does not keep the batch as the first dimension", code="FK404")

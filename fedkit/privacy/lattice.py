@@ -34,6 +34,7 @@ from fedkit.types import Int64
 
 G = 2**26
 """Fine enough that what rounding flips in the other units of a lot costs no noise at d = 1e6."""
+_CPU = torch.device("cpu")
 _BLOCK = 1024
 _SMALL = 2**18
 # So many integers of at most G (and their slack) stay below 2**31, which halves the traffic of 64 bits.
@@ -55,15 +56,18 @@ class LatticeSum:
     Args:
         d: number of parameters.
         max_grad_norm: C, the bound of a unit's norm over all parameters together.
+        device: where the gradients are; the proof asks nothing of the order of float32 sums, so it holds on a GPU.
 
     Guarantee: adding or removing a unit changes the result by at most ``slack(d) * G`` in norm, whatever its gradient
     and as long as the others are given as before; a gradient that is not finite counts as 0. Sums are exact, so the
     order of blocks is of no account.
     """
 
-    def __init__(self, d: int, max_grad_norm: float) -> None:
+    def __init__(self, d: int, max_grad_norm: float, device: torch.device = _CPU) -> None:
         self._clip = max_grad_norm
-        self._total = torch.zeros(d, dtype=torch.int64)
+        self._total = torch.zeros(d, dtype=torch.int64, device=device)
+        # A GPU adds a block's rows at once: one after the other, most of the time would go to starting kernels.
+        self._at_once = math.inf if device.type == "cuda" else _SMALL
         self._partial: Tensor | None = None
         self._held = 0
 
@@ -80,7 +84,7 @@ class LatticeSum:
         if present is not None:
             left_out |= ~present
         factors = (torch.clamp(self._clip / norms, max=1.0) * (G / self._clip)).to(torch.float32)
-        if len(norms) * len(self._total) <= _SMALL:
+        if len(norms) * len(self._total) <= self._at_once:
             if bool(left_out.any()):
                 factors = torch.where(left_out, 0.0, factors)
                 for part in flat:
@@ -91,13 +95,13 @@ class LatticeSum:
             self._add_row([part[row] for part in flat], factors[row])
 
     def result(self) -> Tensor:
-        """int64 [d]; multiply by C / G for the sum itself."""
+        """int64 [d], on the CPU; multiply by C / G for the sum itself."""
         self._flush()
-        return self._total
+        return self._total.cpu()
 
     def _add_row(self, parts: Sequence[Tensor], factor: Tensor) -> None:
         if self._partial is None:
-            self._partial = torch.zeros(len(self._total), dtype=torch.int32)
+            self._partial = torch.zeros_like(self._total, dtype=torch.int32)
         at = 0
         for part in parts:
             self._partial[at : at + len(part)] += _integers(part, factor)
@@ -115,7 +119,7 @@ class LatticeSum:
 
 def unit_norms(gradients: Sequence[Tensor]) -> Tensor:
     """Norms of the units' gradients over all parameters; float64 [units]."""
-    squares = torch.zeros(len(gradients[0]), dtype=torch.float64)
+    squares = torch.zeros(len(gradients[0]), dtype=torch.float64, device=gradients[0].device)
     for part in gradients:
         units, d = part.shape
         whole = d - d % _BLOCK

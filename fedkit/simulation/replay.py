@@ -184,7 +184,7 @@ def _refold(
 
 
 def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
-    """The config with the engine that the run had: another one's last bits differ."""
+    """The config with the engine and device that the run had: another one's last bits differ."""
     recorded = manifest.get("engine", {"name": "reference"})
     name = recorded.get("name") if isinstance(recorded, Mapping) else None
     if name not in ENGINES:
@@ -193,7 +193,8 @@ def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig
             code="FK615",
             remedy="restore the file, or use the fedkit that wrote the run",
         )
-    return replace(config, training=replace(config.training, engine=name))
+    device = "cuda" if str(recorded.get("device", "cpu")).startswith("cuda") else "cpu"
+    return replace(config, training=replace(config.training, engine=name, device=device))
 
 
 def _read_config(path: Path, models: Collection[str]) -> ExperimentConfig:

@@ -17,6 +17,7 @@ from fedkit.simulation.forked import CannotStart, inside
 from fedkit.simulation.worker import Work
 from fedkit.simulation.workers import Answers, Workers, cost, split
 from fedkit.training.engine import Engine
+from fedkit.training.on_device import CPU
 from fedkit.types import RoundPlan, SiteState
 
 AUTO = "auto"
@@ -37,6 +38,12 @@ def check_workers(training: TrainingConfig, engine: Engine) -> None:
     Raises:
         TrainingError: FK418.
     """
+    if training.workers not in (AUTO, "1") and engine.device != CPU:
+        raise TrainingError(
+            f"training.workers={training.workers}; one process trains on a GPU",
+            code="FK418",
+            remedy="set training.workers=1, or training.device=cpu",
+        )
     if training.workers != AUTO and 1 < int(training.workers) > engine.most_workers:
         raise TrainingError(
             f"training.workers={training.workers}, each with a site in memory; training.memory_gb and"
@@ -67,7 +74,9 @@ class Spread:
         self._open, self._took = self._most > 1, list[float]()
         self.notes: list[str] = []
         self.why = f"training.workers={asked}"
-        if asked == AUTO and self._most == 1:
+        if asked == AUTO and work.engine.device != CPU:
+            self.why = "one process trains on a GPU"
+        elif asked == AUTO and self._most == 1:
             self.why = "there is one core" if cores() == 1 else "the memory budget holds one site"
         elif inside():
             self._open, self.why = False, "other runs train beside this one"

@@ -7,14 +7,17 @@ taps        private training of Linear, convolution, Embedding, LayerNorm and Gr
             another: :mod:`fedkit.training.taps`
 =========== ============================================================================================
 
-All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32.
+All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32. The
+reference trains on a GPU too (:mod:`fedkit.training.on_device`), in one process; the others on the CPU's cores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
+import torch
 from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
@@ -25,6 +28,7 @@ from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import Cohort
 from fedkit.training.cohort_rows import padded
+from fedkit.training.on_device import CPU, device_of, name_of
 from fedkit.training.stack import Layer, linear_stack
 from fedkit.training.tap_gradients import most_places
 from fedkit.training.tapped import Tapped, tapped
@@ -53,6 +57,7 @@ class Engine:
         at_once: sites that are in memory together.
         most_workers: processes that the memory budget holds, each with one site at least.
         cohort: the closed form's; None for the others.
+        device: where gradients are computed.
     """
 
     name: str
@@ -62,10 +67,12 @@ class Engine:
     at_once: int = 1
     most_workers: int = 1
     cohort: Cohort | None = None
+    device: torch.device = CPU
 
     def record(self) -> dict[str, str | int]:
         """What the manifest says of it."""
-        return {"name": self.name, "why": self.why, "at_once": self.at_once}
+        told: dict[str, str | int] = {"name": self.name, "why": self.why, "at_once": self.at_once}
+        return told if self.device == CPU else {**told, "device": name_of(self.device)}
 
     def among(self, processes: int) -> Engine:
         """What each of some processes trains with, which share the memory budget."""
@@ -87,6 +94,14 @@ def _check(model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan)
 REFERENCE = Engine("reference", "training.engine=reference", _train, _check)
 
 
+def reference_on(device: torch.device) -> Engine:
+    """The reference with its gradients on a device; nothing is asked of the device before it trains."""
+    if device == CPU:
+        return REFERENCE
+    train, check = partial(local.train, device=device), partial(local.check_model, device=device)
+    return Engine("reference", f"training.device={device.type}", train, check, device=device)
+
+
 def choose(
     training: TrainingConfig,
     model: nn.Module,
@@ -100,8 +115,16 @@ def choose(
         input_shape: of one example. plans: of every site that trains.
 
     Raises:
-        TrainingError: FK417, an engine that cannot take this model; FK418, a memory budget that holds no model.
+        TrainingError: FK417, an engine that cannot take this model or device; FK418, a memory budget that holds no
+            model; FK423, a GPU where there is none.
     """
+    device = device_of(training.device, "training.device")
+    if training.device == "cuda" and training.engine not in ("auto", "reference"):
+        raise TrainingError(
+            f"training.engine={training.engine} trains on the CPU",
+            code="FK417",
+            remedy="set training.engine=reference for a GPU, or training.device=cpu",
+        )
     d = sum(p.numel() for p in model.parameters())
     budget = training.memory_gb * 2**30
     # One model, its gradient and the update that it becomes.
@@ -112,11 +135,13 @@ def choose(
             remedy=f"set training.memory_gb={_up(12 * d / 2**30):g} or more",
         )
     reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
-    if training.engine == "reference":
-        return reference
+    there = reference_on(device)
+    if training.engine == "reference" or training.device == "cuda":
+        return reference if there.device == CPU else there
     refused: tuple[str, str, str] | None = None
     for name, find in (("closed_form", _closed_form), ("taps", _taps)):
-        if training.engine not in ("auto", name):
+        # A GPU is for what one core is slow at: a model that taps would take is better off there.
+        if training.engine not in ("auto", name) or (name == "taps" and training.engine == "auto" and device != CPU):
             continue
         found = find(training, model, task, input_shape, plans)
         if isinstance(found, Engine):
@@ -126,7 +151,8 @@ def choose(
             raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
         if refused is None or any(plan.privacy is not None for plan in plans.values()):
             refused = found
-    return replace(reference, why=refused[1] if refused else reference.why)
+    why = refused[1] if refused else reference.why
+    return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
 
 
 def _closed_form(

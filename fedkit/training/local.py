@@ -18,8 +18,8 @@ from fedkit.errors import FedkitError, TrainingError
 from fedkit.models.flat import attach, pack, unpack
 from fedkit.privacy import dp_sgd
 from fedkit.privacy.randomness import Secure, Seeded, Source, derive_seed, generator
-from fedkit.training.gradients import batch_gradient
-from fedkit.training.losses import loss, targets
+from fedkit.training.losses import loss, target_type, targets
+from fedkit.training.on_device import CPU, batch_gradient_on, deterministic, lot_gradients_on, refused_by
 from fedkit.training.updates import updater
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
 
@@ -31,7 +31,13 @@ PARAMETER_LIMIT = 1e6
 
 
 def train(
-    model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
+    model: nn.Module,
+    task: Task,
+    sites: Sequence[Site],
+    plan: RoundPlan,
+    state: Mapping[str, SiteState],
+    *,
+    device: torch.device = CPU,
 ) -> tuple[list[ClientUpdate], dict[str, SiteState]]:
     """Train the received model at each site for one round.
 
@@ -39,6 +45,7 @@ def train(
         model: the architecture; its own parameters, buffers and mode are neither used nor changed.
         sites: those to train, each with an entry in ``plan.sites``.
         state: what each site kept from its last round; handed through, as nothing here needs any.
+        device: where gradients are computed; the model itself stays on the CPU.
 
     Returns:
         Updates in the order of ``sites``, and the sites' next state.
@@ -47,32 +54,43 @@ def train(
         TrainingError: a model that cannot be used, a site without a plan, a result that is not finite.
 
     Guarantee: same inputs, same bits, whatever the number of threads and whichever sites share the call (a plan with
-    ``noise="secure"`` draws fresh randomness each time). torch's global generator and thread count are left as found.
+    ``noise="secure"`` draws fresh randomness each time; another device rounds otherwise). torch's global generator and
+    thread count are left as found.
     """
-    check_model(model, task, sites, plan)
-    with as_found():
+    check_model(model, task, sites, plan, device=device)
+
+    def sums(worker: nn.Module, task: Task, _: Source) -> AbstractContextManager[dp_sgd.ClippedSums]:
+        return lot_gradients_on(device, worker, summed(task))
+
+    with as_found(), deterministic(device):
         # A copy each: what a model keeps outside its parameters must not cross from one hospital to the next.
         updates = []
         for site in sites:
             worker = copy_of(model)
-            with on_records(plan.sites[site.name].privacy is not None, site.name):
-                updates.append(train_site(worker, task, site, plan, _by_opacus))
+            with on_records(plan.sites[site.name].privacy is not None, site.name), refused_by(device):
+                updates.append(train_site(worker, task, site, plan, sums, device))
     return updates, {site.name: state.get(site.name, {}) for site in sites}
 
 
-def check_model(model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
+def check_model(
+    model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, *, device: torch.device = CPU
+) -> None:
     """Refuse what :func:`train` would refuse whatever the records are; reads the shape of examples and no record.
 
     Raises:
-        TrainingError: a site without a plan, or a model that mixes or remembers records where a plan is private.
+        TrainingError: a site without a plan, a model that mixes or remembers records where a plan is private, or one
+            that the device cannot train (FK423).
     """
     missing = [site.name for site in sites if site.name not in plan.sites]
     if missing:
         raise TrainingError(f"no local plan for {', '.join(missing)}", code="FK409")
-    private = [site for site in sites if plan.sites[site.name].privacy is not None]
-    with as_found():
-        for shape in {site.train.x.shape[1:] for site in private}:
-            _check_private(copy_of(model), task, shape, plan)
+    shapes = {(plan.sites[site.name].privacy is not None, site.train.x.shape[1:]) for site in sites}
+    with as_found(), deterministic(device), refused_by(device):
+        for private, shape in shapes:
+            if private:
+                _check_private(copy_of(model), task, shape, plan, device)
+            elif device != CPU:
+                _check_plain(copy_of(model), task, shape, plan, device)
 
 
 @contextmanager
@@ -87,11 +105,14 @@ def on_records(private: bool, name: str) -> Iterator[None]:
         raise TrainingError(message, code="FK419", remedy=error.remedy) from error
 
 
-def train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan, sums: Sums) -> ClientUpdate:
+def train_site(
+    worker: nn.Module, task: Task, site: Site, plan: RoundPlan, sums: Sums, device: torch.device = CPU
+) -> ClientUpdate:
     """One site's round on a copy of the model, which is given the plan's parameters first.
 
     Args:
         sums: what sums the lots of a private plan.
+        device: where the gradients of a plan without privacy are computed.
 
     Raises:
         TrainingError: see :func:`train`.
@@ -104,9 +125,9 @@ def train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan, sums:
     if local.privacy is None and local.reports_loss:
         metrics["train_loss"] = _mean_loss(worker, task, x, y)
     worker.train()
-    _seed_torch(local, plan, site.name)
+    _seed_torch(local, plan, site.name, device)
     if local.privacy is None:
-        _plain(worker, task, x, y, flat, local, plan, site.name)
+        _plain(worker, task, x, y, flat, local, plan, site.name, device)
     else:
         _private(worker, task, x, y, flat, local, plan, site, sums)
     delta = pack(worker)
@@ -121,15 +142,20 @@ def train_site(worker: nn.Module, task: Task, site: Site, plan: RoundPlan, sums:
     return ClientUpdate(site=site.name, delta=delta, weight=weight, metrics=metrics)
 
 
-def _check_private(probed: nn.Module, task: Task, shape: tuple[int, ...], plan: RoundPlan) -> None:
+def _check_private(
+    probed: nn.Module, task: Task, shape: tuple[int, ...], plan: RoundPlan, device: torch.device
+) -> None:
     """Refuse a model that mixes or remembers records before it sees any."""
     unpack(probed, plan.parameters)
-    with dp_sgd.lot_gradients(probed, summed(task)) as gradients:
-        gradients.check_independence(shape, torch.int64 if task.kind == "multiclass" else torch.float32)
+    with lot_gradients_on(device, probed, summed(task)) as gradients:
+        gradients.check_independence(shape, target_type(task))
 
 
-def _by_opacus(worker: nn.Module, task: Task, _: Source) -> AbstractContextManager[dp_sgd.ClippedSums]:
-    return dp_sgd.lot_gradients(worker, summed(task))
+def _check_plain(probed: nn.Module, task: Task, shape: tuple[int, ...], plan: RoundPlan, device: torch.device) -> None:
+    """Refuse a model that the device cannot train before any site has worked for nothing."""
+    gradient = batch_gradient_on(device, probed, task, attach(probed, plan.parameters))
+    with torch.no_grad():
+        gradient(torch.zeros((2, *shape)), torch.zeros(2, dtype=target_type(task)))
 
 
 def summed(task: Task) -> dp_sgd.SampleLosses:
@@ -138,11 +164,19 @@ def summed(task: Task) -> dp_sgd.SampleLosses:
 
 
 def _plain(
-    worker: nn.Module, task: Task, x: Tensor, y: Tensor, flat: Tensor, local: LocalPlan, plan: RoundPlan, name: str
+    worker: nn.Module,
+    task: Task,
+    x: Tensor,
+    y: Tensor,
+    flat: Tensor,
+    local: LocalPlan,
+    plan: RoundPlan,
+    name: str,
+    device: torch.device,
 ) -> None:
     if not len(x):
         raise TrainingError(f"{name} has no training rows", code="FK409", remedy="leave the site out")
-    gradient = batch_gradient(worker, task, flat)
+    gradient = batch_gradient_on(device, worker, task, flat)
     update = updater(flat, local.optimizer, local.learning_rate, plan.proximal_mu)
     order = generator(plan.seed, plan.round, name, "batches")
     buffers = [buffer.clone() for buffer in worker.buffers()]
@@ -227,11 +261,13 @@ def copy_of(model: nn.Module) -> nn.Module:
         raise TrainingError(f"the model cannot be copied: {error}", code="FK410") from error
 
 
-def _seed_torch(local: LocalPlan, plan: RoundPlan, name: str) -> None:
+def _seed_torch(local: LocalPlan, plan: RoundPlan, name: str, device: torch.device) -> None:
     """Dropout draws from torch's generator: seeded for replay, from the operating system where noise is."""
     secure = local.privacy is not None and local.privacy.noise == "secure"
     seed = int.from_bytes(os.urandom(8)) if secure else derive_seed(plan.seed, plan.round, name, "dropout")
     torch.default_generator.manual_seed(seed & (2**63 - 1))
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed & (2**63 - 1))
 
 
 @contextmanager

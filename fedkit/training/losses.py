@@ -32,7 +32,12 @@ LOSSES: dict[str, Loss] = {"binary": _binary, "multiclass": _multiclass, "regres
 
 def targets(task: Task, examples: Examples) -> Tensor:
     """What the task's loss compares outputs with: float32 [n], or int64 [n] class indices for multiclass."""
-    return torch.tensor(examples.y, dtype=torch.int64 if task.kind == "multiclass" else torch.float32)
+    return torch.tensor(examples.y, dtype=target_type(task))
+
+
+def target_type(task: Task) -> torch.dtype:
+    """The type of what the task's loss compares outputs with."""
+    return torch.int64 if task.kind == "multiclass" else torch.float32
 
 
 def loss(task: Task, outputs: Tensor, expected: Tensor, reduction: str) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from fedkit.errors import TrainingError
@@ -19,6 +18,7 @@ from fedkit.privacy.dp_sgd import ClippedSums
 from fedkit.privacy.independence import refusal
 from fedkit.privacy.randomness import Seeded, Source
 from fedkit.training.local import as_found, copy_of, on_records, summed, train_site
+from fedkit.training.losses import target_type
 from fedkit.training.tap_gradients import tap_gradients
 from fedkit.training.tapped import Tapped
 from fedkit.types import ClientUpdate, RoundPlan, Site, SiteState, Task
@@ -86,6 +86,6 @@ def probe(module: nn.Module, tapped: Tapped, task: Task, shape: tuple[int, ...])
     """
     try:
         with tap_gradients(module, tapped, summed(task), Seeded("probe")) as gradients:
-            gradients.check(shape, torch.int64 if task.kind == "multiclass" else torch.float32)
+            gradients.check(shape, target_type(task))
     except RuntimeError as error:
         raise refusal((str(error).splitlines() or [""])[0]) from error

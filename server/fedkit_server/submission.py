@@ -27,7 +27,9 @@ from fedkit_server.profile import Profile
 _WEEK = 7 * 86_400.0
 _OPTIONS = {"federation.min_sites": "--min-sites N", "federation.timeout": "--deadline SECONDS"}
 
-_SIMULATED = ("training.engine", "training.max_clients_at_once", "training.memory_gb", "training.workers")
+_SIMULATED = (
+    "training.device", "training.engine", "training.max_clients_at_once", "training.memory_gb", "training.workers"
+)  # fmt: skip
 
 
 def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:
@@ -46,7 +48,8 @@ def composed(name: str | None, overrides: Sequence[str], config_dir: Path | None
             )
     if engine := [word for word in overrides if word.lstrip("+").partition("=")[0] in _SIMULATED]:
         raise DeploymentError(
-            f"{engine[0]} has no effect on a deployed run, whose sites train by the reference engine",
+            f"{engine[0]} has no effect on a deployed run, whose sites train by the reference engine, each on the"
+            " device that its own file names",
             code="FK729",
             remedy="leave it out",
         )

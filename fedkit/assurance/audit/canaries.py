@@ -20,7 +20,7 @@ from torch import nn
 
 from fedkit.errors import PrivacyError
 from fedkit.training import local
-from fedkit.training.losses import loss
+from fedkit.training.losses import loss, target_type
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, PrivacyPlan, RoundPlan, Site, Task
 
 Readings = NDArray[np.float64]
@@ -102,7 +102,7 @@ def together(*parts: Examples) -> Examples:
 def residual(task: Task, label: float) -> Readings:
     """Gradient of the task's own loss by the outputs at outputs of 0; float64 [outputs]."""
     outputs = torch.zeros((1, task.num_outputs), requires_grad=True)
-    kind = torch.int64 if task.kind == "multiclass" else torch.float32
+    kind = target_type(task)
     loss(task, outputs, torch.tensor([label]).to(kind), "sum").backward()  # type: ignore[no-untyped-call]
     gradient = outputs.grad
     if gradient is None or not bool(gradient.any()):
