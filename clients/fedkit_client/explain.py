@@ -1,4 +1,4 @@
-"""``fedkit client explain``: every clause of the site's file, and what its ledger affords, by the functions that decide."""
+"""``fedkit client explain``: every clause of the site's file, and what its ledger affords, by what decides."""
 
 from __future__ import annotations
 

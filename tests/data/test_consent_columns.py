@@ -1,4 +1,4 @@
-"""A record's own columns decide for which purpose, from and until when it may be read, in every engine as documented."""
+"""A record's own columns decide for which purpose and on which days it is read, in every engine as documented."""
 
 import datetime
 import itertools
@@ -138,7 +138,8 @@ def test_a_database_s_own_dates_are_read_as_their_texts(postgresql, tmp_path, ic
     made = Bench("postgresql", tmp_path, icu, postgresql)
     config = table(made, [("yes", R, None, None)] * 5)
     changes = (
-        "ALTER TABLE icu ALTER first TYPE date USING '2020-01-01'::date, ALTER last TYPE timestamp USING NULL::timestamp",
+        "ALTER TABLE icu ALTER first TYPE date USING '2020-01-01'::date",
+        "ALTER TABLE icu ALTER last TYPE timestamp USING NULL::timestamp",
         "UPDATE icu SET last = '2026-03-02' WHERE pid = 'p1'",
         "UPDATE icu SET last = '2026-03-01' WHERE pid = 'p2'",
         "UPDATE icu SET last = 'infinity' WHERE pid = 'p3'",

@@ -59,7 +59,10 @@ BAD = [
     *(({"consent": {"unit": "mrn", "register": blank}}, "consent.register") for blank in (None, "", {}, [], 0, False)),
     *(({"consent": {"unit": "mrn", "column": blank}}, "consent.column") for blank in (None, "", {}, [], 0, False)),
     ({**PATIENT, "consent": {"column": RULE, "register": None}}, "or leave the key out"),
-    *(({"consent": {"column": {**RULE, part: None}}}, f"column.{part} is not set") for part in ("purpose", "from", "until")),
+    *(
+        ({"consent": {"column": {**RULE, part: None}}}, f"column.{part} is not set")
+        for part in ("purpose", "from", "until")
+    ),
     ({"consent": {"column": {**RULE, "until": 3}}}, "name of a column"),
     ({"consent": {"column": {**RULE, "start": "x"}}}, "column.start is unknown"),
     ({"consent": {"column": {"name": "c", "values": [True]}}}, "a list of texts in quotes"),
