@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def request_of(asked: Statistics) -> StatsRequest:
     """The question without its price and label."""
-    return StatsRequest(asked.columns, asked.bins, asked.noise_multiplier)
+    return StatsRequest(asked.columns, asked.bins, asked.noise_multiplier, asked.outside)
 
 
 def question_of(config: ExperimentConfig, asked: Statistics, study: str, site: str, delta: float) -> Question:
