@@ -18,6 +18,7 @@ from fedkit_client.folder import SiteFolder
 from fedkit_client.plans import Plans
 from fedkit_client.questions import charged_as
 from fedkit_client.standing import standing_of
+from fedkit_client.taken_back import approval_standing
 
 _LOG = logging.getLogger("fedkit.site")
 
@@ -43,7 +44,7 @@ def let_in(
     approval = ""
     if own is not None and own.policy.approval == "manual":
         approvals = Approvals(folder.approvals_file)
-        approval = approvals.standing(job.digest, now)
+        approval = approval_standing(folder, job.digest, now)
     charged = charged_as(job.run, job.config, job.statistics, job.study, file.site)
     standing = standing_of(folder, keyring.federation, file.site, job.study, run.dataset, charged, now)
     try:

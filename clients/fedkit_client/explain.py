@@ -18,12 +18,12 @@ from fedkit.governance.clauses import Circumstances
 from fedkit.governance.site_file import read_site_file
 from fedkit.governance.terms import NO_STUDY, SiteFile
 from fedkit_client.afforded import ledger_clause
-from fedkit_client.approvals import Approvals
 from fedkit_client.asked import Asked
 from fedkit_client.folder import SiteFolder
 from fedkit_client.logs import printable
 from fedkit_client.questions import charged_as
 from fedkit_client.standing import Named, standing_at
+from fedkit_client.taken_back import approval_standing
 
 _RUN = re.compile(r"\d{8}-\d{6}-")
 _SHOWN = 3
@@ -63,7 +63,7 @@ def explain(
     folder, now = SiteFolder(file.folder.resolve()), time.time()
     known = Asked(folder.asked_file).find(name) if name is not None and not overrides else None
     if known is not None:
-        approval = Approvals(folder.approvals_file).standing(known.job, now)
+        approval = approval_standing(folder, known.job, now)
         config, at = known.experiment(tuple(file.models)), standing_at(folder, file.site, known.study)
         question = known.question()
         name_there = charged_as(known.run, config, question, known.study, file.site)

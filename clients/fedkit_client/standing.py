@@ -12,6 +12,7 @@ from fedkit.governance.terms import NO_STUDY
 from fedkit.privacy.rdp_filter import Charge
 from fedkit_client.folder import SiteFolder
 from fedkit_client.studies import Studies
+from fedkit_client.taken_back import signed_study
 
 if TYPE_CHECKING:
     from fedkit.privacy.ledger.book import Account
@@ -58,7 +59,7 @@ def standing_of(
     if study == NO_STUDY:
         return Standing()
     try:
-        found = Studies(folder.studies, site, federation).signed(study)
+        found = signed_study(folder, Studies(folder.studies, site, federation), study)
     except DeploymentError as error:
         return Standing(why=f"none; {error.message}")
     spent, runs = _spent(folder.ledger(dataset), dataset, study, run, now, read_only=read_only)
