@@ -89,7 +89,8 @@ def test_the_json_holds_the_cost_and_every_figure(cli):
                             "outside", "outside_share"}  # fmt: skip
         assert age["outside"] is not None and cp["outside"] is None
         assert list(age["quantiles"]) == ["0.05", "0.25", "0.5", "0.75", "0.95"]
-        assert (age["cells"][0]["label"], age["cells"][0]["low"], age["cells"][-1]["high"]) == ("20 to 27", 20.0, 90.0)
+        assert (age["cells"][0]["label"], age["cells"][0]["high"], age["cells"][-1]["low"]) == ("below 20", 20.0, 90.0)
+        assert (age["cells"][1]["label"], age["cells"][1]["low"], age["cells"][-2]["high"]) == ("20 to 27", 20.0, 90.0)
         assert [cell["label"] for cell in cp["cells"]] == ["1", "2", "3", "4", "other"]
         assert (cp["mean"], cp["quantiles"], num["role"]) == (None, {}, "target")
         for figure in (scope["count"], age["mean"], age["cells"][4]["count"], cp["cells"][3]["share"]):
