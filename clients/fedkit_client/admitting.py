@@ -17,7 +17,9 @@ from fedkit_client.approvals import APPROVED, Approvals
 from fedkit_client.asked import Asked, asked_run
 from fedkit_client.folder import SiteFolder
 from fedkit_client.plans import Plans
-from fedkit_client.studies import standing_of
+from fedkit_client.questions import charged_as
+from fedkit_client.standing import standing_of
+from fedkit_client.taken_back import approval_standing
 
 NO_KEY = "FK585"
 """The site has not the key of what it stores; why stays there."""
@@ -58,8 +60,9 @@ def let_in(
     approval = ""
     if own is not None and own.policy.approval == "manual":
         approvals = Approvals(folder.approvals_file)
-        approval = approvals.standing(job.digest, now)
-    standing = standing_of(folder, keyring.federation, file.site, job.study, run.dataset, run.charged_as, now)
+        approval = approval_standing(folder, job.digest, now)
+    charged = charged_as(job.run, job.config, job.statistics, job.study, file.site)
+    standing = standing_of(folder, keyring.federation, file.site, job.study, run.dataset, charged, now)
     try:
         return admit(job.config, file, run.circumstances(now, approval, standing), Plans(folder.plans_file))
     except FederationError as error:

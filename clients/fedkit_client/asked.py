@@ -14,7 +14,7 @@ from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.job import Job
 from fedkit.governance.agreement import Standing
 from fedkit.governance.clauses import Circumstances
-from fedkit.governance.statistics import statistics_of
+from fedkit.governance.statistics import Statistics, statistics_of
 from fedkit.storage.private import replace
 
 _MOST = 30
@@ -49,14 +49,6 @@ class AskedRun:
         """The data set's name."""
         return str(self.config["data"]["name"])
 
-    @property
-    def charged_as(self) -> str:
-        """The name under which a ledger would charge it; empty for a question, of which it makes a name of its own.
-
-        Whatever run a question's job is named after is another one, and counts among the others.
-        """
-        return self.run if self.statistics is None else ""
-
     def experiment(self, models: tuple[str, ...] = ()) -> ExperimentConfig:
         """The config, parsed by the schema.
 
@@ -65,11 +57,14 @@ class AskedRun:
         """
         return from_dict(self.config, python=False, models=models)
 
+    def question(self) -> Statistics | None:
+        """What is asked for in place of a model."""
+        return None if self.statistics is None else statistics_of(self.statistics)
+
     def circumstances(self, now: float, approval: str, standing: Standing) -> Circumstances:
         """What the site holds the run against, besides."""
-        statistics = None if self.statistics is None else statistics_of(self.statistics)
         return Circumstances(
-            now, self.study, self.submitter, self.key, self.others, approval, self.agreement, standing, statistics
+            now, self.study, self.submitter, self.key, self.others, approval, self.agreement, standing, self.question()
         )
 
 

@@ -23,7 +23,7 @@ from fedkit.storage.audit_line import Event, Scalar
 from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.chain import Head
 from fedkit.storage.keys import SigningKey, load_signing_key
-from fedkit_client.digest import file_digest
+from fedkit_client.edits import Edits
 from fedkit_client.findings import read_findings
 from fedkit_client.folder import SiteFolder
 from fedkit_client.norms import released_norm
@@ -70,7 +70,8 @@ def examined(folder: SiteFolder, *, peer: Path | None = None, every: bool = Fals
 class Trail:
     """The log of a running site; for one thread.
 
-    Guarantee: no reply and no refusal is returned to be sent by :meth:`sealed` before the log tells of it on disk.
+    Guarantee: no reply and no refusal is returned to be sent by :meth:`sealed` before the log tells of it on disk, and
+    before it tells by which text of the site's file the site goes, and that the file has another one where it has.
 
     Attributes:
         peer_head: what the message at work has told of the coordinator's log.
@@ -84,6 +85,7 @@ class Trail:
     _guarantee: dict[str, Scalar] = field(default_factory=dict)
     _heard: Heard = field(default_factory=Heard)
     _keys: tuple[object, Sequence[bytes]] = (None, ())
+    _edits: Edits | None = None
 
     def __post_init__(self) -> None:
         """Recall what the coordinator has told before."""
@@ -95,19 +97,37 @@ class Trail:
         """The file."""
         return Log(self.folder.audit, self.key)
 
-    def started(self, version: str, site_yaml: Path) -> None:
-        """The site begins to run, with its file as it is now.
+    def started(self, version: str, site_yaml: Path, digest: str) -> None:
+        """The site begins to run.
+
+        Args:
+            digest: of the text by which the site goes, which its file may no longer have.
 
         Raises:
             DeploymentError: FK770, FK771: it must not.
         """
-        events, digest, known = [Event("started", {"version": version})], file_digest(site_yaml), None
+        events, known = [Event("started", {"version": version})], None
         if self.folder.audit.exists():
             for line in readable_lines(self.folder.audit, ("configured",)):
                 known = line.fields.get("digest")
         if digest != known:
             events.append(Event("configured", {"digest": digest}))
         self.log.append(*events)
+        self._edits = Edits(site_yaml, digest)
+
+    def look(self) -> None:
+        """Tell of the site's file where it has become another one; to be called now and then while nothing is asked.
+
+        What cannot be written now is written with the next message, or not answered.
+        """
+        if self._edits is not None and (events := self._edits.news()):
+            try:
+                self.log.append(*events)
+            except Exception as error:
+                _LOG.warning("that the site's file has changed cannot be logged: %s", error)
+                return
+            self._edits.told(events)
+            _LOG.warning("the site's file has changed: what it says now counts once the site is started again")
 
     def stopped(self) -> None:
         """The site ends; one that cannot write it down ends all the same."""
@@ -153,7 +173,10 @@ class Trail:
             told = guarantee if norm is None else {**guarantee, "norm": norm}
             events.append(Event("released", shown | {"digest": digest, "size": size} | told))
         moment = None if kind == "end" else (run, number)
-        new = self.log.append(*events, *self._kept(head, moment))
+        edits = self._edits.news() if self._edits is not None else []
+        new = self.log.append(*edits, *events, *self._kept(head, moment))
+        if self._edits is not None:
+            self._edits.told(edits)
         if not isinstance(content, str):
             content[HEAD] = ConfigRecord({HEAD: seal_head(self.site, new, self.key)})
         return content

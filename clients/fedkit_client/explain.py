@@ -1,4 +1,4 @@
-"""``fedkit client explain``: every clause of the site's file beside what a run has, by the function that decides."""
+"""``fedkit client explain``: every clause of the site's file, and what its ledger affords, by what decides."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from fedkit.governance.admission import Weighed, weigh
 from fedkit.governance.clauses import Circumstances
 from fedkit.governance.site_file import read_site_file
 from fedkit.governance.terms import NO_STUDY, SiteFile
-from fedkit_client.approvals import Approvals
+from fedkit_client.afforded import ledger_clause
 from fedkit_client.asked import Asked
 from fedkit_client.folder import SiteFolder
 from fedkit_client.logs import printable
-from fedkit_client.studies import standing_at
+from fedkit_client.questions import charged_as
+from fedkit_client.standing import Named, standing_at
+from fedkit_client.taken_back import approval_standing
 
 _RUN = re.compile(r"\d{8}-\d{6}-")
 _SHOWN = 3
@@ -61,10 +63,13 @@ def explain(
     folder, now = SiteFolder(file.folder.resolve()), time.time()
     known = Asked(folder.asked_file).find(name) if name is not None and not overrides else None
     if known is not None:
-        approval = Approvals(folder.approvals_file).standing(known.job, now)
+        approval = approval_standing(folder, known.job, now)
         config, at = known.experiment(tuple(file.models)), standing_at(folder, file.site, known.study)
-        asked = known.circumstances(now, approval, at(known.dataset, known.charged_as, now))
-        return f"run {known.run}", weigh(config, file, asked, whole=True)
+        question = known.question()
+        name_there = charged_as(known.run, config, question, known.study, file.site)
+        asked = known.circumstances(now, approval, at(known.dataset, name_there, now))
+        weighed = weigh(config, file, asked, whole=True)
+        return f"run {known.run}", _afforded(file, folder, config, weighed, name_there, asked)
     if name is not None and not overrides and _RUN.match(name):
         newest = ", ".join(each.run for each in reversed(Asked(folder.asked_file).runs()[-_SHOWN:]))
         raise FederationError(
@@ -79,7 +84,23 @@ def explain(
     standing = standing_at(folder, file.site, told.study)(config.data.name, "", now)
     # As `fedkit server run --study` would submit it: under the text that the site has signed.
     asked = Circumstances(now, told.study, user, key, others, "not asked for before", standing.digest, standing)
-    return f"experiment {config.name}", weigh(config, file, asked, whole=True)
+    weighed = weigh(config, file, asked, whole=True)
+    return f"experiment {config.name}", _afforded(file, folder, config, weighed, "", asked)
+
+
+def _afforded(
+    file: SiteFile, folder: SiteFolder, config: ExperimentConfig, weighed: Weighed, name: Named, asked: Circumstances
+) -> Weighed:
+    """With the ledger's clause, where something would be asked of it."""
+    own = file.data.get(config.data.name)
+    if own is None or not weighed.charges:
+        return weighed
+    clause = ledger_clause(
+        folder, config.data.name, own, weighed.charges, name, asked.study, asked.now,
+        question=asked.statistics is not None,
+    )  # fmt: skip
+    admitted = weighed.admitted if clause.holds else None
+    return replace(weighed, clauses=(*weighed.clauses, clause), admitted=admitted)
 
 
 def _composed(file: SiteFile, name: str | None, overrides: Sequence[str], config_dir: Path | None) -> ExperimentConfig:
@@ -122,7 +143,7 @@ def as_text(what: str, weighed: Weighed) -> str:
     out = StringIO()
     Console(file=out, width=140, no_color=True).print(table)
     if weighed.admitted is not None:
-        return out.getvalue() + "admitted: every clause holds; the ledger is asked when the run comes\n"
+        return out.getvalue() + "admitted: every clause holds, and the ledger affords it as it stands\n"
     lines = [
         f"{one.verdict} ({one.code}): {one.why(weighed.site)}\n  {one.remedy}"
         for one in weighed.clauses

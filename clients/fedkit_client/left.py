@@ -13,10 +13,10 @@ from fedkit_client.logs import printable
 
 KINDS = (
     "admitted", "released", "withheld", "refused", "withdrawn", "revoked", "quarantined", "unquarantined", "paused",
-    "resumed", "configured", "contradicted", "recovered",
+    "resumed", "configured", "edited", "contradicted", "recovered",
 )  # fmt: skip
 _RUN = ("dataset", "study", "for_purpose", "submitter", "submitter_key", "job", "config")
-_EVENTS = ("quarantined", "unquarantined", "paused", "resumed", "configured", "contradicted", "recovered")
+_EVENTS = ("quarantined", "unquarantined", "paused", "resumed", "configured", "edited", "contradicted", "recovered")
 UNKNOWN = "not recorded"
 
 

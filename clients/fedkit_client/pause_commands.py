@@ -39,6 +39,8 @@ def pause(
     made, quiet, logged = done.pause, done.quiet, done.unlogged
     since = _stamp(made.since)
     text = f"paused since {since}; every message is answered with FK580 until `fedkit client resume {site_yaml}`\n"
+    if made.problem:
+        text += f"  {made.problem}\n"
     if not quiet:
         text += (
             "  the site did not let go of what it was sending; that one part may still arrive:"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.governance.terms import SiteFile
 from fedkit_client import lock, logs
+from fedkit_client.edits import both, read_whole
 from fedkit_client.folder import Enrolment, SiteFolder
 from fedkit_client.vaults import Keys
 
@@ -35,13 +36,14 @@ class Opened:
     """A site whose file and folder are fit for use.
 
     Attributes:
-        path: of the site's file.
+        path, digest: of the site's file, and of the text that was read from it.
     """
 
     file: SiteFile
     folder: SiteFolder
     enrolment: Enrolment
     path: Path
+    digest: str = ""
 
 
 def open_site(path: Path) -> Opened:
@@ -51,9 +53,7 @@ def open_site(path: Path) -> Opened:
         ConfigError: FK120, every problem of the file at once.
         DeploymentError: FK741, FK752, FK706.
     """
-    from fedkit.governance.site_file import read_site_file
-
-    file = read_site_file(path)
+    file, digest = read_whole(path)
     path_of = file.folder.resolve()
     folder = SiteFolder(path_of, Keys(path_of, file.encryption))
     enrolment = folder.enrolment()
@@ -64,7 +64,7 @@ def open_site(path: Path) -> Opened:
             remedy=f"write site: {enrolment.site}, or name the file of that folder",
         )
     folder.require_closed()
-    return Opened(file, folder, enrolment, path)
+    return Opened(file, folder, enrolment, path, digest)
 
 
 def check_allowed(file: SiteFile) -> None:
@@ -198,12 +198,12 @@ def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
     state = State(folder.state_file, os.getpid(), __version__)
     state.enter("starting")
     trail = Trail(folder, file.site, signing)
-    trail.started(__version__, opened.path)
+    trail.started(__version__, opened.path, opened.digest)
     stop.listen()
     watch = watch_of(opened, signing.public, state)
     return Node(
         connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause,
-        folder.vault(), Upkeep(executor, trail.log.append), trail=trail, heard=watch.pulse.beat,
+        folder.vault(), Upkeep(executor, trail.log.append), trail=trail, heard=both(watch.pulse.beat, trail.look),
     ), watch  # fmt: skip
 
 

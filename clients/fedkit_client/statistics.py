@@ -9,24 +9,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 from flwr.app import RecordDict
 
-from fedkit.assurance.site_budgets import Question, ask, charges
+from fedkit.assurance.site_budgets import ask, charges
 from fedkit.assurance.site_rows import read_rows, rows_by_site
-from fedkit.assurance.statistics import (
-    StatsRequest,
-    request_digest,
-    request_events,
-    request_job,
-    site_reply,
-    unit_of,
-)
+from fedkit.assurance.statistics import site_reply, unit_of
 from fedkit.errors import FedkitError, PrivacyError
 from fedkit.federation import wire
 from fedkit.federation.job import Job
@@ -37,8 +28,9 @@ from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.messages import FAILED
 from fedkit.privacy.randomness import Secure
 from fedkit.storage.audit_line import Scalar
-from fedkit_client.consents import Reading, purpose_of
+from fedkit_client.consents import Reading
 from fedkit_client.findings import Findings
+from fedkit_client.questions import question_of, request_of
 
 
 def answer_statistics(
@@ -66,17 +58,9 @@ def answer_statistics(
     failed while records were counted has failed.
     """
     data, site = admitted.config.data, admitted.site
-    request = StatsRequest(asked.columns, asked.bins, asked.noise_multiplier)
-    question = Question(
-        admitted.dataset,
-        job.study,
-        _account(job, asked, request_digest(data, "", request)),
-        request_job(data, request),
-        request_events(request),
-        # The ledger's own, at which its limit holds; the job's is no larger.
-        admitted.budget.delta,
-        {site: request_digest(data, site, request)},
-    )
+    # The ledger's own delta, at which its limit holds; the job's is no larger.
+    request = request_of(asked)
+    question = question_of(admitted.config, asked, job.study, site, admitted.budget.delta)
     account = ""
     try:
         charge = charges({site: ledger}, question)[site]
@@ -114,12 +98,6 @@ def answer_statistics(
             remedy="ask anew, at full cost",
         ) from (failures[0] if failures else None)
     return wire.pack_statistics(np.frombuffer(reply, np.uint8))
-
-
-def _account(job: Job, asked: Statistics, question: str) -> str:
-    """The name by which the ledger knows a question: the same for every job that asks it for one study and purpose."""
-    said = json.dumps([job.study, purpose_of(job.config), question, asked.anew])
-    return f"stats-{hashlib.sha256(said.encode()).hexdigest()[:32]}"
 
 
 def _is_reserved(ledger: Ledger, dataset: str, name: str) -> bool:

@@ -12,6 +12,7 @@ from fedkit.governance.terms import NO_STUDY
 from fedkit.storage.keys import load_signing_key
 from fedkit_client.start import Opened
 from fedkit_client.studies import studies_of
+from fedkit_client.taken_back import signed_study
 
 State = Literal["ok", "warn", "fail"]
 
@@ -24,7 +25,7 @@ def study_findings(opened: Opened) -> Iterator[tuple[str, State, str, str]]:
     for name in named:
         assert held is not None  # noqa: S101  # something is named
         try:
-            terms = held.signed(name).agreement
+            terms = signed_study(opened.folder, held, name).agreement
             own = load_signing_key(opened.folder.signing_key).fingerprint
         except FedkitError as error:
             # Not signed yet is a state to be in; what cannot be read is not.

@@ -29,8 +29,9 @@ class ColumnCells:
         role: target, numeric, categorical or subgroup.
         edges: the bins' bounds, ascending, one more than there are bins; empty for categories. A bin holds its lower
             bound, the last bin both.
-        labels: of all cells. Numbers: bins, then ``missing``, which also counts what is no finite number. Categories:
-            levels, then ``other`` (outside the declared levels; a binary target has none), then ``missing``.
+        labels: of all cells. Numbers: bins, between ``below`` and ``above`` the range where those are told apart, then
+            ``missing``, which also counts what is no finite number. Categories: levels, then ``other`` (outside the
+            declared levels; a binary target has none), then ``missing``.
     """
 
     name: str
@@ -42,6 +43,16 @@ class ColumnCells:
     def cells(self) -> int:
         """Length of the column's histogram."""
         return len(self.labels)
+
+    @property
+    def bins(self) -> int:
+        """How many bins a number has."""
+        return max(0, len(self.edges) - 1)
+
+    @property
+    def outside(self) -> bool:
+        """Whether numbers outside the range have cells of their own; else they count in the bins at its ends."""
+        return self.bins > 0 and self.cells > self.bins + 1
 
 
 def statistics_columns(config: DataConfig) -> tuple[str, ...]:
@@ -59,11 +70,14 @@ def unknown_columns(config: DataConfig, names: Sequence[str]) -> PrivacyError | 
     return PrivacyError("; ".join(told), code="FK370", remedy="name columns that data declares, parted by commas")
 
 
-def declared_cells(config: DataConfig, names: Sequence[str], bins: int) -> tuple[ColumnCells, ...]:
+def declared_cells(
+    config: DataConfig, names: Sequence[str], bins: int, *, outside: bool = False
+) -> tuple[ColumnCells, ...]:
     """The cells of the named columns.
 
     Args:
         bins: equal bins of a number's declared range.
+        outside: give numbers outside that range cells of their own.
 
     Returns:
         One a name, in the order of the names; the same whatever the records.
@@ -85,7 +99,7 @@ def declared_cells(config: DataConfig, names: Sequence[str], bins: int) -> tuple
         raise unknown
     if not names:
         raise PrivacyError("no column is named", code="FK370", remedy="leave --columns out to ask for all of them")
-    return tuple(_cells(config, name, bins) for name in dict.fromkeys(names))
+    return tuple(_cells(config, name, bins, outside) for name in dict.fromkeys(names))
 
 
 def coded_column(config: DataConfig, cells: ColumnCells, table: Table) -> CodedColumn:
@@ -98,7 +112,11 @@ def coded_column(config: DataConfig, cells: ColumnCells, table: Table) -> CodedC
         values, unusable = read_numbers(config, column, name)
         absent = np.isnan(values) | unusable
         inner = np.asarray(cells.edges[1:-1])
-        bins = np.searchsorted(inner, np.where(absent, 0.0, values), side="right").astype(np.int64)
+        known = np.where(absent, 0.0, values)
+        bins = np.searchsorted(inner, known, side="right").astype(np.int64)
+        if cells.outside:
+            beyond = np.where(known > cells.edges[-1], cells.bins + 1, bins + 1)
+            bins = np.where(known < cells.edges[0], 0, beyond)
         return CodedColumn(np.where(absent, cells.cells - 1, bins), cells.cells)
     codes = class_codes(config, column) if cells.role == "target" else _levels_of(config, cells, table)
     places = np.where(codes == MISSING, cells.cells - 1, np.where(codes == UNDECLARED, cells.cells - 2, codes))
@@ -112,21 +130,21 @@ def _levels_of(config: DataConfig, cells: ColumnCells, table: Table) -> Int64:
     return level_codes(config, table.columns[cells.name], cells.name)
 
 
-def _cells(config: DataConfig, name: str, bins: int) -> ColumnCells:
+def _cells(config: DataConfig, name: str, bins: int, outside: bool) -> ColumnCells:
     task = task_of(config)
     if name == config.target.column:
         if task.range is not None:
-            return _number(name, "target", task.range, bins)
+            return _number(name, "target", task.range, bins, outside)
         other = () if task.kind == "binary" else (_OTHER,)
         return ColumnCells(name, "target", (), (*task.classes, *other, _MISSING))
     if name in config.features.numeric:
-        return _number(name, "numeric", config.features.numeric[name], bins)
+        return _number(name, "numeric", config.features.numeric[name], bins, outside)
     role = "categorical" if name in config.features.categorical else "subgroup"
     levels = config.features.categorical.get(name) or config.subgroups[name]
     return ColumnCells(name, role, (), (*(str(text_of(level)) for level in levels), _OTHER, _MISSING))
 
 
-def _number(name: str, role: str, bounds: tuple[float, float], bins: int) -> ColumnCells:
+def _number(name: str, role: str, bounds: tuple[float, float], bins: int, outside: bool) -> ColumnCells:
     low, high = (float(bound) for bound in bounds)
     if not is_usable_range(low, high):
         message = f"the range of {name} is [{low:g}, {high:g}], which cannot be cut into bins"
@@ -135,5 +153,7 @@ def _number(name: str, role: str, bounds: tuple[float, float], bins: int) -> Col
     if any(b <= a for a, b in itertools.pairwise(edges)):
         message = f"the range of {name}, [{low:g}, {high:g}], is too narrow for {bins} bins"
         raise PrivacyError(message, code="FK371", remedy="give fewer --bins")
-    labels = (f"{a:.6g} to {b:.6g}" for a, b in itertools.pairwise(edges))
+    labels = tuple(f"{a:.6g} to {b:.6g}" for a, b in itertools.pairwise(edges))
+    if outside:
+        labels = (f"below {low:.6g}", *labels, f"above {high:.6g}")
     return ColumnCells(name, role, edges, (*labels, _MISSING))

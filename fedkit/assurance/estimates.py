@@ -59,6 +59,8 @@ class ColumnFigures:
 
     Attributes:
         missing_share: of all units.
+        outside, outside_share: numbers outside their declared range, and their share of those that are not missing;
+            None where they are not told apart.
         mean, variance, quantiles: of numbers only, of the values that are not missing.
         cells: without ``missing``.
     """
@@ -71,6 +73,8 @@ class ColumnFigures:
     variance: Figure | None
     quantiles: Mapping[str, Figure]
     cells: tuple[CellFigures, ...]
+    outside: Figure | None = None
+    outside_share: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def _column(column: ColumnCells, noisy: NoisyCells) -> ColumnFigures:
     for index, label in enumerate(column.labels[:-1]):
         one = np.zeros(column.cells)
         one[index] = 1.0
-        low, high = (column.edges[index], column.edges[index + 1]) if column.edges else (None, None)
+        low, high = _bounds(column, index)
         count = _count(noisy, one)
         cells.append(CellFigures(label, low, high, count, _share(noisy, one, present, count)))
     mean = variance = None
@@ -134,7 +138,24 @@ def _column(column: ColumnCells, noisy: NoisyCells) -> ColumnFigures:
         mean, variance = _moments(column, noisy, present, basis)
         quantiles = {f"{q:g}": _quantile(column, noisy, q, basis) for q in QUANTILES}
     missing_share = _share(noisy, absent, everyone, missing)
-    return ColumnFigures(column.name, column.role, missing, missing_share, mean, variance, quantiles, tuple(cells))
+    outside = outside_share = None
+    if column.outside:
+        beyond = np.zeros(column.cells)
+        beyond[[0, -2]] = 1.0
+        outside = _count(noisy, beyond)
+        outside_share = _share(noisy, beyond, present, outside)
+    return ColumnFigures(
+        column.name, column.role, missing, missing_share, mean, variance, quantiles, tuple(cells), outside,
+        outside_share,
+    )  # fmt: skip
+
+
+def _bounds(column: ColumnCells, index: int) -> tuple[float | None, float | None]:
+    """Of a bin; a cell that is none has not both."""
+    at = index - column.outside
+    low = column.edges[at] if column.edges and at >= 0 else None
+    high = column.edges[at + 1] if column.edges and at < column.bins else None
+    return low, high
 
 
 def _count(noisy: NoisyCells, of: Float64) -> Figure:
@@ -155,6 +176,9 @@ def _moments(column: ColumnCells, noisy: NoisyCells, present: Float64, basis: Fi
     least, most = column.edges[0], column.edges[-1]
     half = (column.edges[1] - least) / 2
     middles = np.append((np.array(column.edges[:-1]) + np.array(column.edges[1:])) / 2, 0.0)
+    if column.outside:
+        # Clipped, they lie on the bounds.
+        middles = np.concatenate([[least], middles[:-1], [most, 0.0]])
     count = noisy.value(present)
     center = noisy.value(middles * present) / count
     low, high = noisy.ratio(middles * present, present)
@@ -180,14 +204,18 @@ def _quantile(column: ColumnCells, noisy: NoisyCells, q: float, basis: Figure) -
     """
     if basis.suppressed:
         return _suppressed(basis)
-    edges, bins = column.edges, len(column.edges) - 1
+    edges, bins = column.edges, column.bins
     excess, deviation = noisy.below_edges(q)
+    # Clipped, what lies outside lies on the bounds: below every inner edge, or above all of them.
+    within = slice(1, -1) if column.outside else slice(None)
+    excess, deviation = excess[within], deviation[within]
     sure = Z * deviation
     first = next((edge for edge in range(1, bins) if excess[edge] + sure[edge] >= 0), bins)
     last = next((edge for edge in range(bins - 1, 0, -1) if excess[edge] - sure[edge] < 0), 0)
     low, high = edges[first - 1], edges[last + 1]
     shares = nearest_shares(noisy.counts[:-1])
-    value = float(np.interp(q, np.append(0.0, np.cumsum(shares)), edges))
+    ends = (edges[0], *edges, edges[-1]) if column.outside else edges
+    value = float(np.interp(q, np.append(0.0, np.cumsum(shares)), ends))
     # Where the edges contradict each other there is no interval but the whole range.
     return _shown(value, low, high, basis) if low < high else _shown(value, edges[0], edges[-1], basis)
 

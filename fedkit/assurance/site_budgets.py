@@ -134,6 +134,31 @@ def charges(ledgers: Mapping[str, Ledger], question: Question) -> dict[str, Site
     return found
 
 
+def run_at(account: Account, question: Question, site: str) -> tuple[str, str]:
+    """The name under which a site's ledger knows a question, or would charge it, and the state (see ``SiteCharge``).
+
+    Raises:
+        PrivacyError: FK345, FK346, FK347, the name is another job's or question's.
+    """
+    number, name = 1, question.run
+    while True:
+        there = account.runs.get(name)
+        if there is None:
+            return name, "new"
+        reservation = there.reserved.get((PURPOSE, 0))
+        if reservation is not None and not there.pruned and not reservation.lost:
+            checks.same_message(reservation, question.digests[site], question.job.charges, 0, name)
+            if reservation.commit is not None:
+                return name, "answered"
+            if there.state not in ("ended", "stopped"):
+                return name, "paid"
+        elif reservation is None and there.state == "held":
+            checks.same_job(there, name, question.study, question.job)
+            return name, "new"
+        number += 1
+        name = f"{question.run}-{number}"
+
+
 def ask(
     ledgers: Mapping[str, Ledger],
     question: Question,
@@ -208,7 +233,7 @@ def _charge(ledger: Ledger, site: str, question: Question) -> SiteCharge:
             code="FK353",
             remedy=f"give --delta {account.budget.delta!r}",
         )
-    run, state = _run_at(account, question, site)
+    run, state = run_at(account, question, site)
     limit, delta, whole = account.budget.limit, account.budget.delta, account.capacity
     left = account.left(ledger.now_ms())
     if run in account.runs and state == "new":
@@ -216,26 +241,6 @@ def _charge(ledger: Ledger, site: str, question: Question) -> SiteCharge:
         left += account.cost(question.job.charges)
     asked = account.cost(question.job.charges) if state == "new" else 0
     return SiteCharge(run, state, asked / whole, left / whole, limit, delta)
-
-
-def _run_at(account: Account, question: Question, site: str) -> tuple[str, str]:
-    number, name = 1, question.run
-    while True:
-        there = account.runs.get(name)
-        if there is None:
-            return name, "new"
-        reservation = there.reserved.get((PURPOSE, 0))
-        if reservation is not None and not there.pruned and not reservation.lost:
-            checks.same_message(reservation, question.digests[site], question.job.charges, 0, name)
-            if reservation.commit is not None:
-                return name, "answered"
-            if there.state not in ("ended", "stopped"):
-                return name, "paid"
-        elif reservation is None and there.state == "held":
-            checks.same_job(there, name, question.study, question.job)
-            return name, "new"
-        number += 1
-        name = f"{question.run}-{number}"
 
 
 def _unaffordable(ledgers: Mapping[str, Ledger], question: Question, poor: Mapping[str, SiteCharge]) -> PrivacyError:

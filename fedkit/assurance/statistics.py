@@ -41,11 +41,17 @@ class StatsRequest:
     Attributes:
         bins: equal bins of a number's declared range.
         noise_multiplier: sigma; each column's histogram has noise of sigma units on every cell.
+        outside: numbers outside their declared range have cells of their own; else they count in the bins at its ends.
     """
 
     columns: tuple[str, ...]
     bins: int
     noise_multiplier: float
+    outside: bool = False
+
+    def cells(self, config: DataConfig) -> tuple[ColumnCells, ...]:
+        """The cells of its columns; see `declared_cells`."""
+        return declared_cells(config, self.columns, self.bins, outside=self.outside)
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def plan_statistics(
     Guarantee: what a site answers with real noise is (epsilon, delta)-DP for one unit under add/remove.
     """
     names = tuple(dict.fromkeys(columns)) or statistics_columns(config)
-    cells = declared_cells(config, names, bins)
+    cells = declared_cells(config, names, bins, outside=True)
     if not 0 < delta < 1:
         raise PrivacyError(f"delta {delta} is not between 0 and 1", code="FK302", remedy="give --delta 1e-5")
     for site, records in config.records.items():
@@ -96,7 +102,7 @@ def plan_statistics(
             )
     sigma = histogram_noise(float(epsilon), float(delta), len(cells))
     spent = accounting.epsilon_of([histogram_event(sigma, len(cells))], gaussian_delta(delta))
-    return StatsPlan(StatsRequest(names, bins, sigma), cells, float(epsilon), spent, float(delta))
+    return StatsPlan(StatsRequest(names, bins, sigma, outside=True), cells, float(epsilon), spent, float(delta))
 
 
 def request_events(request: StatsRequest) -> tuple[GaussianEvent, ...]:
@@ -111,8 +117,10 @@ def request_job(config: DataConfig, request: StatsRequest) -> Job:
 
 def request_digest(config: DataConfig, site: str, request: StatsRequest) -> str:
     """SHA-256 of the question, the site and the site's declaration of the columns, in hex."""
-    cells = [asdict(column) for column in declared_cells(config, request.columns, request.bins)]
-    content = [_FORMAT, config.name, unit_of(config), site, asdict(request), cells]
+    cells = [asdict(column) for column in request.cells(config)]
+    # A question of before keeps the digest under which a ledger has its answer.
+    asked = {name: value for name, value in asdict(request).items() if name != "outside" or value}
+    content = [_FORMAT, config.name, unit_of(config), site, asked, cells]
     return hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
@@ -133,7 +141,7 @@ def site_statistics(config: DataConfig, site: str, request: StatsRequest, source
     Guarantee: with a secure source the reply is one Gaussian step a column (``request_events``) for one unit; its
     length follows from the declaration alone. A site without records answers like any other.
     """
-    declared_cells(config, request.columns, request.bins)
+    request.cells(config)
     rows = rows_by_site(config, read_rows(config), [site])[site]
     return site_reply(config, site, request, rows, source)
 
@@ -145,7 +153,7 @@ def site_reply(config: DataConfig, site: str, request: StatsRequest, rows: Table
         32 bytes of the question's digest, then int64 (little endian) noisy sums of all columns' cells in units of
         1 / 2**26.
     """
-    cells = declared_cells(config, request.columns, request.bins)
+    cells = request.cells(config)
     # Sensitive: sums are exact; nothing but their noisy copy leaves this function.
     sums = column_sums([coded_column(config, column, rows) for column in cells], units_of(config, rows).of_row)
     noisy = noisy_sums(sums, request.noise_multiplier, source)
@@ -158,7 +166,7 @@ def read_reply(config: DataConfig, site: str, request: StatsRequest, reply: byte
     Raises:
         PrivacyError: FK374, an answer to another question, or none at all.
     """
-    size = sum(column.cells for column in declared_cells(config, request.columns, request.bins))
+    size = sum(column.cells for column in request.cells(config))
     digest = bytes.fromhex(request_digest(config, site, request))
     if len(reply) != len(digest) + 8 * size or not reply.startswith(digest):
         raise PrivacyError(

@@ -4,8 +4,11 @@ What a filter means:
 
 - texts (ids, purposes, a column's values) are compared as ids of units are (`fedkit.data.table.name_text`): stripped,
   and 3.0 is 3;
-- a register's row is valid from its first day on and before its last one; an empty last day has no end;
-- one valid row of the unit for the purpose suffices, beside others that are over or have not begun;
+- a register's row, or a record's columns, are valid from the first day on and before the last one; an empty last day
+  has no end, an empty first day cannot be read;
+- a row of the records whose own columns say so consents by itself: a value that means consent, for the purpose, within
+  its days; a day of it that cannot be read denies the row;
+- one valid row of a register for the unit and purpose suffices, beside others that are over or have not begun;
 - a row with a day that cannot be read, or two rows of one first day of which one is valid and the other is not, deny:
   nobody can tell which of them was meant;
 - a row without an id of its unit, and every row of a unit that has withdrawn, in whatever characters its id is written
@@ -26,10 +29,23 @@ from fedkit.data.declared import declared_columns
 
 @dataclass(frozen=True)
 class ColumnRule:
-    """A column of the table itself, and the values that mean consent."""
+    """A column of the table itself, and the values that mean consent.
+
+    Attributes:
+        purpose, start, until: further columns of the table that say what the row's consent is for, and from and until
+            when; None where it holds for every purpose, and without a first or last day.
+    """
 
     name: str
     values: tuple[str, ...]
+    purpose: str | None = None
+    start: str | None = None
+    until: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are looked at."""
+        return tuple(each for each in (self.name, self.purpose, self.start, self.until) if each is not None)
 
 
 @dataclass(frozen=True)
@@ -79,5 +95,5 @@ def columns_read(config: DataConfig, where: ConsentFilter | None) -> tuple[str, 
 
 def columns_asked(config: DataConfig, where: ConsentFilter | None) -> Sequence[str]:
     """The columns that the source must have: what is read, and what decides."""
-    extra = (where.column.name,) if where is not None and where.column is not None else ()
+    extra = where.column.columns if where is not None and where.column is not None else ()
     return tuple(dict.fromkeys((*columns_read(config, where), *extra)))

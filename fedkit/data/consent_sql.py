@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedkit.data.consent import ConsentFilter, Register
+from fedkit.data.consent import ColumnRule, ConsentFilter, Register
 from fedkit.data.spellings import spellings
 from fedkit.data.table import name_text
 from fedkit.data.units import NO_ID
@@ -166,8 +166,7 @@ def condition(
     """
     parts = []
     if where.column is not None:
-        value = _same(dialect, column(where.column.name), bound)
-        parts.append(f"{value} IN ({_list(dialect, where.column.values, bound)})")
+        parts += _own_columns(where, where.column, dialect, column, bound)
     if where.unit is not None:
         unit = _same(dialect, column(where.unit), bound)
         parts.append(f"{unit} IS NOT NULL AND lower({unit}) NOT IN ({_list(dialect, sorted(NO_ID), bound)})")
@@ -197,10 +196,9 @@ def consenting_query(
     unit = _same(dialect, column(register.unit), bound)
     asked = f"{_same(dialect, column(register.purpose), bound)} = {_text(dialect, name_text(purpose), bound)}"
     start, until = column(register.start), column(register.until)
-    begun = f"{_day(dialect, start, bound)} <= {_text(dialect, day.isoformat(), bound)}"
-    going = f"{_text(dialect, day.isoformat(), bound)} < {_day(dialect, until, bound)}"
+    begun, going = _begun(dialect, start, day, bound), _going(dialect, until, day, bound)
     # 2 is valid, 1 is over or has not begun, 0 cannot be read. Each CASE takes NULL for a no.
-    endless = f"{until} IS NULL OR {_stripped(dialect, until, bound)} = ''"
+    endless = _endless(dialect, until, bound)
     state = (
         f"CASE WHEN {_readable(dialect, start, bound)} THEN"
         f" CASE WHEN {endless} THEN CASE WHEN {begun} THEN 2 ELSE 1 END"
@@ -220,6 +218,36 @@ def consenting_query(
         f"SELECT fedkit_unit FROM ({starts}) fedkit_starts GROUP BY fedkit_unit"  # noqa: S608
         " HAVING MIN(fedkit_least) > 0 AND MAX(fedkit_least) = 2"
     )
+
+
+def _own_columns(
+    where: ConsentFilter, rule: ColumnRule, dialect: Dialect, column: Callable[[str], str], bound: Bound
+) -> list[str]:
+    """What a record's own columns must be; whatever is NULL or cannot be read makes none of them true."""
+    parts = [f"{_same(dialect, column(rule.name), bound)} IN ({_list(dialect, rule.values, bound)})"]
+    if rule.purpose is not None:
+        asked = _text(dialect, name_text(where.purpose), bound)
+        parts.append(f"{_same(dialect, column(rule.purpose), bound)} = {asked}")
+    if rule.start is not None:
+        start = column(rule.start)
+        parts.append(f"{_readable(dialect, start, bound)} AND {_begun(dialect, start, where.day, bound)}")
+    if rule.until is not None:
+        until = column(rule.until)
+        within = f"{_readable(dialect, until, bound)} AND {_going(dialect, until, where.day, bound)}"
+        parts.append(f"CASE WHEN {_endless(dialect, until, bound)} THEN 1 WHEN {within} THEN 1 ELSE 0 END = 1")
+    return parts
+
+
+def _begun(dialect: Dialect, start: str, day: datetime.date, bound: Bound) -> str:
+    return f"{_day(dialect, start, bound)} <= {_text(dialect, day.isoformat(), bound)}"
+
+
+def _going(dialect: Dialect, until: str, day: datetime.date, bound: Bound) -> str:
+    return f"{_text(dialect, day.isoformat(), bound)} < {_day(dialect, until, bound)}"
+
+
+def _endless(dialect: Dialect, until: str, bound: Bound) -> str:
+    return f"{until} IS NULL OR {_stripped(dialect, until, bound)} = ''"
 
 
 def _stripped(dialect: Dialect, value: str, bound: Bound) -> str:

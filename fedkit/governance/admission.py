@@ -70,11 +70,13 @@ class Weighed:
         site: whose file it is.
         clauses: every one that could be compared.
         admitted: the run, if all of them hold.
+        charges: what it asks of the site's ledger, where that was computed; nothing without privacy.
     """
 
     site: str
     clauses: tuple[Clause, ...]
     admitted: Admitted | None
+    charges: tuple[Charge, ...] = ()
 
     def refusal(self) -> FederationError:
         """Every clause that does not hold, under the first one's code: one that waits only where no other refuses."""
@@ -150,6 +152,7 @@ def weigh(
     resolved = replace(config, data=_own_data(config.data, own.declaration))
     plan: LocalPlan | None = None
     specs: tuple[HistogramSpec, ...] = ()
+    charges: tuple[Charge, ...] = ()
     if private:
         try:
             made = plans(resolved, [site])
@@ -162,11 +165,12 @@ def weigh(
             raise FederationError(error.message, code="FK562", remedy=error.remedy) from error
         plan, specs = made.sites[site], made.specs
         cost = plan.privacy.epsilon if plan.privacy else float("inf")
-        found = clauses(config, site, records[site], rules, asked, cost, _charges(plan))
+        charges = _charges(plan)
+        found = clauses(config, site, records[site], rules, asked, cost, charges)
     if not all(clause.holds for clause in found):
-        return Weighed(site, found, None)
+        return Weighed(site, found, None, charges)
     budget = Budget(name, own.unit, own.max_epsilon, own.delta)
-    return Weighed(site, found, Admitted(resolved, site, name, plan, specs, budget, exact=not private))
+    return Weighed(site, found, Admitted(resolved, site, name, plan, specs, budget, exact=not private), charges)
 
 
 def _charges(plan: LocalPlan) -> tuple[Charge, ...]:
@@ -180,10 +184,10 @@ def _statistics(
     charge = rounded(histogram_event(question.noise_multiplier, len(question.columns)))
     found = clauses(config, site, records, rules_of(own), asked, cost_of(question), (charge,))
     if not all(clause.holds for clause in found):
-        return Weighed(site, found, None)
+        return Weighed(site, found, None, (charge,))
     resolved = replace(config, data=_own_data(config.data, own.declaration))
     budget = Budget(config.data.name, own.unit, own.max_epsilon, own.delta)
-    return Weighed(site, found, Admitted(resolved, site, config.data.name, None, (), budget, exact=False))
+    return Weighed(site, found, Admitted(resolved, site, config.data.name, None, (), budget, exact=False), (charge,))
 
 
 def _own_data(asked: DataConfig, own: DataConfig) -> DataConfig:

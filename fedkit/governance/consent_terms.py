@@ -21,6 +21,8 @@ _REGISTER = {
     "from": "the column of the first days",
     "until": "the column of the days on which consents end, which may be empty",
 }
+_FURTHER = {part: example for part, example in _REGISTER.items() if part in ("purpose", "from", "until")}
+"""What a column of the records may have beside it, each in a column of its own."""
 _FILES = ("csv", "parquet", "sql")
 
 
@@ -65,14 +67,20 @@ def consent_of(
 def _column(found: Reader, key: str, value: Any) -> ColumnRule | None:
     if value is None:
         return None
-    raw = found.mapping(value, key, ("name", "values"))
+    raw = found.mapping(value, key, ("name", "values", *_FURTHER))
     name, values = raw.get("name"), raw.get("values")
     if not isinstance(name, str) or not name.strip():
         found.add(f"{key}.name", f"is {shown(name)}; the name of a column is needed")
     texts = values if isinstance(values, list) else []
     if not texts or not all(isinstance(each, str) and each.strip() for each in texts):
         found.add(f"{key}.values", f'is {shown(values)}; a list of texts in quotes is needed, such as ["yes"]')
-    return ColumnRule(str(name), tuple(map(str, texts)))
+    further: list[str | None] = []
+    for part, says in _FURTHER.items():
+        if part in raw and raw[part] is None:
+            # Left blank it would let in whom that column leaves out.
+            found.add(f"{key}.{part}", f"is not set; give {says}, or leave the key out")
+        further.append(found.column(raw.get(part), f"{key}.{part}"))
+    return ColumnRule(str(name), tuple(map(str, texts)), *further)
 
 
 def _register(found: Reader, key: str, value: Any, source_of: Callable[[str, Any], SourceConfig]) -> Register:

@@ -127,6 +127,8 @@ class PauseFile:
     def put(self, reason: str, now: float) -> Pause:
         """Pause the site; one that is paused already stays so since then, and a new reason takes the old one's place.
 
+        On a disk that is full it is paused without words, see ``problem``.
+
         Raises:
             DeploymentError: FK700, the file cannot be written.
         """
@@ -137,9 +139,21 @@ class PauseFile:
         try:
             replace(self.path, (json.dumps(values) + "\n").encode())
             sync_folder(self.path.parent)
-        except OSError as error:
-            raise _cannot(self.path, "written", error) from None
+        except (OSError, DeploymentError) as error:
+            # A full disk takes no words, and still a name: whatever lies there pauses.
+            if not self._named():
+                raise error if isinstance(error, DeploymentError) else _cannot(self.path, "written", error) from None
+            problem = f"{self.path} cannot be written in full; the site is paused all the same, without a reason"
+            return known if known is not None else Pause(None, problem=problem)
         return made
+
+    def _named(self) -> bool:
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            sync_folder(self.path.parent)
+        except OSError:
+            return False
+        return True
 
     def settled(self, seconds: float) -> bool:
         """Wait until nothing is being sent any more; False if that is not known when the time is over."""

@@ -26,6 +26,7 @@ class Statistics:
         noise_multiplier: standard deviation of the noise on every cell, in units of privacy.
         delta: at which its cost is told; the sites' own is no less.
         anew: with another label the same question is asked, and paid for, again.
+        outside: how many numbers lie outside their declared range is asked too; a site of before refuses that.
     """
 
     columns: tuple[str, ...]
@@ -33,10 +34,14 @@ class Statistics:
     noise_multiplier: float
     delta: float
     anew: str = ""
+    outside: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "columns": list(self.columns)}
+        told = {**asdict(self), "columns": list(self.columns)}
+        if not self.outside:
+            del told["outside"]
+        return told
 
 
 def statistics_of(values: Mapping[str, Any]) -> Statistics:
@@ -48,7 +53,7 @@ def statistics_of(values: Mapping[str, Any]) -> Statistics:
     >>> statistics_of({"columns": ["age"], "bins": 10, "noise_multiplier": 8.0, "delta": 1e-5, "anew": ""}).bins
     10
     """
-    if set(values) != set(_FIELDS):
+    if set(values) not in ({*_FIELDS}, {*_FIELDS, "outside"}):
         raise ValueError(f"has other fields than {', '.join(_FIELDS)}")
     columns, bins, anew = values["columns"], values["bins"], values["anew"]
     if not isinstance(columns, list) or not all(isinstance(name, str) and name for name in columns):
@@ -64,7 +69,9 @@ def statistics_of(values: Mapping[str, Any]) -> Statistics:
         raise ValueError("has a delta that is not between 0 and 1")
     if not isinstance(anew, str) or not _LABEL.fullmatch(anew):
         raise ValueError("has a label that is no 0 to 100 letters, digits, . _ and -")
-    return Statistics(tuple(columns), bins, sigma, delta, anew)
+    if values.get("outside", True) is not True:
+        raise ValueError("has an outside that is not true")
+    return Statistics(tuple(columns), bins, sigma, delta, anew, "outside" in values)
 
 
 def cost_of(asked: Statistics) -> float:

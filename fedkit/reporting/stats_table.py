@@ -124,6 +124,8 @@ def _heading(column: Mapping[str, Any]) -> Text:
 
 def _column(found: Sequence[Mapping[str, Any]], scopes: Sequence[str]) -> list[RenderableType]:
     rows: list[tuple[str, list[Mapping[str, Any]]]] = [("missing", [each["missing"] for each in found])]
+    if found[0].get("outside") is not None:
+        rows.append(("outside its range", [each["outside"] for each in found]))
     if found[0]["mean"] is not None:
         rows += [(name, [each[name] for each in found]) for name in ("mean", "variance")]
         rows += [

@@ -80,9 +80,13 @@ def rehearse(config: ExperimentConfig, python: Sequence[str] = ()) -> tuple[str,
             [f"{' and '.join(python)} given in Python, which no job can carry; name one of a config, or set"
              " federation.policies=null"], code=CODE,
         )  # fmt: skip
-    files = _files(folder, names)
-    said = _job_file(folder, names)
-    agreement = _agreement(folder, said.study)
+    try:
+        files = _files(folder, names)
+        said = _job_file(folder, names)
+        agreement = _agreement(folder, said.study)
+    except OSError as error:
+        # No permission on the folder, or a site's name that no file can have.
+        raise ConfigError([f"{folder} cannot be looked at ({error.strerror})"], code=CODE) from None
     job = job_config(config)
     if job.privacy.mode != "none":
         job = replace(job, privacy=replace(job.privacy, noise="secure"))

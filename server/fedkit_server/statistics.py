@@ -21,7 +21,7 @@ NOTES = (
     "each site charges the ledger that training spends from, and refuses where not enough is left of it",
     "a site that has answered this question for this study and purpose before gives the same answer and charges"
     " nothing; --anew LABEL asks again, at full cost",
-    "values outside a declared range count in its first or last bin",
+    "numbers below and above a declared range are counted apart, under the same noise and in the same charge",
 )
 
 
@@ -65,7 +65,8 @@ def planned(
     delta = min((float(each["delta"]) for each in datas.values()), default=1e-5)
     plan = plan_statistics(config.data, epsilon=epsilon, delta=delta, columns=columns, bins=bins)
     request = plan.request
-    return Planned(config, plan, Statistics(request.columns, request.bins, request.noise_multiplier, delta, anew))
+    asked = Statistics(request.columns, request.bins, request.noise_multiplier, delta, anew, request.outside)
+    return Planned(config, plan, asked)
 
 
 def described(question: Planned, names: Sequence[str], study: str) -> dict[str, Any]:

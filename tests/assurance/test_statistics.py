@@ -85,7 +85,7 @@ def request(config, bins=4, sigma=5.0, columns=()):
 def counted(config, site, asked):
     """Column to its cells' exact weights, in units."""
     sums = read_reply(config, site, asked, site_statistics(config, site, asked, Silent()))
-    cells = declared_cells(config, asked.columns, asked.bins)
+    cells = asked.cells(config)
     parts = np.split(sums / G, np.cumsum([column.cells for column in cells])[:-1])
     found = zip(cells, parts, strict=True)
     return {column.name: dict(zip(column.labels, part.round(4).tolist(), strict=True)) for column, part in found}

@@ -85,9 +85,12 @@ def test_the_json_holds_the_cost_and_every_figure(cli):
     for scope in (found["pooled"], *found["sites"].values()):
         assert set(scope) == {"count", "noise", "columns"}
         age, cp, num = scope["columns"]
-        assert set(age) == {"name", "role", "missing", "missing_share", "mean", "variance", "quantiles", "cells"}
+        assert set(age) == {"name", "role", "missing", "missing_share", "mean", "variance", "quantiles", "cells",
+                            "outside", "outside_share"}  # fmt: skip
+        assert age["outside"] is not None and cp["outside"] is None
         assert list(age["quantiles"]) == ["0.05", "0.25", "0.5", "0.75", "0.95"]
-        assert (age["cells"][0]["label"], age["cells"][0]["low"], age["cells"][-1]["high"]) == ("20 to 27", 20.0, 90.0)
+        assert (age["cells"][0]["label"], age["cells"][0]["high"], age["cells"][-1]["low"]) == ("below 20", 20.0, 90.0)
+        assert (age["cells"][1]["label"], age["cells"][1]["low"], age["cells"][-2]["high"]) == ("20 to 27", 20.0, 90.0)
         assert [cell["label"] for cell in cp["cells"]] == ["1", "2", "3", "4", "other"]
         assert (cp["mean"], cp["quantiles"], num["role"]) == (None, {}, "target")
         for figure in (scope["count"], age["mean"], age["cells"][4]["count"], cp["cells"][3]["share"]):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fedkit_client.audit import HEAD, Trail, record
+from fedkit_client.digest import file_digest
 from fedkit_client.executor import Done
 from fedkit_client.findings import Findings, read_findings
 from fedkit_client.folder import SiteFolder
@@ -154,7 +155,7 @@ def test_a_start_tells_whether_the_site_file_is_another_one(site):
     site.site_yaml.write_text("site: north\n")
     for text in ("site: north\n", "site: north\n", "site: south\n"):
         site.site_yaml.write_text(text)
-        Trail(site, "north", audit_key(site)).started("0.1", site.site_yaml)
+        Trail(site, "north", audit_key(site)).started("0.1", site.site_yaml, file_digest(site.site_yaml))
     assert [kind for kind, _ in said(site)] == ["started", "configured", "started", "started", "configured"]
 
 

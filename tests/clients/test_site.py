@@ -188,6 +188,11 @@ def test_status_and_doctor_tell_that_a_running_site_goes_by_an_older_file(federa
         assert json.loads(_client("status", str(path), "--json")[1])["file_changed"]
         assert "site.yaml has changed since the start" in _client("status", str(path))[1]
         assert "warn  site file and folder" in _client("doctor", str(path))[1]
+        # The idle site notices by itself.
+        until = time.monotonic() + 30
+        while '"edited"' not in site.folder.audit.read_text() and time.monotonic() < until:
+            time.sleep(0.2)
+        assert '"edited"' in site.folder.audit.read_text()
     finally:
         path.write_text(before)
 

@@ -7,7 +7,8 @@ import pytest
 import typer
 from fedkit_client.approvals import Approvals
 from fedkit_client.cli import main
-from fedkit_client.studies import standing_of, studies_of
+from fedkit_client.standing import standing_of
+from fedkit_client.studies import studies_of
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation import statements

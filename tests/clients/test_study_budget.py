@@ -1,8 +1,12 @@
 """The budget of a study holds whatever a run or a question calls itself."""
 
+import contextlib
+import json
 import time
 
 import pytest
+import typer
+from fedkit_client.cli import main
 
 from fedkit.errors import PrivacyError
 from fedkit.governance.statistics import Statistics
@@ -52,6 +56,52 @@ def test_a_question_that_is_named_after_what_was_charged_before_is_charged_besid
     before = spent(asking)
     named = [ask(asking, name, f"evil-{number}") for number, name in enumerate(accounts(asking))]
     assert set(named) == {"FK579"} and spent(asking) == before <= 1
+
+
+def test_an_answered_question_is_answered_for_nothing_where_the_studys_budget_has_ended(asking):
+    """Nothing is left for a new one; the old one is counted once, however often and by whichever job it is asked."""
+    answers = [ask(asking, f"question-{number}", f"{number}") for number in range(4)]
+    assert answers[-1] == "FK579"
+    asked, before = answers.count("answered"), asking.entries()
+    (asking.folder.path / "table.csv").unlink()
+    assert [ask(asking, f"again-{number}", f"{number}") for number in range(asked)] == ["answered"] * asked
+    assert asking.entries() == before and ask(asking, "new", "new") == "FK579"
+
+
+def test_a_question_that_was_charged_and_not_answered_goes_on_where_the_studys_budget_has_ended(asking):
+    table = asking.folder.path / "table.csv"
+    content = table.read_bytes()
+    table.unlink()
+    assert [ask(asking, f"question-{number}", f"{number}") for number in range(4)].count("FK500") == 2
+    table.write_bytes(content)
+    before = spent(asking)
+    assert ask(asking, "later", "0") == "answered" and spent(asking) == before
+    assert ask(asking, "new", "new") == "FK579"
+
+
+def test_what_a_question_held_before_it_was_killed_is_not_counted_beside_it(asking, monkeypatch):
+    """Between the hold and the charge a process died: the same question goes on in its own hold."""
+    with monkeypatch.context() as patched:
+        patched.setattr("fedkit.assurance.site_budgets.Ledger.reserve", lambda *_: 1 / 0)
+        assert [ask(asking, f"question-{number}", f"{number}") for number in range(2)] == ["FK500"] * 2
+    assert {run.state for run in accounts(asking).values()} == {"held"} and ask(asking, "new", "new") == "FK579"
+    assert ask(asking, "again", "1") == "answered"
+
+
+def test_explain_tells_an_answered_question_from_a_new_one(asking, capsys):
+    for number in range(4):
+        ask(asking, f"question-{number}", f"{number}")
+    ask(asking, "again", "0")
+    told = {}
+    for run in ("again", "question-3"):
+        capsys.readouterr()
+        with contextlib.suppress(typer.Exit):
+            main(["explain", str(asking.folder.site_yaml), run, "--json"])
+        clauses = json.loads(capsys.readouterr().out)["clauses"]
+        told[run] = {clause["key"]: clause["verdict"] for clause in clauses}
+    assert told["again"]["study.budget"] == "admitted"
+    assert told["question-3"]["study.budget"] == "refused"
+    assert told["again"]["ledger"] == "admitted"
 
 
 def test_a_question_that_is_named_after_a_run_is_charged_beside_it(asking):

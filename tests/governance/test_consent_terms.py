@@ -36,6 +36,13 @@ def test_a_register_s_path_is_relative_to_the_file(site_file, tmp_path):
     assert own.consent.register.source.path == str(tmp_path / "consent.csv")
 
 
+def test_a_column_may_have_its_purpose_and_days_beside_it(site_file):
+    given = {**RULE, "purpose": "goal", "from": "valid_from", "until": "valid_until"}
+    own = site_file({"consent": {"column": given}}).data["heart_disease"]
+    assert own.consent.column == ColumnRule("research_consent", ("yes",), "goal", "valid_from", "valid_until")
+    assert own.consent.column.columns == ("research_consent", "goal", "valid_from", "valid_until")
+
+
 INSTALLED = {"ours": {"import": "ourpkg.sources:read", "sha256": "0" * 64}}
 BAD = [
     ({"consent": None}, "says nothing"), ({"consent": {}}, "says nothing"), ({"consent": "yes"}, "keys and values"),
@@ -52,6 +59,12 @@ BAD = [
     *(({"consent": {"unit": "mrn", "register": blank}}, "consent.register") for blank in (None, "", {}, [], 0, False)),
     *(({"consent": {"unit": "mrn", "column": blank}}, "consent.column") for blank in (None, "", {}, [], 0, False)),
     ({**PATIENT, "consent": {"column": RULE, "register": None}}, "or leave the key out"),
+    *(
+        ({"consent": {"column": {**RULE, part: None}}}, f"column.{part} is not set")
+        for part in ("purpose", "from", "until")
+    ),
+    ({"consent": {"column": {**RULE, "until": 3}}}, "name of a column"),
+    ({"consent": {"column": {**RULE, "start": "x"}}}, "column.start is unknown"),
     ({"consent": {"column": {"name": "c", "values": [True]}}}, "a list of texts in quotes"),
     ({"consent": {"column": {"name": "c", "values": "yes"}}}, "a list of texts in quotes"),
     ({"consent": {"column": {"name": "c", "values": []}}}, "a list of texts in quotes"),

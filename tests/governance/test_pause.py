@@ -197,3 +197,34 @@ def test_another_process_sends_nothing_after_a_pause_has_settled(file, tmp_path)
             assert sender.wait(20) == 0
         assert int(last.read_text()) < settled
         file.take_away()
+
+
+def test_a_full_disk_keeps_nobody_from_pausing(file):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        made = file.put("the board has questions", 1700000000.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "paused all the same" in made.problem and file.there() and file.refusal() == PAUSED
+    assert [path.name for path in file.path.parent.iterdir()] == ["paused.json"]
+    assert file.settled(1)
+    # With room again the words can be added, and the pause be ended.
+    assert file.put("now with a reason", 1700000001.0).reason == "now with a reason"
+    file.take_away()
+    assert not file.there()
+
+
+def test_a_pause_that_is_there_stays_as_it_is_on_a_full_disk(file):
+    import resource
+
+    first = file.put("first", 100)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        assert file.put("second", 200) == first
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read() == first

@@ -11,6 +11,13 @@ def test_a_question_is_read_as_it_was_written():
     assert statistics_of(GOOD).as_dict() == GOOD
 
 
+def test_a_question_of_before_asks_nothing_of_what_lies_outside_and_keeps_its_text():
+    """Its job's digest, under which people have approved it, is over this text."""
+    assert "outside" not in GOOD and not statistics_of(GOOD).outside
+    new = statistics_of({**GOOD, "outside": True})
+    assert new.outside and new.as_dict() == {**GOOD, "outside": True} and cost_of(new) == cost_of(statistics_of(GOOD))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -18,6 +25,7 @@ def test_a_question_is_read_as_it_was_written():
         {"bins": 1}, {"bins": 1001}, {"bins": True}, {"bins": 10.0}, {"noise_multiplier": 0.0},
         {"noise_multiplier": float("nan")}, {"noise_multiplier": float("inf")}, {"noise_multiplier": True},
         {"noise_multiplier": "8"}, {"delta": 0}, {"delta": 1}, {"anew": "a b"}, {"anew": None}, {"more": 1},
+        {"outside": False}, {"outside": 1}, {"outside": None}, {"outside": "yes"},
     ],
 )  # fmt: skip
 def test_anything_else_is_no_question(changes):

@@ -1,5 +1,6 @@
 """A simulation is refused by the clauses that refuse a message, before a record is read, and costs nothing without."""
 
+import dataclasses
 import os
 import threading
 
@@ -177,3 +178,22 @@ def test_the_site_files_own_source_is_never_opened(tmp_path):
 def test_without_policies_nothing_is_asked(monkeypatch):
     monkeypatch.setattr("fedkit.simulation.rehearsal.admit", lambda *_: pytest.fail("a site was asked"))
     assert rehearse(compose("heart_disease")) == ()
+
+
+def test_a_name_that_no_file_can_have_denies(tmp_path, unread):
+    folder = write(tmp_path / "policies")
+    config = composed(folder)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, records={"x" * 300: 200}))
+    with pytest.raises(ConfigError, match="FK121"):
+        rehearse(config)
+
+
+def test_hundreds_of_files_that_name_one_declaration_compose_it_once(tmp_path, monkeypatch):
+    from fedkit.governance import site_checks
+
+    made, real = [], site_checks.compose
+    monkeypatch.setattr(site_checks, "compose", lambda *args, **more: made.append(1) or real(*args, **more))
+    site_checks._shipped.cache_clear()
+    folder = write(tmp_path / "policies")
+    rehearse(composed(folder))
+    assert len(made) == 1

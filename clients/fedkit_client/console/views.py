@@ -107,7 +107,8 @@ def consent_page(site: Site, visit: Visit) -> Response:
     for name, own in opened.file.data.items():
         told: dict[str, Any] = {"name": name, "ids": own.ids, "unit": own.unit, "rules": [], "withdrawn": None}
         if own.consent is not None and own.consent.column is not None:
-            told["rules"].append(f"the column {own.consent.column.name} says so")
+            first, *more = own.consent.column.columns
+            told["rules"].append(f"the column {first} says so{', with ' + ', '.join(more) if more else ''}")
         if own.consent is not None and own.consent.register is not None:
             told["rules"].append("a register of consents, by purpose and day")
         if own.ids is not None:

@@ -114,9 +114,9 @@ def future(expires: float, now: float) -> None:
         )
 
 
-def affordable(account: Account, dataset: str, job: Job) -> None:
-    """Spent, held by others and asked for together stay within the capacity."""
-    asked, left, there = account.cost(job.charges), account.left(), account.budget
+def affordable(account: Account, dataset: str, job: Job, now_ms: int | None = None) -> None:
+    """Spent, held by others and asked for together stay within the capacity; see ``Account.held`` for ``now_ms``."""
+    asked, left, there = account.cost(job.charges), account.left(now_ms), account.budget
     most = math.floor(there.delta * rdp_filter.RESIDUE_SHARE / RESIDUE)
     if len(account.runs) >= most:
         raise PrivacyError(
