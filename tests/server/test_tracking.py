@@ -104,4 +104,6 @@ def test_a_coordinator_in_the_background_is_refused_with_the_trackers_own_error(
     subprocess.run(line, check=True, capture_output=True)
     line = [*fedkit, "start", str(folder), "--bind", "127.0.0.1", "--detach", "--track", "wandb"]
     done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 2 and "FK617" in done.stderr and not (folder / "server.pid").exists()
+    assert done.returncode == 2 and "FK617" in done.stderr
+    told = subprocess.run([*fedkit, "halt", str(folder), "--json"], check=True, capture_output=True, text=True)
+    assert json.loads(told.stdout)["halted"] is False
