@@ -85,7 +85,7 @@ def _few(series: dict[str, Points]) -> dict[str, Points]:
     for points in series.values():
         for at, value in points:
             by_round.setdefault(at, []).append(value)
-    kinds = {"smallest": min, "median": median, "largest": max}
+    kinds: Mapping[str, Callable[[list[float]], float]] = {"smallest": min, "median": median, "largest": max}
     return {name: [(at, float(of(by_round[at]))) for at in sorted(by_round)] for name, of in kinds.items()}
 
 
