@@ -30,11 +30,14 @@ class Quarantined:
     problems: list[str] = field(default_factory=list)
 
 
-def quarantine_site(folder: SiteFolder, reason: str, now: float, *, seconds: float = SECONDS) -> Quarantined:
+def quarantine_site(
+    folder: SiteFolder, reason: str, now: float, *, by: str = "", seconds: float = SECONDS
+) -> Quarantined:
     """Have a site answer nothing any more, wait until nothing is being sent, and keep what shows what happened.
 
     Args:
         reason: as `reason_of` gives it.
+        by: the console's user.
 
     Raises:
         DeploymentError: FK700, the quarantine itself cannot be written.
@@ -49,9 +52,9 @@ def quarantine_site(folder: SiteFolder, reason: str, now: float, *, seconds: flo
     if not done.quiet:
         done.problems.append("the site did not let go of what it was sending: `fedkit client stop SITE.yaml`")
     try:
-        from fedkit_client.audit import record
+        from fedkit_client.audit import record, signed_by
 
-        record(folder, "quarantined")
+        record(folder, "quarantined", **signed_by(by))
     except (FedkitError, OSError) as error:
         done.problems.append(f"the audit log does not tell of it: {error}")
     done.evidence = _kept(folder, now, done.problems)

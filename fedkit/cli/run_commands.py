@@ -29,6 +29,9 @@ def simulate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also train the pooled and the local-only models.")
     ] = False,
+    track: Annotated[
+        str | None, typer.Option("--track", metavar="mlflow|tensorboard", help="Mirror the metrics of each round.")
+    ] = None,
 ) -> None:
     """Train one model over many sites, in simulation.
 
@@ -40,11 +43,17 @@ def simulate(
     from fedkit.config.compose import compose
 
     config = compose(name, overrides, config_dir)
+    mirrored = None
+    if track is not None:
+        from fedkit.reporting.trackers import open_tracker
+        from fedkit.reporting.tracking import Mirror
+
+        mirrored = Mirror(open_tracker(track, None)).catch_up
     from fedkit.reporting.progress import round_progress
     from fedkit.simulation.simulate import simulate as run
 
     with round_progress(config.federation.num_rounds, enabled=not json_) as progress:
-        done = run(config, baselines=baselines, progress=progress)
+        done = run(config, baselines=baselines, progress=progress, track=mirrored)
     try:
         if json_:
             _print_json(done.result)

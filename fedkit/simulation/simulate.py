@@ -35,6 +35,7 @@ from fedkit.training.engine import Engine
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
 Progress = Callable[[RoundReport], None]
+Track = Callable[[Path], object]
 _NOT_DISK = (ConnectionError, TimeoutError, ChildProcessError)
 
 
@@ -62,6 +63,7 @@ class _Journal:
     directory: RunDirectory
     record_updates: bool
     progress: Progress | None
+    track: Track | None = None
     rounds: int = 0
     epsilon: Mapping[str, float] = field(default_factory=dict)
     parameters: Float32 | None = None
@@ -74,6 +76,8 @@ class _Journal:
         self.rounds, self.epsilon, self.parameters = report.round, report.epsilon, parameters
         if report.histograms:
             self.measured = report.round, report.histograms
+        if self.track:
+            self.track(self.directory.path)
         if self.progress:
             self.progress(report)
 
@@ -90,6 +94,7 @@ def simulate(
     baselines: bool = False,
     progress: Progress | None = None,
     load: Load = load_dataset,
+    track: Track | None = None,
 ) -> Run:
     """Train one model over many sites, in simulation.
 
@@ -104,6 +109,7 @@ def simulate(
         baselines: also train the pooled and the local-only models.
         progress: called after each round.
         load: reads the declared table; a sweep reads it once for all cells.
+        track: called with the run's folder after each round and at its end; it must not raise.
 
     Returns:
         The run; its folder holds config, manifest, metrics, model and report.
@@ -128,7 +134,13 @@ def simulate(
     engine = engine_for(prepared)
     with gates(prepared) as opened:
         directory = create(Path(config.runs_dir), prepared.config.name)
-        return _run(prepared, directory, strategy, baselines, progress, opened, engine)
+        journal = _Journal(directory, is_private(prepared.config), progress, track)
+        try:
+            return _run(prepared, directory, strategy, baselines, journal, opened, engine)
+        finally:
+            # However it ended: the folder says so.
+            if track:
+                track(directory.path)
 
 
 def _run(
@@ -136,7 +148,7 @@ def _run(
     directory: RunDirectory,
     strategy: Strategy | None,
     baselines: bool,
-    progress: Progress | None,
+    journal: _Journal,
     opened: Mapping[str, Gate],
     engine: Engine,
 ) -> Run:
@@ -157,7 +169,6 @@ def _run(
     manifest["ledger_run"] = next((gate.run for gate in opened.values()), None)
     manifest["ledger"] = {}
     manifest["engine"] = engine.record()
-    journal = _Journal(directory, is_private(prepared.config), progress)
     closing = _Closing(prepared, directory, manifest, journal, opened)
     try:
         directory.write_config(prepared.config)

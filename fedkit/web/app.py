@@ -17,7 +17,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from fedkit.errors import ConfigError, FedkitError
-from fedkit.web.desk import Desk, Visit
+from fedkit.web.desk import BY_ITSELF, Desk, Visit
 from fedkit.web.door import Busy
 from fedkit.web.forms import BadForm, read_form
 from fedkit.web.pages import icon, style
@@ -124,7 +124,10 @@ def _answer(desk: Desk, view: View, request: Request, form: Mapping[str, str], *
 
 def _session(desk: Desk, request: Request) -> Session | None:
     ticket = request.cookies.get(session_cookie(desk), "")
-    return desk.sessions.find(ticket, desk.door.users.read()) if ticket else None
+    if not ticket:
+        return None
+    by_itself = request.method == "GET" and request.query_params.get(BY_ITSELF[0]) == BY_ITSELF[1]
+    return desk.sessions.find(ticket, desk.door.users.read(), asked=not by_itself)
 
 
 def _outside(desk: Desk, request: Request, *, post: bool) -> Response:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -14,6 +15,12 @@ from starlette.responses import RedirectResponse, Response
 from fedkit.web.door import Door
 from fedkit.web.pages import render
 from fedkit.web.sessions import Session, Sessions
+
+REFRESH = 20
+"""Seconds between two looks of a page that refreshes itself."""
+
+BY_ITSELF = ("by", "itself")
+"""How such a look differs from one that somebody asked for."""
 
 
 @dataclass
@@ -72,10 +79,20 @@ class Visit:
         """Who it is."""
         return self.session.user
 
-    def page(self, template: str, title: str, status: int = 200, **context: Any) -> Response:
-        """A page, with what the last action had to tell."""
+    def page(self, template: str, title: str, status: int = 200, *, going: bool = False, **context: Any) -> Response:
+        """A page, with what the last action had to tell.
+
+        Args:
+            going: what it shows goes on: it refreshes itself, by a header and so without a script, unless the user has
+                stopped that, or there is something to be read that would be gone then.
+        """
         notices, self.session.notices[:] = list(self.session.notices), []
-        return self.desk.page(template, title, status, **self.context() | {"notices": notices} | context)
+        refresh = REFRESH if going and self.session.refreshing and not notices else 0
+        shown = {"notices": notices, "refresh": refresh, "going": going}
+        response = self.desk.page(template, title, status, **self.context() | shown | context)
+        if refresh:
+            response.headers["refresh"] = f"{refresh}; url={quote(self.request.scope['path'])}?{'='.join(BY_ITSELF)}"
+        return response
 
     def context(self) -> dict[str, Any]:
         """What every page of a user is made with."""

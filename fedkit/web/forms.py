@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import parse_qsl
 
 from starlette.requests import ClientDisconnect, Request
 
 MOST_BYTES = 1 << 20
+SECONDS = 10.0
+"""A form comes from this machine; one that does not end holds one of few connections."""
+
 _MOST_FIELDS = 20
 _TYPE = "application/x-www-form-urlencoded"
 
@@ -19,16 +23,19 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form.
 
     Raises:
-        BadForm: another type, too much, a field twice, or no UTF-8.
+        BadForm: another type, too much, too slow, a field twice, or no UTF-8.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _TYPE:
         raise BadForm(f"a form is sent as {_TYPE}")
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > MOST_BYTES:
-                raise BadForm(f"a form has at most {MOST_BYTES:,} bytes")
+        async with asyncio.timeout(SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > MOST_BYTES:
+                    raise BadForm(f"a form has at most {MOST_BYTES:,} bytes")
+    except TimeoutError:
+        raise BadForm(f"a form comes within {SECONDS:g} s") from None
     except ClientDisconnect:
         raise BadForm("the form has no end") from None
     try:

@@ -25,10 +25,13 @@ def serve(make: Callable[[str], Any], port: int, say: Callable[[str], None]) -> 
     """
     import uvicorn
 
+    from fedkit.web.brisk import Brisk
+
     with _listening(port) as listening:
         host = f"{LOOPBACK}:{listening.getsockname()[1]}"
         config = uvicorn.Config(
             make(host),
+            http=Brisk,
             log_config=None,
             access_log=False,
             server_header=False,

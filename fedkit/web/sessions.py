@@ -27,6 +27,7 @@ class Session:
         stamp: of the user as it was at the login.
         token: what every form of the session must hold.
         notices: what the next page tells, with its kind (``good`` or ``bad``).
+        refreshing: whether pages of what goes on ask for themselves again.
     """
 
     user: str
@@ -35,6 +36,7 @@ class Session:
     began: float
     seen: float
     notices: list[tuple[str, str]] = field(default_factory=list)
+    refreshing: bool = True
 
     def may(self, token: str) -> bool:
         """Whether a form is one of this session's."""
@@ -63,8 +65,12 @@ class Sessions:
             self._all[_hashed(ticket)] = Session(name, user.stamp, secrets.token_urlsafe(32), now, now)
         return ticket
 
-    def find(self, ticket: str, users: dict[str, User]) -> Session | None:
-        """The session of a browser, which is seen thereby; None if there is none, or it has ended."""
+    def find(self, ticket: str, users: dict[str, User], *, asked: bool = True) -> Session | None:
+        """The session of a browser; None if there is none, or it has ended.
+
+        Args:
+            asked: by somebody, who is seen thereby; False for a page that refreshes itself, perhaps before nobody.
+        """
         with self._lock:
             now = self.clock()
             self._sweep(now)
@@ -75,7 +81,8 @@ class Sessions:
             if user is None or not hmac.compare_digest(user.stamp, found.stamp):
                 del self._all[_hashed(ticket)]
                 return None
-            found.seen = now
+            if asked:
+                found.seen = now
             return found
 
     def end(self, ticket: str) -> None:

@@ -31,7 +31,7 @@ def after_detaching() -> None:
     os.close(nowhere)
 
 
-def start_detached(folder: ServerFolder, bind: str | None) -> int:
+def start_detached(folder: ServerFolder, bind: str | None, track: str | None = None) -> int:
     """Start a coordinator that outlives this process; returns its process id once it answers.
 
     Raises:
@@ -39,6 +39,7 @@ def start_detached(folder: ServerFolder, bind: str | None) -> int:
     """
     command = [sys.executable, "-m", "fedkit", "server", "start", str(folder.path.absolute()), "--json"]
     command += ["--bind", bind] if bind else []
+    command += ["--track", track] if track else []
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(
             command,

@@ -87,6 +87,10 @@ def start(
     detach: Annotated[
         bool, typer.Option("--detach", help="Start in the background; return once everything answers.")
     ] = False,
+    track: Annotated[
+        str | None,
+        typer.Option("--track", metavar="mlflow|tensorboard", help="Mirror the runs' metrics, from DIR alone."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Start the coordinator; SIGTERM or Ctrl-C ends it, and the next start takes up what was under way.
@@ -101,7 +105,7 @@ def start(
     if detach:
         from fedkit_server.detach import start_detached
 
-        pid = start_detached(opened, bind)
+        pid = start_detached(opened, bind, track)
         where = joined(bind or settings.bind, settings.port)
         text = f"{settings.name} is served on {where} by process {pid}; stop it with `fedkit server halt {folder}`"
         show({**facts, "pid": pid}, text, json_=json_)
@@ -117,7 +121,7 @@ def start(
             show({**facts, "pid": os.getpid()}, "", json_=True)
 
     finish(opened)
-    run(opened, bind=bind, screen=not detached() and not json_, up=up)
+    run(opened, bind=bind, track=track, screen=not detached() and not json_, up=up)
 
 
 def halt(

@@ -24,6 +24,7 @@ from fedkit_server import pki, studies
 from fedkit_server.access import Access
 from fedkit_server.answers import unknown
 from fedkit_server.away import away_of
+from fedkit_server.curves import curves_of
 from fedkit_server.enrolment import invite
 from fedkit_server.runners import Runs
 from fedkit_server.state import State
@@ -132,6 +133,11 @@ def statistics(call: Call) -> dict[str, Any]:
     return read_answers(call.state.folder.runs / run)
 
 
+def curves(call: Call) -> dict[str, Any]:
+    """What a run has released round by round; the log tells nothing of it: a page asks again and again."""
+    return {"rounds": curves_of(call.state.folder.runs / call.run().run)}
+
+
 def keyring(call: Call) -> dict[str, Any]:
     """The keyring's statements; whoever reads them verifies them."""
     return {"keyring": list(call.state.keyring.statements)}
@@ -227,6 +233,7 @@ HANDLERS: Mapping[tuple[str, str], tuple[str, Handler]] = {
     ("GET", "/runs"): ("viewer", runs),
     ("GET", "/runs/{run}"): ("viewer", run),
     ("GET", "/runs/{run}/statistics"): ("viewer", statistics),
+    ("GET", "/runs/{run}/curves"): ("viewer", curves),
     ("GET", "/keyring"): ("viewer", keyring),
     ("GET", "/studies"): ("viewer", studies.listed),
     ("GET", "/studies/{study}"): ("viewer", studies.shown),

@@ -31,6 +31,7 @@ from fedkit_server.prompt import Prompt, hurry_handshakes
 from fedkit_server.runners import Runs
 from fedkit_server.state import State, readable_link
 from fedkit_server.store import Store
+from fedkit_server.tracking import begin_tracking
 from fedkit_server.upkeep import Upkeep
 
 _LOG = logging.getLogger("fedkit.server")
@@ -41,11 +42,19 @@ _GRACE_SECONDS = 3
 Maker = Callable[[ServerFolder, Link, State], Runs]
 
 
-def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, up: Callable[[], None]) -> None:
+def run(
+    folder: ServerFolder,
+    *,
+    bind: str | None = None,
+    track: str | None = None,
+    screen: bool = True,
+    up: Callable[[], None],
+) -> None:
     """Serve until SIGTERM or SIGINT; what is under way is taken up at the next start.
 
     Args:
         bind: address to listen on, in place of the folder's.
+        track: where the runs' metrics are mirrored to, as `fedkit.reporting.trackers` names it.
         screen: whether the log goes to standard error too.
         up: called once everything answers.
 
@@ -54,6 +63,7 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
             FK705, a database that is broken.
         ConfigError: FK120, ``allow.yaml``.
         FederationError: FK563, it lists a package that is another one now.
+        RunError: FK617, the tracker cannot be used; FK611, how far it was told.
     """
     os.umask(0o077)
     settings = folder.settings()
@@ -63,6 +73,7 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
         check_certificate(folder)
         models = folder.models()
         check_packages(models)
+        tracking = begin_tracking(track, folder.path) if track else None
         # Before anything of Flower runs, so that a taken port costs nothing.
         listening = stack.enter_context(_listen(address, settings.port))
         logs.configure(folder.log, screen=screen)
@@ -79,6 +90,10 @@ def run(folder: ServerFolder, *, bind: str | None = None, screen: bool = True, u
             state.reconcile()
             runs = _runner(state)
         stack.callback(state.trail.told, "stopped")
+        if tracking is not None:
+            tracking.start()
+            # After the runs, whose last round it tells.
+            stack.callback(tracking.close)
         stack.callback(runs.close)
         upkeep = Upkeep(folder, store, state.trail.append)
         stack.callback(upkeep.close)

@@ -10,6 +10,7 @@ from fedkit.errors import FederationError
 from fedkit.federation.trail import stamped
 from fedkit.web.desk import Visit
 from fedkit.web.forms import BadForm
+from fedkit_client import quarantining
 from fedkit_client.console.site import Site
 from fedkit_client.decisions import approve_run, deny_run
 from fedkit_client.pausing import pause_site, reason_of, resume_site
@@ -54,6 +55,23 @@ def pause(site: Site, visit: Visit) -> Response:
     if done.unlogged:
         return visit.told(f"The site is paused. The audit log does not tell of it: {done.unlogged}", "/", "bad")
     return visit.told("The site is paused: nothing leaves until it is resumed.", "/")
+
+
+def quarantine(site: Site, visit: Visit) -> Response:
+    """Answer nothing any more and keep the evidence; to lift it is for whoever is at the machine."""
+    if visit.form.get("sure") != "yes":
+        raise BadForm("tick the box: a quarantine is lifted on the machine alone")
+    try:
+        reason = quarantining.reason_of(visit.form.get("reason", ""))
+    except ValueError as error:
+        raise BadForm(f"a reason {error}") from None
+    done = quarantining.quarantine_site(site.folder, reason, visit.now, by=visit.user, seconds=site.pause_seconds)
+    said = "The site is quarantined: nothing is answered until that is lifted on the machine."
+    if done.evidence is not None:
+        said += f" {len(done.evidence['files'])} files of evidence were kept: have the folder evidence/ copied away."
+    return visit.told(
+        " ".join([said, *(f"{each}." for each in done.problems)]), "/", "bad" if done.problems else "good"
+    )
 
 
 def resume(site: Site, visit: Visit) -> Response:

@@ -46,6 +46,7 @@ _ACTIONS: Mapping[str, Callable[[Site, Visit], Response]] = {
     "/requests/{job}/approve": actions.approve,
     "/requests/{job}/deny": actions.deny,
     "/pause": actions.pause,
+    "/quarantine": actions.quarantine,
     "/resume": actions.resume,
     "/withdraw": actions.withdraw,
 }

@@ -34,6 +34,8 @@ _ACTIONS: Mapping[str, Callable[[pages.Federation, Visit], Response]] = {
     "/runs/{run}/stop": partial(pages.act, "stop", "is asked to stop"),
     "/runs/{run}/resume": partial(pages.act, "resume", "goes on"),
     "/runs/{run}/fetch": pages.fetch,
+    "/refresh": partial(pages.refresh, "/"),
+    "/runs/{run}/refresh": partial(pages.refresh, "/runs/{run}"),
 }
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from starlette.responses import HTMLResponse, Response
 
+from fedkit.errors import DeploymentError
 from fedkit.federation.code_texts import with_text
 from fedkit.federation.keyring import ROLES
 from fedkit.web.desk import Visit
 from fedkit.web.shield import POLICY
+from fedkit_server.dashboard.curves import HEIGHT, WIDTH, Curve, curves
 from fedkit_server.dashboard.results import Coordinator, Results
 from fedkit_server.remote import segment
 from fedkit_server.runners import OVER
@@ -31,7 +33,8 @@ class Federation:
 def overview(federation: Federation, visit: Visit) -> Response:
     """How the federation stands."""
     found = federation.remote.get("/status")
-    return visit.page("overview", "Federation", found=found, runs=found["runs"])
+    going = any(run["state"] not in OVER for run in found["runs"])
+    return visit.page("overview", "Federation", going=going, found=found, runs=found["runs"])
 
 
 def sites(federation: Federation, visit: Visit) -> Response:
@@ -66,9 +69,30 @@ def run(federation: Federation, visit: Visit) -> Response:
         events=told,
         older=max(0, len(events) - _NEWEST),
         over=found["state"] in OVER,
+        going=found["state"] not in OVER,
+        curves=_curves(federation, name),
+        width=WIDTH,
+        height=HEIGHT,
         may=ROLES.index(role) >= ROLES.index("operator"),
         fetched=federation.results.known(name),
     )
+
+
+def refresh(to: str, federation: Federation, visit: Visit) -> Response:
+    """Have pages refresh themselves, or no longer, until the end of the session."""
+    visit.session.refreshing = not visit.session.refreshing
+    said = "Pages refresh themselves." if visit.session.refreshing else "Pages no longer refresh themselves."
+    return visit.told(said, to.format(run=segment(str(visit.request.path_params.get("run", "")))))
+
+
+def _curves(federation: Federation, name: str) -> list[Curve]:
+    try:
+        return curves(federation.remote.get(f"/runs/{segment(name)}/curves")["rounds"])
+    except DeploymentError as error:
+        # A coordinator of before has none to tell.
+        if error.code != "FK722":
+            raise
+        return []
 
 
 def act(what: str, done: str, federation: Federation, visit: Visit) -> Response:

@@ -332,6 +332,53 @@ def test_alerts_that_stand_and_a_quarantine_are_on_the_first_page(desk):
     assert desk.lines("resumed") == []
 
 
+def test_a_quarantine_is_the_command_lines_in_the_users_name_and_is_lifted_on_the_machine(desk):
+    desk = desk()
+    desk.login()
+    folder = desk.made.folder
+    assert desk.post("/quarantine", reason="a stolen laptop of <b>north</b>", sure="yes").status_code == 303
+    raw = desk.browser.get("/").text
+    assert "The site is quarantined" in raw and "Quarantined since" in raw and "<b>" not in raw
+    assert "Quarantine the site" not in raw and "Pause the site" not in raw
+    assert folder.quarantine.there() and folder.pause.there() and len(list((folder.path / "evidence").iterdir())) == 1
+    assert [line["by"] for line in desk.lines("quarantined")] == ["ana"]
+    assert "stolen" not in folder.audit.read_text()
+    token = re.search(r'name="token" value="([^"]+)"', desk.get("/"))[1]
+    assert "FK787" in desk.browser.post("/resume", data={"token": token}).text and folder.quarantine.there()
+    assert [route.path for route in routes(desk) if "lift" in route.path] == []
+
+
+@pytest.mark.parametrize("form", [
+    {"sure": ""}, {"sure": "no"}, {"reason": " "}, {"reason": "x" * 501}, {"reason": "two\nlines"}, {"reason": "\x00"},
+])  # fmt: skip
+def test_a_quarantine_without_a_reason_or_the_tick_is_not_begun(desk, form):
+    desk = desk()
+    desk.login()
+    found = desk.post("/quarantine", **({"reason": "a stolen laptop", "sure": "yes"} | form))
+    assert found.status_code == 400 and "Nothing was done" in found.text
+    assert not desk.made.folder.quarantine.there() and not desk.made.folder.pause.there()
+
+
+@pytest.mark.parametrize("broken", ["site file", "log", "key"])
+def test_what_is_broken_keeps_nobody_from_quarantining_and_is_told(desk, broken):
+    desk = desk()
+    desk.login()
+    folder = desk.made.folder
+    token = re.search(r'name="token" value="([^"]+)"', desk.get("/"))[1]
+    if broken == "site file":
+        folder.site_yaml.write_text("site: [")
+    elif broken == "log":
+        folder.audit.unlink()
+        folder.audit.mkdir()
+    else:
+        folder.signing_key.unlink()
+    form = {"token": token, "reason": "a stolen laptop", "sure": "yes"}
+    assert desk.browser.post("/quarantine", data=form).status_code == 303 and folder.quarantine.there()
+    if broken == "log":
+        (session,) = desk.desk.sessions._all.values()
+        assert session.notices[0][0] == "bad" and "does not tell of it" in session.notices[0][1]
+
+
 def test_units_withdraw_and_who_they_are_is_nowhere_but_in_the_sites_own_file(desk):
     desk = desk(**UNITS)
     desk.login()

@@ -13,6 +13,7 @@ import uvicorn
 from fedkit_client.audit import record
 from fedkit_client.console.app import console_app, desk_of
 from fedkit_client.console.site import Site
+from fedkit_client.quarantining import quarantine_site
 
 from fedkit.web.sessions import IDLE
 from fedkit.web.users import Users
@@ -112,7 +113,7 @@ def test_a_day_at_the_desk_without_a_script(officer):
     page.get_by_role("button", name="Deny the run").click()
     assert ana.sees("run-2 is denied") and ana.sees("denied (no ethics vote)")
     page.get_by_role("link", name="Overview").click()
-    page.get_by_label("Reason").fill("a question of ours")
+    page.get_by_label("Reason", exact=True).fill("a question of ours")
     page.get_by_role("button", name="Pause the site").click()
     assert ana.sees("Paused since") and made.folder.pause.there()
     page.get_by_role("button", name="Resume the site").click()
@@ -124,6 +125,11 @@ def test_a_day_at_the_desk_without_a_script(officer):
     assert ana.sees(f"2 of {DATASET} are left out") and not ana.sees("4711")
     page.get_by_role("link", name="Verify the log").click()
     assert ana.sees("Every byte of")
+    page.get_by_role("link", name="Overview").click()
+    page.get_by_label("What is known so far").fill("a laptop was stolen")
+    page.get_by_label("The site shall answer nothing").check()
+    page.get_by_role("button", name="Quarantine the site").click()
+    assert ana.sees("Quarantined since") and ana.sees("files of evidence were kept") and made.folder.quarantine.there()
     page.get_by_role("button", name="Log out").click()
     page.goto(ana.url)
     assert page.url == f"{ana.url}login"
@@ -231,5 +237,8 @@ def test_axe_finds_nothing_serious_on_any_page(officer, scheme):
     ana.page.goto(ana.url)
     ana.page.get_by_role("button", name="Pause the site").click()
     look("paused")
+    quarantine_site(ana.made.folder, "a stolen laptop", time.time(), seconds=1.0)
+    ana.page.goto(ana.url)
+    look("quarantined")
     assert ana.sees("FK570")
     assert found == {}

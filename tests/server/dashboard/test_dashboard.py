@@ -147,6 +147,85 @@ def test_each_role_sees_what_it_may_and_does_no_more(api, profile, cheap_hashes,
         assert "is asked to stop" in lead.get(f"/runs/{RUN}")
 
 
+def going_on(api, *lines, state="running"):
+    """The run goes on, and its folder has these rounds."""
+    api.runs.status = lambda run: {"run": run, "name": "x", "state": state, "outcome": None, "round": 2, "bytes": 7}
+    folder = api.state.folder.runs / RUN
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def one_round(number, epsilon, site="north"):
+    return {
+        "round": number, "trained": [site], "failed": {}, "epsilon": {site: epsilon}, "sites": {site: {"auroc": 0.5}}
+    }  # fmt: skip
+
+
+def test_curves_are_drawn_and_told_in_a_table_and_a_hostile_name_is_text(lead, api):
+    assert "No round has ended yet" in lead.get(f"/runs/{RUN}")
+    evil = '"><script>alert(1)</script>'
+    going_on(api, one_round(1, 0.5, evil), one_round(2, 1.25, evil))
+    raw, page = lead.browser.get(f"/runs/{RUN}").text, lead.get(f"/runs/{RUN}")
+    assert raw.count('<polyline class="s0"') >= 2 and "<script" not in raw and "style=" not in raw
+    assert "Epsilon spent by this run, by site" in page and "AUROC, by site" in page
+    assert re.search(r'<th scope="row">2</th><td>1.25</td>', page)
+    assert all(path.startswith(("/status", "/runs")) for _, path in lead.remote.calls)
+
+
+def test_a_coordinator_of_before_has_no_curves_and_the_page_is_shown(lead, monkeypatch):
+    real = lead.remote.ask
+    monkeypatch.setattr(
+        lead.remote, "ask", lambda how, path, **more: real(how, path.replace("/curves", "/old"), **more)
+    )
+    assert "No round has ended yet" in lead.get(f"/runs/{RUN}")
+
+
+def test_a_page_of_what_goes_on_refreshes_itself_until_that_is_stopped_for_the_session(lead, api):
+    going_on(api, state="finished")
+    assert "refresh" not in lead.browser.get(f"/runs/{RUN}").headers
+    going_on(api)
+    found = lead.browser.get(f"/runs/{RUN}")
+    assert found.headers["refresh"] == f"20; url=/runs/{RUN}?by=itself" and "refreshes itself every 20 s" in found.text
+    assert lead.browser.get("/").headers["refresh"] == "20; url=/?by=itself"
+    for page in ("/sites", "/runs"):
+        assert "refresh" not in lead.browser.get(page).headers
+    assert lead.post(f"/runs/{RUN}/refresh", f"/runs/{RUN}").headers["location"] == f"/runs/{RUN}"
+    for path in (f"/runs/{RUN}", f"/runs/{RUN}?by=itself", "/"):
+        found = lead.browser.get(path)
+        assert "refresh" not in found.headers and "does not change by itself" in found.text
+        assert "Refresh by itself" in found.text
+    assert lead.post("/refresh", "/").headers["location"] == "/"
+    # What was done is not taken away while it is read.
+    assert "refresh" not in lead.browser.get("/").headers and "refresh" in lead.browser.get("/").headers
+
+
+def test_a_page_that_refreshes_itself_keeps_no_session_alive(lead, api):
+    going_on(api)
+    until = lead.now + IDLE
+    while lead.now + 20 < until:
+        lead.now += 20
+        assert lead.browser.get(f"/runs/{RUN}?by=itself").status_code == 200
+    lead.now = until
+    found = lead.browser.get(f"/runs/{RUN}?by=itself")
+    assert found.status_code == 401 and "refresh" not in found.headers
+
+
+def test_a_run_with_ten_thousand_events_and_a_thousand_rounds_is_shown_within_a_second(lead, api):
+    sites = [f"site{n}" for n in range(20)]
+    going_on(api, *({**one_round(n, n / 100), "epsilon": dict.fromkeys(sites, n / 100)} for n in range(1000)))
+    api.runs.log[RUN] = [
+        {"n": n, "at": 100.0 + n, "kind": "asked", "round": n // 20, "site": sites[n % 20], "purpose": "train"}
+        for n in range(10_000)
+    ]
+    for path in (f"/runs/{RUN}", "/"):
+        lead.get(path)
+        began = time.perf_counter()
+        lead.get(path)
+        assert time.perf_counter() - began < 1.0, path
+    page = lead.get(f"/runs/{RUN}")
+    assert "9940 before them" in page and "smallest" in page and len(page) < 200_000
+
+
 def test_a_report_is_made_here_of_what_was_fetched_and_runs_nothing(lead, tmp_path):
     lead.remote.folder = fabricate(tmp_path / "runs", Fabricated())
     assert "FK722" in lead.get(f"/runs/{RUN}/report", 409)
@@ -230,6 +309,7 @@ def test_axe_finds_nothing_on_any_page_of_the_dashboard(api, profile, tmp_path, 
     enrol(api, api.site, api.state.clock())
     lead.remote.folder = fabricate(tmp_path / "runs", Fabricated())
     lead.federation.results.fetch(RUN)
+    going_on(api, one_round(1, 0.5), one_round(2, 1.25))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         host = f"127.0.0.1:{listening.getsockname()[1]}"
         desk = desk_of(profile, "fedkit dashboard of heart", host, time.time)
@@ -252,6 +332,10 @@ def test_axe_finds_nothing_on_any_page_of_the_dashboard(api, profile, tmp_path, 
                         nodes = [node["html"][:150] for node in each["nodes"]][:3]
                         found.setdefault(path, []).append((each["impact"], each["id"], nodes))
                 page.goto(f"http://{host}/runs/{RUN}")
+                page.get_by_text("AUROC, by site: the figures").click()
+                page.get_by_role("region", name="AUROC, by site").get_by_text("0.5").first.wait_for()
+                page.get_by_role("button", name="Stop refreshing").click()
+                page.get_by_role("button", name="Refresh by itself").wait_for()
                 page.get_by_role("button", name="Stop the run").click()
                 page.get_by_text("is asked to stop").wait_for()
         finally:
