@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedkit.config.compose import compose
+from fedkit.simulation.forked import Forked, fork
 from fedkit.simulation.local import run_local
 from fedkit.simulation.prepare import Prepared, prepare
 from fedkit.types import Task
 
+Ends = list[float]
+"""When each round ended, by ``time.perf_counter``."""
 RATE, CLIP, SIGMA = 0.05, 1.0, 1.0
 
 
@@ -85,26 +89,71 @@ class Work:
         return prepare(compose(None, words), model=self.network, data=self.data, task=task)
 
 
-def fedkit_run(work: Work, engine: str, noise: str = "seeded", workers: int = 1) -> Callable[[], Any]:
+def fedkit_run(work: Work, engine: str, noise: str = "seeded", workers: int = 1) -> Callable[[], Ends]:
     """All rounds through fedkit's loop, messages and checks included; data and plans ready, no evaluation."""
     prepared = work.prepared(engine, noise, workers)
-    return lambda: run_local(prepared, lambda *_: None, evaluate=False)
+
+    def run() -> Ends:
+        ends: Ends = []
+        run_local(
+            prepared, lambda report, *_: ends.append(time.perf_counter()) if report.round else None, evaluate=False
+        )
+        return ends
+
+    return run
 
 
-def peer_run(work: Work, rounds: int) -> Callable[[], Any]:
-    """So many rounds of the loop as users write it: a model, an optimizer and a loader a site, one after another."""
+def model_of(work: Work, engine: str) -> Any:
+    """The model that a federation ends with, float32 [d]."""
+    return run_local(work.prepared(engine), lambda *_: None, evaluate=False).parameters
+
+
+def peer_run(work: Work, rounds: int, processes: int = 1) -> Callable[[], Ends]:
+    """So many rounds of the loop as users write it: a model, an optimizer and a loader a site, one after another.
+
+    Args:
+        processes: that share the sites of a round, each with one thread; each answers with one sum.
+    """
     sites = [TensorDataset(torch.from_numpy(part["x"]), torch.from_numpy(part["y"])) for part in work.data.values()]
     model = work.network()
 
-    def run() -> None:
-        received = {name: value.clone() for name, value in model.state_dict().items()}
-        for number in range(rounds):
-            chosen = np.random.default_rng(number).choice(len(sites), work.a_round, replace=False)
-            total = {name: torch.zeros_like(value) for name, value in received.items()}
-            for k in chosen:
-                for name, value in _train(model, received, sites[k], work).items():
-                    total[name] += value
-            received = {name: value / work.a_round for name, value in total.items()}
+    def summed(received: dict[str, Any], chosen: Any) -> dict[str, Any]:
+        total = {name: torch.zeros_like(value) for name, value in received.items()}
+        for k in chosen:
+            for name, value in _train(model, received, sites[k], work).items():
+                total[name] += value
+        return total
+
+    def serve(connection: Any) -> None:
+        torch.set_num_threads(1)
+        while True:
+            received, chosen = connection.recv()
+            parts = summed({name: torch.from_numpy(value) for name, value in received.items()}, chosen)
+            connection.send({name: value.numpy() for name, value in parts.items()})
+
+    def run() -> Ends:
+        helpers: list[Forked] = []
+        ends: Ends = []
+        try:
+            for _ in range(processes if processes > 1 else 0):
+                helpers.append(fork(serve, helpers))
+            received = {name: value.clone() for name, value in model.state_dict().items()}
+            for number in range(rounds):
+                chosen = np.random.default_rng(number).choice(len(sites), work.a_round, replace=False)
+                if helpers:
+                    for index, helper in enumerate(helpers):
+                        told = {name: value.numpy() for name, value in received.items()}
+                        helper.connection.send((told, chosen[index :: len(helpers)]))
+                    parts = [helper.connection.recv() for helper in helpers]
+                    total = {name: torch.from_numpy(sum(part[name] for part in parts)) for name in received}
+                else:
+                    total = summed(received, chosen)
+                received = {name: value / work.a_round for name, value in total.items()}
+                ends.append(time.perf_counter())
+        finally:
+            for helper in helpers:
+                helper.end()
+        return ends
 
     return run
 

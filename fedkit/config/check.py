@@ -199,12 +199,12 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
         "training.local_steps", training.local_steps, "training.local_epochs", training.local_epochs
     )
     yield from one_of("training.optimizer", training.optimizer, ["sgd", "adam"])
-    yield from one_of("training.engine", training.engine, ["auto", "closed_form", "taps", "reference"])
+    yield from one_of("training.engine", training.engine, ["auto", "closed_form", "taps", "vmap", "reference"])
     yield from one_of("training.device", training.device, ["auto", "cpu", "cuda"])
     if training.device == "cuda" and config.federation.kind == "flower":
         told = "training.device is cuda; federation=flower trains on the CPU"
         yield f"{told}: set training.device=cpu, or federation=local"
-    if training.engine in ("closed_form", "taps") and config.federation.kind == "flower":
+    if training.engine in ("closed_form", "taps", "vmap") and config.federation.kind == "flower":
         told = f"training.engine is {training.engine}; federation=flower trains a site a process"
         yield f"{told}: set training.engine=auto"
     if training.workers != "auto" and not re.fullmatch(r"[1-9][0-9]{0,2}", training.workers):

@@ -158,7 +158,7 @@ class TrainingConfig:
     batch_size: int | None = None
     optimizer: str = "sgd"
     engine: str = "auto"
-    """What trains a simulation's sites: auto, closed_form, taps or reference; see `fedkit.training.engine`."""
+    """What trains a simulation's sites: auto, closed_form, taps, vmap or reference; see `fedkit.training.engine`."""
     device: str = "cpu"
     """Where a simulation's gradients are computed: cpu, cuda, or auto (a GPU that is there, for models without a closed
     form). Another device has other last bits: cpu is what every machine has."""

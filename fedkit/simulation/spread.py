@@ -59,6 +59,7 @@ class Spread:
     Args:
         asked: ``training.workers``.
         rounds: of the whole run.
+        patience: as :class:`Workers` has it.
 
     Attributes:
         why: why so many processes train.
@@ -67,7 +68,8 @@ class Spread:
     Guarantee: as the engine's own ``train``, bit by bit, wherever a site is trained.
     """
 
-    def __init__(self, work: Work, asked: str, rounds: int) -> None:
+    def __init__(self, work: Work, asked: str, rounds: int, patience: float = 600.0) -> None:
+        self._patience = patience
         self._work, self._asked, self._rounds, self._calls = work, asked, rounds, 0
         self._most = min(cores() if asked == AUTO else int(asked), work.engine.most_workers)
         self._workers: Workers | None = None
@@ -143,16 +145,16 @@ class Spread:
             return
         self._open, self.why = False, why
         try:
-            self._workers = Workers(self._work, count, self.notes.append)
+            self._workers = Workers(self._work, count, self.notes.append, self._patience)
         except CannotStart as error:
             self.why = f"{error}: this one trains all sites"
             self.notes.append(f"no worker processes: {error}; the run goes on in one, with the same result")
 
 
 @contextmanager
-def spread(work: Work, asked: str, rounds: int) -> Iterator[Spread]:
+def spread(work: Work, asked: str, rounds: int, patience: float = 600.0) -> Iterator[Spread]:
     """A :class:`Spread` whose processes end with the block."""
-    made = Spread(work, asked, rounds)
+    made = Spread(work, asked, rounds, patience)
     try:
         yield made
     finally:

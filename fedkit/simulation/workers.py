@@ -7,6 +7,7 @@ of it has come. Which worker trains a site changes no bit, because lots, noise a
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,6 +25,7 @@ Answers = Iterator[tuple[ClientUpdate, SiteState]]
 
 _START_SECONDS = 60.0
 _TRIES = 2
+_LOOK_SECONDS, _IDLE = 5.0, 0.001
 
 
 @dataclass
@@ -33,9 +35,13 @@ class _Worker:
     share: Share | None = None
     left: list[str] = field(default_factory=list)
     tries: int = 0
+    heard: float = 0.0
+    used: float = 0.0
+    hung: str = ""
 
     def give(self, share: Share, tries: int = 1) -> None:
         self.share, self.left, self.tries = share, list(share.names), tries
+        self.heard, self.used = time.monotonic(), self.forked.seconds()
         self.forked.say(share)
 
 
@@ -44,14 +50,19 @@ class Workers:
 
     Args:
         note: told in a sentence of a worker that had to be replaced.
+        patience: seconds after which a worker that used no processor, or so many for each of its sites whatever it
+            used, is taken to hang, and replaced.
 
     Raises:
         CannotStart: no fork on this system, or none to be had now.
     """
 
-    def __init__(self, work: Work, count: int, note: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, work: Work, count: int, note: Callable[[str], None] = lambda _: None, patience: float = 600.0
+    ) -> None:
         self._work, self._note = replace(work, engine=work.engine.among(count)), note
         self._workers: list[_Worker] = []
+        self._patience = patience
         try:
             self._model = mmap.mmap(-1, 4 * work.size)
             for _ in range(count):
@@ -87,8 +98,12 @@ class Workers:
         try:
             failed: dict[int, Exception] = {}
             while busy := {w.forked.connection: i for i, w in enumerate(self._workers) if w.share is not None}:
-                for connection in wait(list(busy)):
+                ready = wait(list(busy), min(_LOOK_SECONDS, self._patience))
+                for connection in ready:
                     yield from self._hear(busy[connection], failed)  # type: ignore[index]
+                # What has been said and not yet been heard is no silence.
+                for index in (index for connection, index in busy.items() if connection not in ready):
+                    self._look(self._workers[index])
             if failed:
                 raise failed[min(failed)]
             ended = True
@@ -102,6 +117,16 @@ class Workers:
             worker.forked.end()
         self._workers = []
 
+    def _look(self, worker: _Worker) -> None:
+        """Kill a worker that hangs; that its connection ends is heard next."""
+        silent, used = time.monotonic() - worker.heard, worker.forked.seconds()
+        if silent < self._patience or worker.hung:
+            return
+        if used - worker.used > _IDLE * silent and silent < self._patience * min(len(worker.left), self._work.piece):
+            return
+        worker.hung = f"said nothing for {silent:.3g} s, in which it used {used - worker.used:.2g} s of a processor"
+        worker.forked.process.kill()
+
     def _hear(self, index: int, failed: dict[int, Exception]) -> Answers:
         worker = self._workers[index]
         try:
@@ -114,6 +139,7 @@ class Workers:
             for row, told in enumerate(value):
                 worker.left.remove(told.site)
                 yield ClientUpdate(told.site, deltas[row], told.weight, told.metrics), told.state
+            worker.heard, worker.used = time.monotonic(), worker.forked.seconds()
             worker.forked.say(None)
         elif kind == FAILED:
             failed[index], worker.share = value, None
@@ -126,7 +152,7 @@ class Workers:
         """Another process in a dead one's place, which trains what is left of its share."""
         dead = self._workers[index]
         share, left = dead.share, tuple(dead.left)
-        how = dead.forked.how()
+        how = dead.hung or dead.forked.how()
         if share is None:
             return
         some = f"{', '.join(left[:3])}{' and others' if len(left) > 3 else ''}"
@@ -148,6 +174,7 @@ class Workers:
                 code="FK421",
                 remedy="lower training.memory_gb, or set training.workers=1",
             ) from None
+        how += "," if dead.hung else ""
         redone = f"; {len(left)} of its sites ({some}) were trained again" if left else ""
         self._note(f"round {share.round}: a worker process {how} and was replaced{redone}")
         if left:

@@ -3,6 +3,7 @@
 =========== ============================================================================================
 reference   any model, one site after another: :mod:`fedkit.training.local`
 closed_form stacks of Linear and pointwise layers, all sites at once: :mod:`fedkit.training.cohort`
+vmap        plain training of other layers that vmap can take, 128 sites at once: :mod:`fedkit.training.vmapped`
 taps        private training of Linear, convolution, Embedding, LayerNorm and GroupNorm layers, one site after
             another: :mod:`fedkit.training.taps`
 =========== ============================================================================================
@@ -33,6 +34,8 @@ from fedkit.training.stack import Layer, linear_stack
 from fedkit.training.tap_gradients import most_places
 from fedkit.training.tapped import Tapped, tapped
 from fedkit.training.taps import Taps, probe
+from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
+from fedkit.training.vmapped import refused as refused_by_vmap
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
 
 Train = Callable[
@@ -42,7 +45,7 @@ Train = Callable[
 Check = Callable[[nn.Module, Task, Sequence[Site], RoundPlan], None]
 
 
-ENGINES = ("reference", "closed_form", "taps")
+ENGINES = ("reference", "closed_form", "taps", "vmap")
 FAST_AT_ONCE = 128
 """Sites that share a call in the closed form: measured, more of them save no more, and leave the caches."""
 
@@ -139,18 +142,22 @@ def choose(
     if training.engine == "reference" or training.device == "cuda":
         return reference if there.device == CPU else there
     refused: tuple[str, str, str] | None = None
-    for name, find in (("closed_form", _closed_form), ("taps", _taps)):
-        # A GPU is for what one core is slow at: a model that taps would take is better off there.
-        if training.engine not in ("auto", name) or (name == "taps" and training.engine == "auto" and device != CPU):
-            continue
+    private = any(plan.privacy is not None for plan in plans.values())
+    # What is for the other kind of training has no reason to give.
+    found_by = {"closed_form": _closed_form, "taps" if private else "vmap": _taps if private else _vmap}
+    if training.engine != "auto":
+        found_by = {training.engine: {"closed_form": _closed_form, "taps": _taps, "vmap": _vmap}[training.engine]}
+    elif device != CPU:
+        # A GPU is for what one core is slow at: a model that the others would take is better off there.
+        found_by = {"closed_form": _closed_form}
+    for name, find in found_by.items():
         found = find(training, model, task, input_shape, plans)
         if isinstance(found, Engine):
             return found
         code, why, remedy = found
         if training.engine == name:
             raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
-        if refused is None or any(plan.privacy is not None for plan in plans.values()):
-            refused = found
+        refused = found
     why = refused[1] if refused else reference.why
     return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
 
@@ -221,6 +228,35 @@ def _taps(
     taps = Taps(found)
     most = max(1, int(training.memory_gb // gigabytes))
     return Engine("taps", why, taps.train, taps.check, most_workers=most)
+
+
+def _vmap(
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    plans: Mapping[str, LocalPlan],
+) -> Engine | tuple[str, str, str]:
+    """The engine, or code, reason and remedy of its refusal."""
+    remedy = "set training.engine=auto, or reference"
+    if any(plan.privacy is not None for plan in plans.values()):
+        return "FK417", "vmap is for plain training, and a site trains privately", remedy
+    if training.workers not in ("auto", "1"):
+        told = f"its last bits follow from which sites share a call, and training.workers is {training.workers}"
+        return "FK417", told, "set training.workers=1, or training.engine=reference"
+    if training.engine == "auto" and (unfit := slower(model, len(plans))):
+        return "FK417", unfit, remedy
+    if why := refused_by_vmap(model, task, input_shape):
+        return "FK417", why, remedy
+    gigabytes = bytes_together(model, input_shape, max(plan.batch_size for plan in plans.values())) / 2**30
+    most = training.max_clients_at_once
+    if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
+        told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
+        told += "" if most is None else f" and training.max_clients_at_once {most}"
+        return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
+    vmapped = Vmapped()
+    why = f"plain training of a model of other layers than Linear, {AT_ONCE} sites at once"
+    return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)
 
 
 def _bytes_of_taps(found: Tapped) -> int:

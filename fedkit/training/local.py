@@ -21,7 +21,7 @@ from fedkit.privacy.randomness import Secure, Seeded, Source, derive_seed, gener
 from fedkit.training.losses import loss, target_type, targets
 from fedkit.training.on_device import CPU, batch_gradient_on, deterministic, lot_gradients_on, refused_by
 from fedkit.training.updates import updater
-from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
+from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 
 Sums = Callable[[nn.Module, Task, Source], AbstractContextManager[dp_sgd.ClippedSums]]
 """(a site's copy of the model, task, where places come from) -> what sums its lots."""
@@ -123,23 +123,33 @@ def train_site(
     y = targets(task, site.train)
     metrics: dict[str, float] = {}
     if local.privacy is None and local.reports_loss:
-        metrics["train_loss"] = _mean_loss(worker, task, x, y)
+        metrics["train_loss"] = mean_loss(worker, task, x, y)
     worker.train()
     _seed_torch(local, plan, site.name, device)
     if local.privacy is None:
         _plain(worker, task, x, y, flat, local, plan, site.name, device)
     else:
         _private(worker, task, x, y, flat, local, plan, site, sums)
-    delta = pack(worker)
-    delta -= plan.parameters.astype(np.float32, copy=False)
-    if not np.isfinite(delta).all():
+    return update_of(site, local, plan, pack(worker), metrics)
+
+
+def update_of(
+    site: Site, local: LocalPlan, plan: RoundPlan, trained: Float32, metrics: dict[str, float]
+) -> ClientUpdate:
+    """What a site answers, from its trained parameters float32 [d], which are overwritten.
+
+    Raises:
+        TrainingError: FK405, they are not finite.
+    """
+    trained -= plan.parameters.astype(np.float32, copy=False)
+    if not np.isfinite(trained).all():
         raise TrainingError(
             f"training at {site.name} gave parameters that are not finite (learning rate {local.learning_rate:g})",
             code="FK405",
             remedy="lower training.learning_rate",
         )
     weight = float(len(site.train)) if local.weight is None else local.weight
-    return ClientUpdate(site=site.name, delta=delta, weight=weight, metrics=metrics)
+    return ClientUpdate(site=site.name, delta=trained, weight=weight, metrics=metrics)
 
 
 def _check_private(
@@ -233,7 +243,7 @@ def _private(
         dp_sgd.train_lots(gradients, x, y, site.train.unit, privacy, source, step)
 
 
-def _mean_loss(worker: nn.Module, task: Task, x: Tensor, y: Tensor) -> float:
+def mean_loss(worker: nn.Module, task: Task, x: Tensor, y: Tensor) -> float:
     """Loss of the received global model on the training rows, as QFedAvg asks for."""
     worker.eval()
     total = 0.0

@@ -191,6 +191,56 @@ def test_workers_that_are_killed_in_turn_end_the_round_with_one_error(start, tmp
     assert not any(map(alive, before)) and len(started) == 0
 
 
+def hanging(folder, times, wait):
+    """An engine that waits when it comes to s3, so many times."""
+    inner = closed_form()
+
+    def train(model, task, sites, plan, state):
+        if "s3" in [each.name for each in sites] and len(list(folder.iterdir())) < times:
+            (folder / str(os.getpid())).touch()
+            wait()
+        return inner.train(model, task, sites, plan, state)
+
+    return Engine("hanging", "", train, inner.check)
+
+
+def sleep():
+    time.sleep(60)
+
+
+def spin(seconds=60.0):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+
+
+@pytest.mark.parametrize("wait", [sleep, spin])
+def test_a_worker_that_hangs_is_replaced_and_no_update_counts_twice(wait, start, tmp_path):
+    notes = []
+    started = start(work(hanging(tmp_path, 1, wait)), 2, notes.append, patience=0.5)
+    plan, before = round_plan(MODEL, plans("private")), pids(started)
+    same(here(work(), plan), deltas(started.train(NAMES, plan, {})))
+    assert len(notes) == 1 and "a worker process said nothing for" in notes[0] and "was replaced" in notes[0]
+    assert sum(map(alive, before)) == 1
+
+
+def test_a_worker_that_hangs_again_ends_the_round_with_one_error(start, tmp_path):
+    started = start(work(hanging(tmp_path, 9, sleep)), 2, patience=0.3)
+    before = pids(started)
+    with pytest.raises(TrainingError, match=r"2 worker processes in turn .* said nothing for") as caught:
+        deltas(started.train(NAMES, round_plan(MODEL, plans("private")), {}))
+    assert caught.value.code == "FK421" and not any(map(alive, before))
+
+
+def test_a_worker_that_is_busy_for_longer_than_the_patience_is_left_alone(start, tmp_path):
+    notes = []
+    made = work(hanging(tmp_path, 1, lambda: spin(1.0)))
+    started = start(made, 2, notes.append, patience=0.9)
+    plan = round_plan(MODEL, plans("private"))
+    same(here(work(), plan), deltas(started.train(NAMES, plan, {})))
+    assert not notes
+
+
 def failing(error):
     def train(model, task, sites, plan, state):
         raise error
