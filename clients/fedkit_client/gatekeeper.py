@@ -226,7 +226,8 @@ class Gatekeeper:
             plan = replace(local.sites[site], reports_loss=config.strategy.name in NEEDS_CLIENT_STATISTICS)
             specs, tested = (), frozenset(local.tested)
         sites, engine = {each.name: each for each in dataset.sites}, reference_on(device_of(self.file.device, "device"))
-        _LOG.info("%s: gradients are computed on %s", admitted.dataset, name_of(engine.device))
+        if engine.device.type == "cuda":
+            _LOG.info("%s: gradients are computed on %s", admitted.dataset, name_of(engine.device))
         return SiteRuntime(
             model, dataset.task, config.seed, sites, {site: plan}, tested, specs, exact=admitted.exact, gates=gates,
             engine=engine,

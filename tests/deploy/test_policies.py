@@ -42,7 +42,7 @@ def federation(tmp_path_factory):
         told = found.fedkit("client", "hash", "traced_rows:rows", "--json", library=found.library("hungary"))
         said = site_file(found)
         said["allow"] = {"sources": {"traced": json.loads(told.stdout)}}
-        said["data"]["heart_disease"] |= {"source": {"kind": "traced"}, "site_column": None}
+        said["data"]["heart_disease"] |= {"source": {"kind": "traced"}, "site_column": None, "models": ["logistic"]}
         write(found, said)
         # Neither tells its policy: what an offer tells is refused before a site hears of it.
         for site in SITES:
@@ -102,6 +102,25 @@ CLAUSES = {
     "FK574": ({"min_records": 295}, ()), "FK575": ({"release": ["updates"]}, ()),
     "FK567": ({"max_epsilon_per_run": 2.0}, ()), "FK578": ({"min_other_sites": 2}, ()),
 }  # fmt: skip
+
+
+OFFERED = {
+    "declaration": ("data.split.test_fraction=0.3",), "model": ("model=mlp",), "strategy": ("strategy=fedmedian",),
+    "unit": ("data.unit_column=patient",), "delta": ("privacy.delta=1e-4",), "epsilon": ("privacy.epsilon=70",),
+    "unprotected": ("privacy=none",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", OFFERED)
+def test_what_a_site_has_offered_refuses_at_the_coordinator_already(federation, rule):
+    before, spent = reads(federation), federation.spent("hungary")
+    done = federation.remote(
+        "run", "heart_disease", "federation.num_rounds=2", *OFFERED[rule], "--sites", "cleveland,hungary",
+        "--min-sites", 2, "--detach", "--json", check=False,
+    )  # fmt: skip
+    error = json.loads(done.stdout or done.stderr)["error"]
+    assert done.returncode and "hungary" in error["message"] and rule in error["message"], error
+    assert reads(federation) == before and federation.spent("hungary") == spent
 
 
 @pytest.mark.parametrize("code", CLAUSES)
