@@ -206,8 +206,7 @@ class Gatekeeper:
     ) -> SiteRuntime:
         from fedkit.data.load import load_site_dataset
         from fedkit.strategies import NEEDS_CLIENT_STATISTICS
-        from fedkit.training.engine import reference_on
-        from fedkit.training.on_device import device_of, name_of
+        from fedkit.training.engine import reference_for
         from fedkit.training.plan import local_plans
 
         config, site = admitted.config, admitted.site
@@ -225,9 +224,9 @@ class Gatekeeper:
             # Nothing leaves that nobody reads, though nothing protects it.
             plan = replace(local.sites[site], reports_loss=config.strategy.name in NEEDS_CLIENT_STATISTICS)
             specs, tested = (), frozenset(local.tested)
-        sites, engine = {each.name: each for each in dataset.sites}, reference_on(device_of(self.file.device, "device"))
-        if engine.device.type == "cuda":
-            _LOG.info("%s: gradients are computed on %s", admitted.dataset, name_of(engine.device))
+        sites, engine = {each.name: each for each in dataset.sites}, reference_for(self.file.device, "device")
+        if device := engine.record().get("device"):
+            _LOG.info("%s: gradients are computed on %s", admitted.dataset, device)
         return SiteRuntime(
             model, dataset.task, config.seed, sites, {site: plan}, tested, specs, exact=admitted.exact, gates=gates,
             engine=engine,

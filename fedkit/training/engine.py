@@ -105,6 +105,15 @@ def reference_on(device: torch.device) -> Engine:
     return Engine("reference", f"training.device={device.type}", train, check, device=device)
 
 
+def reference_for(asked: str, setting: str) -> Engine:
+    """The reference on the device that a setting means here.
+
+    Raises:
+        TrainingError: FK423, cuda where torch finds no GPU.
+    """
+    return reference_on(device_of(asked, setting))
+
+
 def choose(
     training: TrainingConfig,
     model: nn.Module,
