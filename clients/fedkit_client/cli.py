@@ -228,7 +228,7 @@ def init(
     from fedkit.storage.private import write_new
     from fedkit_client.template import example_file, site_template
 
-    require_site_names([site])
+    require_site_names([site], listed=True)
     write_new(out, (example_file(site) if example else site_template(site, str(out))).encode())
     _print({"file": str(out)}, json_, f"{out} is written{'' if example else '; fill in what is blank'}\n")
 

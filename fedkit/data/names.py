@@ -16,23 +16,30 @@ _UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")
 _SHOWN = 40
 
 
-def require_site_names(names: Iterable[object]) -> None:
+def require_site_names(names: Iterable[object], *, listed: bool = False) -> None:
     """Refuse names that cannot be the name of a file or a node; spaces, quotes, umlauts and emoji can.
+
+    Args:
+        listed: the names of a federation, of which commands take several with a comma between.
 
     Raises:
         DataError: FK213, with every such name, escaped, and what is wrong with it.
 
-    >>> require_site_names(["Universitätsklinikum <Köln>", "ward 🏥"])
+    >>> require_site_names(["Universitätsklinikum <Köln>", "ward 🏥", "Leeds, St James's"])
+    >>> require_site_names(["Leeds, St James's"], listed=True)
+    Traceback (most recent call last):
+    fedkit.errors.DataError: FK213: the site name "Leeds, St James's" holds a comma. Remedy: ...
     """
     problems = []
     for name in dict.fromkeys(map(name_text, names)):
-        if problem := _problem(name):
+        if problem := _problem(name) or ("holds a comma" if listed and "," in name else ""):
             problems.append(f"the site name {_escaped(name)} {problem}")
     if problems:
         raise DataError(
             "; ".join(problems),
             code="FK213",
-            remedy=f"rename the site: 1 to {_LONGEST} characters on one line, without / and \\ and no dot in front",
+            remedy=f"rename the site: 1 to {_LONGEST} characters on one line, without / and \\, no dot in front"
+            + (" and no comma" if listed else ""),
         )
 
 

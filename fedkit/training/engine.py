@@ -264,7 +264,7 @@ def _vmap(
         told += "" if most is None else f" and training.max_clients_at_once {most}"
         return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
     vmapped = Vmapped()
-    why = f"plain training of a model of other layers than Linear, {AT_ONCE} sites at once"
+    why = f"plain training of one model at {AT_ONCE} sites at once"
     return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)
 
 

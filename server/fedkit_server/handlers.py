@@ -179,7 +179,7 @@ def resume(call: Call) -> dict[str, Any]:
 def invites(call: Call) -> dict[str, Any]:
     """Make an invitation. The answer is the only place where its secret is ever seen."""
     values = call.fields({"site": str, "hours": strict_json.NUMBER})
-    require_site_names([values["site"]])
+    require_site_names([values["site"]], listed=True)
     call.state.trail.record("invited", site=values["site"], user=call.user.name)
     made = invite(call.state, values["site"], float(values["hours"]))
     return {"site": made.site, "expires_at": made.expires_at, "invitation": invitation_line(made)}

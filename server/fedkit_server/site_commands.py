@@ -24,7 +24,7 @@ def invite(
     from fedkit.data.names import require_site_names
     from fedkit.storage.private import require_absent, write_new
 
-    require_site_names(sites)
+    require_site_names(sites, listed=True)
     remote = connect(profile)
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = {site: out / f"{site}.token" for site in dict.fromkeys(sites)}

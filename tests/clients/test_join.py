@@ -22,7 +22,15 @@ from fedkit_server.pki import make_ca, make_server
 
 from fedkit.cli.main import main
 from fedkit.errors import ConfigError, DeploymentError, FederationError
-from tests.clients.coordinator import SITE, Coordinator, free_port, site_yaml
+from tests.clients.coordinator import SITE, Coordinator, site_yaml
+
+
+@pytest.fixture
+def closed_port():
+    """A port that nobody listens at, and that nobody else is given meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +144,8 @@ def test_another_key_than_the_invitation_s_is_refused(coordinator, tmp_path, pin
     _refused(tmp_path, coordinator, "FK541", token, kind=FederationError)
 
 
-def test_nobody_there_and_no_such_name(coordinator, tmp_path):
-    _refused(tmp_path, coordinator, "FK747", address=f"127.0.0.1:{free_port()}")
+def test_nobody_there_and_no_such_name(coordinator, tmp_path, closed_port):
+    _refused(tmp_path, coordinator, "FK747", address=f"127.0.0.1:{closed_port}")
     _refused(tmp_path, coordinator, "FK746", address="no-such-host.invalid:8443")
     _refused(tmp_path, coordinator, "FK746", address="https://fl.example.org/")
 
@@ -293,15 +301,15 @@ def test_the_invitation_is_read_from_a_file_or_told_to_be_absent(tmp_path):
     assert caught.value.code == "FK751"
 
 
-def test_the_doctor_shows_an_address_before_anything_is_pinned(coordinator):
+def test_the_doctor_shows_an_address_before_anything_is_pinned(coordinator, closed_port):
     found = {each.name: each.state for each in checks_of_address(_address(coordinator), coordinator.grpc_port)}
     names = ("proxy", "DNS", "TCP", "TLS", "clock", "certificate", "enrolment port")
     assert found == dict.fromkeys(names, "ok")
-    assert [each.state for each in checks_of_address(f"127.0.0.1:{free_port()}")][-1] == "fail"
+    assert [each.state for each in checks_of_address(f"127.0.0.1:{closed_port}")][-1] == "fail"
 
 
-def test_the_doctor_finds_a_closed_enrolment_port_before_joining(coordinator):
-    (last,) = [each for each in checks_of_address(_address(coordinator), free_port()) if each.state == "fail"]
+def test_the_doctor_finds_a_closed_enrolment_port_before_joining(coordinator, closed_port):
+    (last,) = [each for each in checks_of_address(_address(coordinator), closed_port) if each.state == "fail"]
     assert last.name == "enrolment port" and "FK747" in last.found and "--grpc-port" in last.remedy
 
 
@@ -312,9 +320,9 @@ def test_the_doctor_finds_clocks_that_are_apart_before_joining(coordinator, monk
     assert clock.state == "fail" and "FK745" in clock.found and "3600 s ahead" in clock.found
 
 
-def test_the_doctor_s_exit_status_says_that_a_check_failed(capsys):
+def test_the_doctor_s_exit_status_says_that_a_check_failed(capsys, closed_port):
     with pytest.raises(SystemExit) as left:
-        main(["client", "doctor", "--address", f"127.0.0.1:{free_port()}", "--json"])
+        main(["client", "doctor", "--address", f"127.0.0.1:{closed_port}", "--json"])
     assert left.value.code == 1
     assert json.loads(capsys.readouterr().out)["ok"] is False
 

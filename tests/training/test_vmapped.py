@@ -156,7 +156,7 @@ def chosen(model, count=8, **changes):
 def test_auto_takes_it_for_many_sites_in_one_process_and_says_why_not_otherwise():
     assert chosen(NORMED).record() == {
         "name": "vmap",
-        "why": "plain training of a model of other layers than Linear, 128 sites at once",
+        "why": "plain training of one model at 128 sites at once",
         "at_once": AT_ONCE,
     }
     assert chosen(NORMED).most_workers == 1

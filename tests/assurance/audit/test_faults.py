@@ -30,8 +30,8 @@ def test_clipping_off_is_caught_by_reading_and_by_guessing(monkeypatch):
     off = 10_000
 
     class Unclipped(lattice.LatticeSum):
-        def __init__(self, d, clip):
-            super().__init__(d, clip * off)
+        def __init__(self, d, clip, *rest):
+            super().__init__(d, clip * off, *rest)
 
         def result(self):
             return super().result() * off
@@ -232,7 +232,7 @@ def test_true_counts_and_metrics_that_leave_are_caught(monkeypatch):
     inner = local.train_site
     monkeypatch.setattr(
         local, "train_site",
-        lambda worker, task, site, plan, sums: replace(
+        lambda worker, task, site, plan, sums, device: replace(
             inner(worker, task, site, plan, sums), weight=float(len(site.train)), metrics={"train_loss": 0.5}
         ),
     )  # fmt: skip
