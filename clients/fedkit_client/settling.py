@@ -20,6 +20,7 @@ from fedkit_client.appending import appending
 from fedkit_client.hidden import resealed_count, resealed_units
 from fedkit_client.key_source import make_key_file
 from fedkit_client.sealed_lines import MARK, from_text, is_settled, to_text
+from fedkit_client.vault_lost import require_vault
 from fedkit_client.vaults import SEAL, UNFINISHED, Keys, Opened, finished, make_vault, open_vault, renewed
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def settle(folder: SiteFolder, *, renew: bool = False) -> list[str]:
 
     Guarantee: whatever ends this, the key before or the one after opens all that is sealed, and doing it again ends it.
     """
+    # Before a key is made, and where a file says that all is in the clear too.
+    require_vault(folder.path)
     keys = folder.keys
     if keys is None or (keys.encryption.plaintext and not folder.vault_file.exists()):
         return [PLAIN]
