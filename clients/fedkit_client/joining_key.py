@@ -46,7 +46,8 @@ def key_for(folder: Path, encryption: Encryption, old: Path | None) -> Iterator[
         else:
             make_key_file(made)
     try:
-        read_key(source)
+        # Where another was named before, this one may be new.
+        read_key(source, in_use=sealed is not None and encryption.previous is None)
         if sealed is not None:
             open_vault(sealed, Encryption(source, encryption.previous))
         yield source

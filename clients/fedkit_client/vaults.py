@@ -205,7 +205,7 @@ def open_vault(folder: Path, encryption: Encryption) -> Opened:
     missing: DeploymentError | None = None
     for source in tried:
         try:
-            master = read_key(source)
+            master = read_key(source, in_use=True)
         except DeploymentError as error:
             missing = missing or error
             continue

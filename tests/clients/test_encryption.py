@@ -624,3 +624,25 @@ def test_a_bit_of_a_vault_that_was_flipped_sends_its_owner_to_the_backup_too(hos
         assert "may be damaged: restore vault.json from the folder's backup" in caught.value.remedy
     vault.write_bytes(kept)
     assert not unopened(opened(hospital).folder, [DATASET])
+
+
+def test_a_key_file_that_was_damaged_is_to_come_back_and_no_new_one_is_to_be_made(hospital, tmp_path):
+    key = write_key(tmp_path / "north.key")
+    name_keys(hospital, key_file=str(key))
+    good = key.read_bytes()
+    # Before anything is sealed by it a new one does.
+    key.write_bytes(good[:30])
+    with pytest.raises(DeploymentError, match="make one by: head"):
+        settle(opened(hospital).folder)
+    key.write_bytes(good)
+    settle(opened(hospital).folder)
+    for content in (good[:30], b"", good[4:], good.decode().encode("utf-16"), bytes(32).hex().encode()):
+        key.write_bytes(content)
+        with pytest.raises(DeploymentError) as caught:
+            settle(opened(hospital).folder)
+        assert caught.value.code == "FK790" and "head -c" not in caught.value.remedy
+        assert "back from its copy; do not make a new one" in caught.value.remedy
+    for content in (b"\xef\xbb\xbf" + good, good.strip() + b"\r\n", b"\xef\xbb\xbf" + good.strip() + b"\r\n"):
+        key.write_bytes(content)
+        settle(opened(hospital).folder)
+        assert not unopened(opened(hospital).folder, [DATASET])
