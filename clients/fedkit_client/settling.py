@@ -90,7 +90,17 @@ def _remarks(opened: Opened, keys: Keys) -> list[str]:
         return []
     if opened.source == keys.encryption.previous:
         return [f"the folder is still under {opened.source.shown}: run `fedkit client encrypt SITE.yaml --rotate`"]
-    return ["encryption.previous is of no use any more: leave it out of site.yaml, and destroy that key"]
+    return [f"nothing in use is under encryption.previous any more: {retired(keys.path)}"]
+
+
+def retired(folder: Path) -> str:
+    """What is to become of the key before, once a rotation is done."""
+    copied = any((folder / "evidence").glob("*/vault.json"))
+    evidence = f" and what lies in {folder / 'evidence'} from before" if copied else ""
+    return (
+        f"leave it out of site.yaml; backups that were made before the rotation{evidence} open by that key alone, so"
+        " keep it apart for as long as them, and destroy it then"
+    )
 
 
 def _seal_all(folder: SiteFolder, vault: Vault, *, plain: bool) -> None:

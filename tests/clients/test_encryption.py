@@ -646,3 +646,65 @@ def test_a_key_file_that_was_damaged_is_to_come_back_and_no_new_one_is_to_be_mad
         key.write_bytes(content)
         settle(opened(hospital).folder)
         assert not unopened(opened(hospital).folder, [DATASET])
+
+
+def test_a_rotation_says_what_the_key_before_is_still_needed_for(hospital, tmp_path):
+    rotated(hospital, tmp_path)
+    name, folder = str(hospital.folder.site_yaml), hospital.folder.path
+    code, told = client("encrypt", name, "--rotate")
+    assert code == 0 and "backups that were made before" in told and str(folder / "evidence") not in told, told
+    newest, newer = {"key_file": str(tmp_path / "new.key")}, write_key(tmp_path / "newer.key")
+    name_keys(hospital, **newest)
+    kept = Path(keep_evidence(opened(hospital).folder, load_signing_key(hospital.folder.signing_key), 1)["folder"])
+    name_keys(hospital, key_file=str(newer), previous=newest)
+    code, told = client("encrypt", name, "--rotate")
+    assert code == 0 and f"backups that were made before the rotation and what lies in {kept.parent}" in told, told
+    checks = json.loads(client("doctor", name, "--json")[1])["checks"]
+    (found,) = [each for each in checks if each["check"] == "encryption"]
+    assert "keep it apart for as long as them" in found["remedy"] and str(kept.parent) in found["remedy"]
+    # And that is so.
+    copied = SiteFolder(kept, vaults.Keys(kept, Encryption(KeySource(file=tmp_path / "new.key"))))
+    assert not unopened(copied, [DATASET])
+
+
+def test_status_without_the_key_tells_no_cost_in_place_of_none(hospital, tmp_path):
+    key = write_key(tmp_path / "north.key")
+    name_keys(hospital, key_file=str(key))
+    settle(opened(hospital).folder)
+    live(hospital)
+    name = str(hospital.folder.site_yaml)
+    assert "1 answers, 1235 CPU seconds in all" in client("status", name)[1]
+    key.rename(tmp_path / "away.key")
+    code, told = client("status", name)
+    assert code == 0 and "1 answers, CPU seconds that cannot be read without its key" in told, told
+    used = json.loads(client("status", name, "--json")[1])["usage"]
+    assert used == {"answers": 1, "cpu_seconds": None, "peak_bytes": None}
+    assert "epsilon" in told
+
+
+def test_a_site_whose_key_command_is_away_or_fails_does_not_start_and_writes_nothing(hospital, tmp_path):
+    key, program = write_key(tmp_path / "north.key"), tmp_path / "vault"
+    program.write_text(f'#!/bin/sh\necho "PLANTED-TOKEN" >&2\ncat {key}\n')
+    program.chmod(0o700)
+    name_keys(hospital, key_command=[str(program), "get", "north"])
+    name = str(hospital.folder.site_yaml)
+    assert client("encrypt", name)[0] == 0
+    live(hospital)
+    before = contents(hospital.folder.path)
+
+    def away():
+        program.rename(tmp_path / "moved")
+
+    def fails():
+        program.write_text('#!/bin/sh\necho "PLANTED-TOKEN" >&2\nexit 2\n')
+        program.chmod(0o700)
+
+    for change, why in ((fails, "ends with status 2"), (away, "cannot be run (No such file or directory)")):
+        change()
+        for words in (("start", name), ("start", name, "--detach"), ("encrypt", name), ("encrypt", name, "--check")):
+            code, told = client(*words)
+            assert code == 2 and "FK790" in told and why in told and str(program) in told, told
+            assert "PLANTED" not in told and contents(hospital.folder.path) == before, words
+    program.write_text(f"#!/bin/sh\ncat {key}\n")
+    program.chmod(0o700)
+    assert client("encrypt", name, "--check")[0] == 0
