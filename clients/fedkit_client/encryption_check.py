@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fedkit.errors import DeploymentError
 from fedkit_client.check import Check, failed
-from fedkit_client.settling import PLAIN
+from fedkit_client.settling import PLAIN, retired
 from fedkit_client.start import Opened
 
 _NAME = "encryption"
@@ -29,8 +29,8 @@ def encryption_check(opened: Opened) -> Check:
     if found.pending:
         return Check(_NAME, "warn", "a rotation is not finished", "`fedkit client encrypt SITE.yaml` goes on with it")
     if encryption.previous is not None:
-        remedy = "leave encryption.previous out of site.yaml, and destroy that key"
-        return Check(_NAME, "warn", "the key before is of no use any more", remedy)
+        text = "nothing in use is under encryption.previous any more"
+        return Check(_NAME, "warn", text, retired(folder.path))
     if encryption.source is None:
         text = f"by {found.source.shown}, which lies beside the folder: who copies both reads what is in it"
         return Check(_NAME, "ok", f"{text}; encryption in site.yaml names a key that lies elsewhere")

@@ -11,6 +11,7 @@ from fedkit.governance.encryption import Encryption, KeySource, default_source
 from fedkit.storage.private import write_new
 from fedkit_client.folder import SiteFolder
 from fedkit_client.key_source import make_key_file, read_key
+from fedkit_client.vault_lost import require_vault
 from fedkit_client.vaults import SEAL, make_vault, open_vault
 
 
@@ -28,6 +29,8 @@ def key_for(folder: Path, encryption: Encryption, old: Path | None) -> Iterator[
     Raises:
         DeploymentError: FK790, FK791; FK700, no key can be written.
     """
+    if old is not None:
+        require_vault(old.absolute())
     if encryption.plaintext:
         yield None
         return
@@ -43,7 +46,8 @@ def key_for(folder: Path, encryption: Encryption, old: Path | None) -> Iterator[
         else:
             make_key_file(made)
     try:
-        read_key(source)
+        # Where another was named before, this one may be new.
+        read_key(source, in_use=sealed is not None and encryption.previous is None)
         if sealed is not None:
             open_vault(sealed, Encryption(source, encryption.previous))
         yield source

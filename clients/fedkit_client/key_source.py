@@ -29,11 +29,18 @@ _MOST_BYTES = 1024
 _LEAST_DISTINCT = 8
 """Of 32 random bytes fewer are different in one of 10^40 keys."""
 
+_BOM = b"\xef\xbb\xbf"
+"""What an editor of another system puts before a text."""
+
+_IN_USE = "bring the key back from its copy; do not make a new one, which would open nothing of what is encrypted"
 _HEX = re.compile(rb"[0-9a-fA-F]{64}")
 
 
-def read_key(source: KeySource) -> bytes:
+def read_key(source: KeySource, *, in_use: bool = False) -> bytes:
     """The key, 32 bytes.
+
+    Args:
+        in_use: something is sealed by it already, so that no new one can take its place.
 
     Raises:
         DeploymentError: FK790; what was read is in no message.
@@ -46,7 +53,7 @@ def read_key(source: KeySource) -> bytes:
             raise no_key(source, "is not set in the environment", f"set {source.variable}, then start it again")
     else:
         content = _printed(source)
-    return _parsed(source, content.strip())
+    return _parsed(source, content.removeprefix(_BOM).strip(), in_use)
 
 
 def make_key_file(path: Path) -> None:
@@ -122,14 +129,14 @@ def _printed(source: KeySource) -> bytes:
     return content
 
 
-def _parsed(source: KeySource, content: bytes) -> bytes:
+def _parsed(source: KeySource, content: bytes, in_use: bool) -> bytes:
     key = b""
     if _HEX.fullmatch(content):
         key = bytes.fromhex(content.decode())
     elif len(content) <= _MOST_BYTES:
         with suppress(binascii.Error, ValueError):
             key = base64.b64decode(content, validate=True)
-    remedy = "make one by: head -c 32 /dev/urandom | base64"
+    remedy = _IN_USE if in_use else "make one by: head -c 32 /dev/urandom | base64"
     if len(key) != KEY_BYTES:
         raise no_key(source, f"holds no key; {FORM} are needed", remedy)
     if len(set(key)) < _LEAST_DISTINCT:

@@ -20,6 +20,7 @@ from fedkit_client.appending import appending
 from fedkit_client.hidden import resealed_count, resealed_units
 from fedkit_client.key_source import make_key_file
 from fedkit_client.sealed_lines import MARK, from_text, is_settled, to_text
+from fedkit_client.vault_lost import require_vault
 from fedkit_client.vaults import SEAL, UNFINISHED, Keys, Opened, finished, make_vault, open_vault, renewed
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def settle(folder: SiteFolder, *, renew: bool = False) -> list[str]:
 
     Guarantee: whatever ends this, the key before or the one after opens all that is sealed, and doing it again ends it.
     """
+    # Before a key is made, and where a file says that all is in the clear too.
+    require_vault(folder.path)
     keys = folder.keys
     if keys is None or (keys.encryption.plaintext and not folder.vault_file.exists()):
         return [PLAIN]
@@ -87,7 +90,17 @@ def _remarks(opened: Opened, keys: Keys) -> list[str]:
         return []
     if opened.source == keys.encryption.previous:
         return [f"the folder is still under {opened.source.shown}: run `fedkit client encrypt SITE.yaml --rotate`"]
-    return ["encryption.previous is of no use any more: leave it out of site.yaml, and destroy that key"]
+    return [f"nothing in use is under encryption.previous any more: {retired(keys.path)}"]
+
+
+def retired(folder: Path) -> str:
+    """What is to become of the key before, once a rotation is done."""
+    copied = any((folder / "evidence").glob("*/vault.json"))
+    evidence = f" and what lies in {folder / 'evidence'} from before" if copied else ""
+    return (
+        f"leave it out of site.yaml; backups that were made before the rotation{evidence} open by that key alone, so"
+        " keep it apart for as long as them, and destroy it then"
+    )
 
 
 def _seal_all(folder: SiteFolder, vault: Vault, *, plain: bool) -> None:

@@ -77,7 +77,9 @@ def status_text(found: dict[str, Any]) -> str:
     if found["log"][CONTRADICTED]:
         lines.append("  ALERT: the coordinator's audit log contradicts what it told before; `log verify`, `log show`")
     used = found["usage"]
-    lines.append(f"  used here: {used['answers']} answers, {used['cpu_seconds']:.0f} CPU seconds in all")
+    seconds = used["cpu_seconds"]
+    cost = "CPU seconds that cannot be read without its key" if seconds is None else f"{seconds:.0f} CPU seconds in all"
+    lines.append(f"  used here: {used['answers']} answers, {cost}")
     return "\n".join(map(printable, lines)) + "\n"
 
 
@@ -110,15 +112,18 @@ def _because(paused: dict[str, Any]) -> str:
 
 
 def _usage(opened: Opened) -> dict[str, Any]:
-    total = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
+    """What the answers have cost; None where a part of it does not open, for the rest is no sum."""
+    total: dict[str, Any] = {"answers": 0, "cpu_seconds": 0.0, "peak_bytes": 0}
+    shut = False
     try:
         for told in read_usage(opened.folder.usage, _vault(opened)):
             total["answers"] += 1
+            shut = shut or "cpu_seconds" not in told
             total["cpu_seconds"] += told.get("cpu_seconds") or 0.0
             total["peak_bytes"] = max(total["peak_bytes"], told.get("peak_bytes") or 0)
     except (OSError, ValueError, KeyError):
         pass
-    return total
+    return {**total, "cpu_seconds": None, "peak_bytes": None} if shut else total
 
 
 def _vault(opened: Opened) -> Vault | None:

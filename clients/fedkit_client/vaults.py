@@ -6,7 +6,7 @@ force by the replacement of this one file: a kill leaves the old key or the new 
 ::
 
     FK790  a key that cannot be had
-    FK791  another key than the folder's, or a vault that was altered
+    FK791  another key than the folder's, or a vault that was altered or is missing
     FK793  a vault that another process changes, or whose change is not finished
 """
 
@@ -30,6 +30,7 @@ from fedkit.governance.encryption import Encryption, KeySource, default_source
 from fedkit.storage import private
 from fedkit.storage.sealing import KEY_BYTES, Vault, new_name
 from fedkit_client.key_source import read_key
+from fedkit_client.vault_lost import require_vault
 
 FORMAT = 1
 SEAL, RENEW = "seal", "renew"
@@ -66,6 +67,7 @@ class Keys:
     path: Path
     encryption: Encryption
     opened: Opened | None = None
+    _plain: bool = field(default=False, repr=False)
     _lock: _Lock | None = field(default=None, repr=False)
 
     def vault(self) -> Vault | None:
@@ -80,6 +82,9 @@ class Keys:
             try:
                 self._lock.share()
                 if not (self.path / "vault.json").exists():
+                    if not self._plain:
+                        require_vault(self.path)
+                        self._plain = True
                     return None
                 self.opened = _whole(self.path, open_vault(self.path, self.encryption))
             except BaseException:
@@ -166,8 +171,9 @@ def make_vault(folder: Path, source: KeySource, pending: str = "") -> Opened:
         pending: `SEAL` where the folder holds plain text.
 
     Raises:
-        DeploymentError: FK790, no key; FK704, there is one; FK700, it cannot be written.
+        DeploymentError: FK790, no key; FK791, there was one; FK704, there is one; FK700, it cannot be written.
     """
+    require_vault(folder)
     master, name = read_key(source), new_name()
     keys = {name: os.urandom(KEY_BYTES)}
     made = Opened(Vault(os.urandom(16).hex(), name, keys), pending, source, master, keys)
@@ -199,7 +205,7 @@ def open_vault(folder: Path, encryption: Encryption) -> Opened:
     missing: DeploymentError | None = None
     for source in tried:
         try:
-            master = read_key(source)
+            master = read_key(source, in_use=True)
         except DeploymentError as error:
             missing = missing or error
             continue
@@ -276,6 +282,7 @@ def _shut(path: Path, why: str) -> DeploymentError:
     return DeploymentError(
         f"{path} {why}",
         code="FK791",
-        remedy="name the key that it was sealed by, as encryption.previous if another is to follow; without it the"
-        " ledgers stay readable, and no round is answered",
+        remedy="name the key that it was sealed by, as encryption.previous if another is to follow; if that is named"
+        " already the file may be damaged: restore vault.json from the folder's backup. Until then the ledgers stay"
+        " readable, and no round is answered",
     )

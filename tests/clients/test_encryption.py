@@ -20,6 +20,7 @@ from fedkit_client.evidence import check_manifest, keep_evidence
 from fedkit_client.folder import SiteFolder
 from fedkit_client.gatekeeper import Gatekeeper
 from fedkit_client.join import join
+from fedkit_client.joining_key import key_for
 from fedkit_client.opening import unopened
 from fedkit_client.pseudonyms import pseudonym_key
 from fedkit_client.settling import settle
@@ -521,3 +522,189 @@ def test_a_site_that_joins_again_opens_what_it_brings_along(running, tmp_path):
     folder = open_site(done.folder.site_yaml).folder
     assert (tmp_path / "anew.key").read_bytes() == old.with_name("site.key").read_bytes()
     assert withdrawals.read_withdrawn(folder.withdrawals, DATASET, folder.vault()) == {UNITS[0]}
+
+
+def contents(folder):
+    """Every file of a folder but the locks, which a refusal may take."""
+    locks = ("vault.lock", "client.pid")
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name not in locks}
+
+
+def client(*words):
+    done = subprocess.run([sys.executable, "-m", "fedkit", "client", *words], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_vault_that_is_lost_is_named_by_every_command_before_anything_is_written(hospital, tmp_path):
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    live(hospital)
+    evidence = keep_evidence(opened(hospital).folder, load_signing_key(hospital.folder.signing_key), time.time())
+    vault, name = hospital.folder.vault_file, str(hospital.folder.site_yaml)
+    away = vault.rename(tmp_path / "vault.json")
+    before, charged = contents(hospital.folder.path), hospital.charged()
+    for words in (("start",), ("start", "--detach"), ("encrypt",), ("encrypt", "--rotate"), ("encrypt", "--check")):
+        code, told = client(words[0], name, *words[1:])
+        assert code == 2 and "FK791" in told and f"{vault} is missing" in told, told
+        assert "restore vault.json from the folder's backup, or from evidence/" in told, told
+        assert contents(hospital.folder.path) == before, words
+    told = json.loads(client("doctor", name, "--json")[1])
+    (found,) = [each for each in told["checks"] if each["check"] == "encryption"]
+    assert found["state"] == "fail" and "vault.json is missing" in found["found"], found
+    assert ask(hospital, keeper(hospital), number=3) == "FK585" and hospital.charged() == charged
+    # The log of the executor that `doctor` has looked with.
+    assert {path: text for path, text in contents(hospital.folder.path).items() if text or path in before} == before
+    anew = tmp_path / "anew"
+    with pytest.raises(DeploymentError, match="FK791"), key_for(anew, opened(hospital).file.encryption, vault.parent):
+        pytest.fail("a site joined again with what nothing opens any more")
+    # The copy that lies in evidence/ is the same one here; it, or the old one, opens all.
+    assert (Path(evidence["folder"]) / "vault.json").read_bytes() == away.read_bytes()
+    shutil.copy(away, vault)
+    assert client("encrypt", name, "--check")[0] == 0
+
+
+def _keep_only(path, kept):
+    for each in ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers"):
+        if each != kept and (path / each).exists():
+            shutil.rmtree(path / each) if (path / each).is_dir() else (path / each).unlink()
+    (path / "ledgers").mkdir(mode=0o700, exist_ok=True)
+
+
+def test_each_thing_that_is_sealed_tells_that_a_vault_was_lost_and_nothing_in_the_clear_does(hospital, tmp_path):
+    live(hospital)
+    name_keys(hospital, allow_plaintext=True)
+    log = hospital.folder.log
+    piece = base64.b64encode(b"fks1" + bytes(100)).decode()
+    log.write_text(f"2026-01-01 00:00:00,000 7 INFO fedkit.node: the coordinator says sealed:{piece}\n")
+    assert settle(opened(hospital).folder) == [settling.PLAIN]
+    # From plain text to sealed, file by file.
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    hospital.folder.vault_file.unlink()
+    template = tmp_path / "template"
+    shutil.copytree(hospital.folder.path, template)
+    parts = ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers")
+    for kept in parts:
+        shutil.rmtree(hospital.folder.path)
+        shutil.copytree(template, hospital.folder.path)
+        _keep_only(hospital.folder.path, kept)
+        for encryption in ({"key_file": str(tmp_path / "north.key")}, {"allow_plaintext": True}, {}):
+            name_keys(hospital, **encryption) if encryption else _name_none(hospital)
+            before = contents(hospital.folder.path)
+            for use in (settle, lambda folder: folder.vault()):
+                with pytest.raises(DeploymentError, match=f"missing, and {kept}") as caught:
+                    use(opened(hospital).folder)
+                assert caught.value.code == "FK791"
+            assert contents(hospital.folder.path) == before
+            assert not hospital.folder.path.with_name("site.key").exists()
+    _keep_only(hospital.folder.path, "")
+    settle(opened(hospital).folder)
+
+
+def _name_none(made):
+    values = json.loads(made.folder.site_yaml.read_text())
+    del values["encryption"]
+    made.folder.site_yaml.write_text(json.dumps(values))
+
+
+def test_a_bit_of_a_vault_that_was_flipped_sends_its_owner_to_the_backup_too(hospital, tmp_path):
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    settle(opened(hospital).folder)
+    vault = hospital.folder.vault_file
+    kept = vault.read_bytes()
+    values = json.loads(kept)
+    wrapped = bytearray(base64.b64decode(values["keys"][0]["wrapped"]))
+    wrapped[20] ^= 1
+    values["keys"][0]["wrapped"] = base64.b64encode(wrapped).decode()
+    for content in (json.dumps(values).encode(), kept[:-40], kept.replace(b"format", b"fermat")):
+        vault.write_bytes(content)
+        with pytest.raises(DeploymentError) as caught:
+            settle(opened(hospital).folder)
+        assert caught.value.code == "FK791" and vault.read_bytes() == content
+        assert "may be damaged: restore vault.json from the folder's backup" in caught.value.remedy
+    vault.write_bytes(kept)
+    assert not unopened(opened(hospital).folder, [DATASET])
+
+
+def test_a_key_file_that_was_damaged_is_to_come_back_and_no_new_one_is_to_be_made(hospital, tmp_path):
+    key = write_key(tmp_path / "north.key")
+    name_keys(hospital, key_file=str(key))
+    good = key.read_bytes()
+    # Before anything is sealed by it a new one does.
+    key.write_bytes(good[:30])
+    with pytest.raises(DeploymentError, match="make one by: head"):
+        settle(opened(hospital).folder)
+    key.write_bytes(good)
+    settle(opened(hospital).folder)
+    for content in (good[:30], b"", good[4:], good.decode().encode("utf-16"), bytes(32).hex().encode()):
+        key.write_bytes(content)
+        with pytest.raises(DeploymentError) as caught:
+            settle(opened(hospital).folder)
+        assert caught.value.code == "FK790" and "head -c" not in caught.value.remedy
+        assert "back from its copy; do not make a new one" in caught.value.remedy
+    for content in (b"\xef\xbb\xbf" + good, good.strip() + b"\r\n", b"\xef\xbb\xbf" + good.strip() + b"\r\n"):
+        key.write_bytes(content)
+        settle(opened(hospital).folder)
+        assert not unopened(opened(hospital).folder, [DATASET])
+
+
+def test_a_rotation_says_what_the_key_before_is_still_needed_for(hospital, tmp_path):
+    rotated(hospital, tmp_path)
+    name, folder = str(hospital.folder.site_yaml), hospital.folder.path
+    code, told = client("encrypt", name, "--rotate")
+    assert code == 0 and "backups that were made before" in told and str(folder / "evidence") not in told, told
+    newest, newer = {"key_file": str(tmp_path / "new.key")}, write_key(tmp_path / "newer.key")
+    name_keys(hospital, **newest)
+    kept = Path(keep_evidence(opened(hospital).folder, load_signing_key(hospital.folder.signing_key), 1)["folder"])
+    name_keys(hospital, key_file=str(newer), previous=newest)
+    code, told = client("encrypt", name, "--rotate")
+    assert code == 0 and f"backups that were made before the rotation and what lies in {kept.parent}" in told, told
+    checks = json.loads(client("doctor", name, "--json")[1])["checks"]
+    (found,) = [each for each in checks if each["check"] == "encryption"]
+    assert "keep it apart for as long as them" in found["remedy"] and str(kept.parent) in found["remedy"]
+    # And that is so.
+    copied = SiteFolder(kept, vaults.Keys(kept, Encryption(KeySource(file=tmp_path / "new.key"))))
+    assert not unopened(copied, [DATASET])
+
+
+def test_status_without_the_key_tells_no_cost_in_place_of_none(hospital, tmp_path):
+    key = write_key(tmp_path / "north.key")
+    name_keys(hospital, key_file=str(key))
+    settle(opened(hospital).folder)
+    live(hospital)
+    name = str(hospital.folder.site_yaml)
+    assert "1 answers, 1235 CPU seconds in all" in client("status", name)[1]
+    key.rename(tmp_path / "away.key")
+    code, told = client("status", name)
+    assert code == 0 and "1 answers, CPU seconds that cannot be read without its key" in told, told
+    used = json.loads(client("status", name, "--json")[1])["usage"]
+    assert used == {"answers": 1, "cpu_seconds": None, "peak_bytes": None}
+    assert "epsilon" in told
+
+
+def test_a_site_whose_key_command_is_away_or_fails_does_not_start_and_writes_nothing(hospital, tmp_path):
+    key, program = write_key(tmp_path / "north.key"), tmp_path / "vault"
+    program.write_text(f'#!/bin/sh\necho "PLANTED-TOKEN" >&2\ncat {key}\n')
+    program.chmod(0o700)
+    name_keys(hospital, key_command=[str(program), "get", "north"])
+    name = str(hospital.folder.site_yaml)
+    assert client("encrypt", name)[0] == 0
+    live(hospital)
+    before = contents(hospital.folder.path)
+
+    def away():
+        program.rename(tmp_path / "moved")
+
+    def fails():
+        program.write_text('#!/bin/sh\necho "PLANTED-TOKEN" >&2\nexit 2\n')
+        program.chmod(0o700)
+
+    for change, why in ((fails, "ends with status 2"), (away, "cannot be run (No such file or directory)")):
+        change()
+        for words in (("start", name), ("start", name, "--detach"), ("encrypt", name), ("encrypt", name, "--check")):
+            code, told = client(*words)
+            assert code == 2 and "FK790" in told and why in told and str(program) in told, told
+            assert "PLANTED" not in told and contents(hospital.folder.path) == before, words
+    program.write_text(f"#!/bin/sh\ncat {key}\n")
+    program.chmod(0o700)
+    assert client("encrypt", name, "--check")[0] == 0

@@ -37,7 +37,18 @@ def write(path, content, mode=0o600):
     return KeySource(file=path)
 
 
-@pytest.mark.parametrize("content", [BASE64, BASE64 + b"\n", HEX, HEX.upper() + b"\r\n", b"  " + HEX])
+@pytest.mark.parametrize(
+    "content",
+    [
+        BASE64,
+        BASE64 + b"\n",
+        HEX,
+        HEX.upper() + b"\r\n",
+        b"  " + HEX,
+        BASE64 + b"\r\n",
+        *(b"\xef\xbb\xbf" + each + b"\r\n" for each in (BASE64, HEX)),
+    ],
+)
 def test_base64_and_hex_are_the_same_key(tmp_path, content):
     assert read_key(write(tmp_path / "key", content)) == KEY
 
