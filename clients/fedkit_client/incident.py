@@ -9,7 +9,7 @@ No row is read. What fedkit cannot know is left for the hospital.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -44,15 +44,20 @@ def incident(opened: Opened, since: float, until: float, now: float, *, rehearsa
             remedy="give an earlier --since",
         )
     folder = opened.folder
+    budgets = {path.stem: accounts(folder, path.stem) for path in sorted(folder.ledgers.glob("*.sqlite"))}
+    gone = _presumed(budgets, since)
+    first = dict[str, float]()
+    for each in gone:
+        first[each["dataset"]] = min(first.get(each["dataset"], each["after"]), each["after"])
     try:
-        found = what_left(lines_of(folder.path), since, until)
+        found = what_left(lines_of(folder.path), since, until, first)
     except OSError as error:
         raise DeploymentError(
             f"the audit log of {folder.path} cannot be read ({error.strerror})",
             code="FK788",
             remedy="run as the folder's owner, or put the log back from its backup",
         ) from None
-    names = sorted({each["dataset"] for each in found["answers"]} - {UNKNOWN})
+    names = sorted({each["dataset"] for each in [*found["answers"], *gone]} - {UNKNOWN})
     enrolment, pause = opened.enrolment, folder.pause.read()
     return {
         "format": FORMAT,
@@ -68,7 +73,8 @@ def incident(opened: Opened, since: float, until: float, now: float, *, rehearsa
             **_keyring(opened),
         },
         **found,
-        "datasets": {name: _dataset(opened, name, found) for name in names},
+        "presumed": gone,
+        "datasets": {name: _dataset(opened, name, found, gone) for name in names},
         "unprotected": sorted({each["run"] for each in found["answers"] if each["guarantee"].get("guarantee") != "dp"}),
         "usage_disclosed": opened.file.disclose_usage,
         "chains": _chains(opened),
@@ -91,17 +97,31 @@ def _keyring(opened: Opened) -> dict[str, Any]:
     }
 
 
-def _dataset(opened: Opened, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _presumed(budgets: Mapping[str, Mapping[str, Any]], since: float) -> list[dict[str, Any]]:
+    """Runs of which rounds left that no log tells of; when exactly nobody knows, so all that may have been since."""
+    return [
+        {"dataset": name, **{key: run[key] for key in ("run", "study", "epsilon", "delta", "unit", "adjacency")},
+         **run["presumed"]}
+        for name, told in budgets.items()
+        for run in told["runs"]
+        if run["presumed"] is not None and run["presumed"]["before"] >= since
+    ]  # fmt: skip
+
+
+def _dataset(opened: Opened, name: str, found: Mapping[str, Any], gone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     data = opened.file.data.get(name)
     told = accounts(opened.folder, name)
-    asked = {each["run"] for each in found["answers"] if each["dataset"] == name}
+    asked = {each["run"] for each in [*found["answers"], *gone] if each["dataset"] == name}
     runs = [run for run in told.pop("runs") if run["run"] in asked]
     return {
         **_declared(data),
         "budget": told,
         "charged_runs": runs,
         "withdrawn_later": found["withdrawn_later"].get(name, 0),
-        "first": min(each["at"] for each in found["answers"] if each["dataset"] == name),
+        "first": min(
+            [each["after"] for each in gone if each["dataset"] == name]
+            + [each["at"] for each in found["answers"] if each["dataset"] == name]
+        ),
     }
 
 
