@@ -9,7 +9,7 @@ No row is read. What fedkit cannot know is left for the hospital.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ from typing import Any
 from fedkit.errors import DeploymentError, FedkitError, PrivacyError
 from fedkit.federation.trail import examine
 from fedkit.governance.terms import SiteData
-from fedkit.storage.audit_line import Unreadable, read_line
-from fedkit.storage.audit_verify import raw_lines, readable_lines
-from fedkit.storage.chain import GENESIS
 from fedkit.storage.keys import fingerprint, load_signing_key
-from fedkit_client.left import UNKNOWN, lines_of, logs_of, what_left
+from fedkit_client.before_logs import logs_before
+from fedkit_client.left import UNKNOWN, lines_of, what_left
 from fedkit_client.released import accounts
 from fedkit_client.start import Opened
 
@@ -138,10 +136,7 @@ def _declared(data: SiteData | None) -> dict[str, Any]:
 def _chains(opened: Opened) -> dict[str, dict[str, Any]]:
     folder = opened.folder
     found: dict[str, dict[str, Any]] = {}
-    logs = logs_of(folder.path)
-    heads = _ends(logs)
-    for log in logs[:-1] if folder.audit.exists() else logs:
-        found[log.name] = _before(log, heads)
+    found |= logs_before(folder)
     try:
         key = load_signing_key(folder.signing_key).public
         told = examine(folder.audit, opened.file.site, [key], lambda _: ())
@@ -161,27 +156,6 @@ def _ledger(path: Path) -> dict[str, Any]:
             return {"good": True, "why": "", "lines": sum(1 for _ in ledger.file.entries())}
     except PrivacyError as error:
         return {"good": False, "why": error.code, "lines": None}
-
-
-def _ends(logs: Iterable[Path]) -> set[tuple[Any, Any]]:
-    """Where logs of before ended, as the signed lines of those after them tell."""
-    joined = (line.fields for log in logs for line in readable_lines(log, ("joined",)))
-    return {(fields.get("before_seq"), fields.get("before_digest")) for fields in joined}
-
-
-def _before(log: Path, ends: set[tuple[Any, Any]]) -> dict[str, Any]:
-    """A log under a key that is not here any more: its chain, and that it ends where the next one says."""
-    digest, seq = GENESIS, 0
-    try:
-        for raw in raw_lines(log):
-            line = read_line(raw.removesuffix(b"\n"))
-            if (line.prev, line.seq) != (digest, seq + 1):
-                return {"good": False, "why": f"line {seq + 1} does not follow the one before it", "lines": seq}
-            digest, seq = line.digest, line.seq
-    except (OSError, Unreadable) as error:
-        return {"good": False, "why": f"line {seq + 1} {error}", "lines": seq}
-    good = (seq, digest) in ends
-    return {"good": good, "why": "" if good else "it does not end where the log after it says", "lines": seq}
 
 
 def _stamp(at: float) -> str:
