@@ -218,9 +218,10 @@ def _enrolled(opened: Opened, authority: bytes) -> str:
 
     if (pid := lock.holder(opened.folder.pid_file)) is not None:
         from fedkit_client.state import read_state
+        from fedkit_client.status import standing_problem
 
         state = read_state(opened.folder.state_file) or {}
-        if (problem := state.get("problem")) is not None:
+        if (problem := standing_problem(opened, state)) is not None:
             raise FedkitError(problem["message"], code=problem["code"], remedy=problem["remedy"])
         # A second activation would hand the running process' messages out again.
         return f"process {pid} uses it now, and is {state.get('phase', 'starting')}"
