@@ -59,7 +59,11 @@ def _tested(opened: Opened) -> dict[str, str]:
     now, told = time.time(), dict[str, str]()
     channels = senders(opened.file.alerts)
     if not channels:
-        raise typer.BadParameter(f"{opened.path} names no webhook and no syslog under alerts")
+        raise DeploymentError(
+            f"{opened.path} names no webhook and no syslog under alerts, so nobody is told of any",
+            code="FK786",
+            remedy="write alerts.webhook or alerts.syslog (docs/operations.md#alerts), and start the site again",
+        )
     alert = Alert("test", "info", "test", now, "a test of this channel, and nothing else", "nothing is to be done")
     for name, send in channels.items():
         try:
@@ -83,7 +87,8 @@ def _text(opened: Opened, found: list[Alert], facts: Facts) -> str:
     from fedkit.federation.trail import stamped
     from fedkit_client.logs import printable
 
-    lines = [f"{opened.file.site}: {len(found)} alerts" if found else f"{opened.file.site}: nothing stands"]
+    count = f"{len(found)} alert{'' if len(found) == 1 else 's'}" if found else "nothing stands"
+    lines = [f"{opened.file.site}: {count}"]
     for each in found:
         lines += [f"{each.severity.upper():<8}  {each.text}", f"          since {stamped(each.since)}. {each.remedy}"]
     for name, channel in facts.channels.items():

@@ -214,7 +214,9 @@ def require_days(days: float) -> None:
     """
     if not 0 < days <= MOST_DAYS:
         raise DeploymentError(
-            f"an approval is good for 0 to {MOST_DAYS:g} days, not {days:g}", code="FK707", remedy="use --days 30"
+            f"an approval is good for more than 0 and at most {MOST_DAYS:g} days; --days is {days:g}",
+            code="FK707",
+            remedy="use --days 30",
         )
 
 

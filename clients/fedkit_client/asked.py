@@ -17,7 +17,7 @@ from fedkit.governance.clauses import Circumstances
 from fedkit.governance.statistics import Statistics, statistics_of
 from fedkit.storage.private import replace
 
-_MOST = 30
+MOST = 30
 _MOST_BYTES = 2 * 2**20
 
 
@@ -112,7 +112,7 @@ class Asked:
         known = self.runs()
         if any(other.job == run.job and other.others == run.others for other in known):
             return
-        newest = [asdict(each) for each in (*(other for other in known if other.job != run.job), run)][-_MOST:]
+        newest = [asdict(each) for each in (*(other for other in known if other.job != run.job), run)][-MOST:]
         # Every message reads the file, and a config may have a megabyte.
         while len(text := json.dumps(newest) + "\n") > _MOST_BYTES and len(newest) > 1:
             del newest[0]

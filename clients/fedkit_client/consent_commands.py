@@ -37,17 +37,17 @@ def withdraw(
     """
     import time
 
-    from fedkit_client.withdrawing import withdraw_units
+    from fedkit_client.withdrawing import used_text, withdraw_units
 
     opened = _opened(site_yaml, data)
     told = withdraw_units(opened, data, _ids(unit, file), time.time(), revoke=revoke)
-    given, changed, used = told["given"], told["changed"], told["used_before"]
+    given, changed = told["given"], told["changed"]
     what = "count again as the register and the table say" if revoke else "are left out"
     _print(
         told,
         json_,
         f"{given} of {data} {what} from the next round on; {given - changed} of them were so already\n"
-        f"  {used} of them were in rounds so far: `fedkit client lineage` tells which\n",
+        f"  {used_text(told)}: `fedkit client lineage` tells which\n",
     )
 
 
@@ -97,19 +97,26 @@ def lineage(
 
     Example: fedkit client lineage site/site.yaml --data icu --file -
     """
+    from fedkit_client.forgotten import forgotten, forgotten_lines
     from fedkit_client.lineage import rounds_of
     from fedkit_client.start import open_site
 
     if run is not None:
         if unit or file:
             raise typer.BadParameter("--run tells counts; give it without --unit and --file")
-        rounds = rounds_of(open_site(site_yaml).folder, run)
-        _print({"run": run, "rounds": rounds}, json_, _rounds_text(run, rounds))
+        folder = open_site(site_yaml).folder
+        rounds, gone = rounds_of(folder, run), forgotten(folder, run=run)
+        _print({"run": run, "rounds": rounds, "deleted": gone}, json_, _rounds_text(run, rounds, gone))
         return
     opened = _opened(site_yaml, data) if data is not None else open_site(site_yaml)
     names = [data] if data is not None else [name for name, own in opened.file.data.items() if own.ids is not None]
     found = [_told(opened, name, each) for each in _ids(unit, file) for name in names]
-    _print({"units": found}, json_, "".join(map(_unit_text, found)) or "no data set has a column of ids\n")
+    gone = [each for name in names for each in forgotten(opened.folder, name)]
+    text = "".join(_unit_text(each, gone) for each in found) or "no data set has a column of ids\n"
+    if gone:
+        text += "whoever was in these rounds nobody can tell any more:\n"
+    text += "".join(f"  {line}\n" for line in forgotten_lines(gone))
+    _print({"units": found, "deleted": gone}, json_, text)
 
 
 def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
     }
 
 
-def _unit_text(told: dict[str, Any]) -> str:
+def _unit_text(told: dict[str, Any], gone: list[dict[str, Any]]) -> str:
     lines = [f"{told['unit']} in {told['data']}{', withdrawn' if told['withdrawn'] else ''}"]
     for run in told["runs"]:
         trained = f"trained in {_spans(run['train'])}" if run["train"] else "not trained on"
@@ -138,20 +145,28 @@ def _unit_text(told: dict[str, Any]) -> str:
         lines.append(f"  {run['run']} ({model}, {run['purpose'] or 'no purpose'}): {trained}{measured}{counted}")
         if run["train"]:
             lines.append(f"    every model of it from round {run['train'][0]} on was made with this unit")
-    if not told["runs"]:
+    if not told["runs"] and any(each["dataset"] == told["data"] for each in gone):
+        lines.append("  in no round that is still known; of others the lineage was deleted, see below")
+    elif not told["runs"]:
         lines.append("  in no round that this folder knows of")
     return "\n".join(lines) + "\n"
 
 
-def _rounds_text(run: str, rounds: list[dict[str, Any]]) -> str:
+def _rounds_text(run: str, rounds: list[dict[str, Any]], gone: list[dict[str, Any]]) -> str:
+    from fedkit_client.forgotten import forgotten_lines
+
+    deleted = [f"  {line}" for line in forgotten_lines(gone)]
     if not rounds:
-        return f"{run}: no round that this folder knows of\n"
+        return "\n".join([f"{run}: no round that this folder {'still ' if gone else ''}knows of", *deleted]) + "\n"
     lines = [
         f"  {each['kind']} of round {each['round']}: {each['rows']} rows"
         + ("" if each["units"] is None else f" of {each['units']} units")
         for each in rounds
     ]
-    return "\n".join([f"{run}, {rounds[0]['dataset']} for {rounds[0]['purpose'] or 'no purpose'}", *lines]) + "\n"
+    return (
+        "\n".join([f"{run}, {rounds[0]['dataset']} for {rounds[0]['purpose'] or 'no purpose'}", *lines, *deleted])
+        + "\n"
+    )
 
 
 def _units(number: int) -> str:

@@ -17,6 +17,7 @@ from fedkit_client.encryption_check import encryption_check
 from fedkit_client.executor import Executor
 from fedkit_client.proxy import proxy_for
 from fedkit_client.readiness import fork, require_limits, tables_of
+from fedkit_client.record_check import lineage_check, log_check
 from fedkit_client.source_check import shared_sources
 from fedkit_client.start import Opened, check_allowed, open_site
 from fedkit_client.study_check import study_findings
@@ -80,7 +81,7 @@ def _checks(opened: Opened, executor: Executor, sealing: Check) -> list[Check]:
     found += [Check("data sets", "warn", said, remedy) for said, remedy in shared_sources(file)]
     found.append(tried("ledgers", lambda: _ledgers(opened)))
     found.append(tried("withdrawals", lambda: _withdrawals(opened)))
-    found.append(limits)
+    found += [lineage_check(opened), log_check(opened), limits]
     return found
 
 
@@ -217,9 +218,10 @@ def _enrolled(opened: Opened, authority: bytes) -> str:
 
     if (pid := lock.holder(opened.folder.pid_file)) is not None:
         from fedkit_client.state import read_state
+        from fedkit_client.status import standing_problem
 
         state = read_state(opened.folder.state_file) or {}
-        if (problem := state.get("problem")) is not None:
+        if (problem := standing_problem(opened, state)) is not None:
             raise FedkitError(problem["message"], code=problem["code"], remedy=problem["remedy"])
         # A second activation would hand the running process' messages out again.
         return f"process {pid} uses it now, and is {state.get('phase', 'starting')}"

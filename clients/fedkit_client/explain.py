@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.config.experiment import ExperimentConfig
-from fedkit.config.locate import option_files, user_folder
+from fedkit.config.locate import experiment_files, option_files, user_folder
 from fedkit.config.wording import shown
 from fedkit.errors import FederationError
 from fedkit.governance.admission import Weighed, weigh
@@ -18,7 +18,7 @@ from fedkit.governance.clauses import Circumstances
 from fedkit.governance.site_file import read_site_file
 from fedkit.governance.terms import NO_STUDY, SiteFile
 from fedkit_client.afforded import ledger_clause
-from fedkit_client.asked import Asked
+from fedkit_client.asked import MOST, Asked
 from fedkit_client.folder import SiteFolder
 from fedkit_client.logs import printable
 from fedkit_client.questions import charged_as
@@ -70,13 +70,24 @@ def explain(
         asked = known.circumstances(now, approval, at(known.dataset, name_there, now))
         weighed = weigh(config, file, asked, whole=True)
         return f"run {known.run}", _afforded(file, folder, config, weighed, name_there, asked)
-    if name is not None and not overrides and _RUN.match(name):
+    if (
+        name is not None
+        and not overrides
+        and name in file.data
+        and name not in experiment_files(user_folder(config_dir))
+    ):
+        raise FederationError(
+            f"{shown(name)} is a data set of {file.site}, neither a run nor an experiment",
+            code="FK763",
+            remedy=f"for a run on it write data={name}, or name an experiment",
+        )
+    if name is not None and not overrides and _may_be_run(name, config_dir):
         newest = ", ".join(each.run for each in reversed(Asked(folder.asked_file).runs()[-_SHOWN:]))
         raise FederationError(
-            f"{file.site} was not asked for the run {shown(name)}, or longer ago than it remembers; the newest are"
-            f" {newest or 'none'}",
+            f"{shown(name)} is no experiment, and no run that {file.site} still remembers being asked for: it keeps the"
+            f" last {MOST}, and none beyond `retention.caches`; the newest are {newest or 'none'}",
             code="FK763",
-            remedy="name one of these, or an experiment",
+            remedy=f"name one of these, or an experiment; `fedkit client log show {path}` tells of older runs",
         )
     config = _composed(file, name, overrides, config_dir)
     user, _, key = told.submitter.partition("=")
@@ -86,6 +97,11 @@ def explain(
     asked = Circumstances(now, told.study, user, key, others, "not asked for before", standing.digest, standing)
     weighed = weigh(config, file, asked, whole=True)
     return f"experiment {config.name}", _afforded(file, folder, config, weighed, "", asked)
+
+
+def _may_be_run(name: str, config_dir: Path | None) -> bool:
+    """Whether a name is a run's by its form, or at least no experiment's and not spelled as ours are."""
+    return bool(_RUN.match(name)) or ("-" in name and name not in experiment_files(user_folder(config_dir)))
 
 
 def _afforded(

@@ -235,6 +235,9 @@ class SiteFolder:
         except (OSError, ValueError, TypeError):
             good = False
         if not good:
+            from fedkit_client.retired import require_not_retired
+
+            require_not_retired(self.path)
             raise self._broken(self.enrolment_file)
         return found
 

@@ -9,7 +9,7 @@ No row is read. What fedkit cannot know is left for the hospital.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ from typing import Any
 from fedkit.errors import DeploymentError, FedkitError, PrivacyError
 from fedkit.federation.trail import examine
 from fedkit.governance.terms import SiteData
-from fedkit.storage.audit_line import Unreadable, read_line
-from fedkit.storage.audit_verify import raw_lines, readable_lines
-from fedkit.storage.chain import GENESIS
 from fedkit.storage.keys import fingerprint, load_signing_key
-from fedkit_client.left import UNKNOWN, lines_of, logs_of, what_left
+from fedkit_client.before_logs import logs_before
+from fedkit_client.left import UNKNOWN, lines_of, what_left
 from fedkit_client.released import accounts
 from fedkit_client.start import Opened
 
@@ -44,15 +42,20 @@ def incident(opened: Opened, since: float, until: float, now: float, *, rehearsa
             remedy="give an earlier --since",
         )
     folder = opened.folder
+    budgets = {path.stem: accounts(folder, path.stem) for path in sorted(folder.ledgers.glob("*.sqlite"))}
+    gone = _presumed(budgets, since)
+    first = dict[str, float]()
+    for each in gone:
+        first[each["dataset"]] = min(first.get(each["dataset"], each["after"]), each["after"])
     try:
-        found = what_left(lines_of(folder.path), since, until)
+        found = what_left(lines_of(folder.path), since, until, first)
     except OSError as error:
         raise DeploymentError(
             f"the audit log of {folder.path} cannot be read ({error.strerror})",
             code="FK788",
             remedy="run as the folder's owner, or put the log back from its backup",
         ) from None
-    names = sorted({each["dataset"] for each in found["answers"]} - {UNKNOWN})
+    names = sorted({each["dataset"] for each in [*found["answers"], *gone]} - {UNKNOWN})
     enrolment, pause = opened.enrolment, folder.pause.read()
     return {
         "format": FORMAT,
@@ -68,7 +71,8 @@ def incident(opened: Opened, since: float, until: float, now: float, *, rehearsa
             **_keyring(opened),
         },
         **found,
-        "datasets": {name: _dataset(opened, name, found) for name in names},
+        "presumed": gone,
+        "datasets": {name: _dataset(opened, name, found, gone) for name in names},
         "unprotected": sorted({each["run"] for each in found["answers"] if each["guarantee"].get("guarantee") != "dp"}),
         "usage_disclosed": opened.file.disclose_usage,
         "chains": _chains(opened),
@@ -91,17 +95,31 @@ def _keyring(opened: Opened) -> dict[str, Any]:
     }
 
 
-def _dataset(opened: Opened, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def _presumed(budgets: Mapping[str, Mapping[str, Any]], since: float) -> list[dict[str, Any]]:
+    """Runs of which rounds left that no log tells of; when exactly nobody knows, so all that may have been since."""
+    return [
+        {"dataset": name, **{key: run[key] for key in ("run", "study", "epsilon", "delta", "unit", "adjacency")},
+         **run["presumed"]}
+        for name, told in budgets.items()
+        for run in told["runs"]
+        if run["presumed"] is not None and run["presumed"]["before"] >= since
+    ]  # fmt: skip
+
+
+def _dataset(opened: Opened, name: str, found: Mapping[str, Any], gone: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     data = opened.file.data.get(name)
     told = accounts(opened.folder, name)
-    asked = {each["run"] for each in found["answers"] if each["dataset"] == name}
+    asked = {each["run"] for each in [*found["answers"], *gone] if each["dataset"] == name}
     runs = [run for run in told.pop("runs") if run["run"] in asked]
     return {
         **_declared(data),
         "budget": told,
         "charged_runs": runs,
         "withdrawn_later": found["withdrawn_later"].get(name, 0),
-        "first": min(each["at"] for each in found["answers"] if each["dataset"] == name),
+        "first": min(
+            [each["after"] for each in gone if each["dataset"] == name]
+            + [each["at"] for each in found["answers"] if each["dataset"] == name]
+        ),
     }
 
 
@@ -118,10 +136,7 @@ def _declared(data: SiteData | None) -> dict[str, Any]:
 def _chains(opened: Opened) -> dict[str, dict[str, Any]]:
     folder = opened.folder
     found: dict[str, dict[str, Any]] = {}
-    logs = logs_of(folder.path)
-    heads = _ends(logs)
-    for log in logs[:-1] if folder.audit.exists() else logs:
-        found[log.name] = _before(log, heads)
+    found |= logs_before(folder)
     try:
         key = load_signing_key(folder.signing_key).public
         told = examine(folder.audit, opened.file.site, [key], lambda _: ())
@@ -141,27 +156,6 @@ def _ledger(path: Path) -> dict[str, Any]:
             return {"good": True, "why": "", "lines": sum(1 for _ in ledger.file.entries())}
     except PrivacyError as error:
         return {"good": False, "why": error.code, "lines": None}
-
-
-def _ends(logs: Iterable[Path]) -> set[tuple[Any, Any]]:
-    """Where logs of before ended, as the signed lines of those after them tell."""
-    joined = (line.fields for log in logs for line in readable_lines(log, ("joined",)))
-    return {(fields.get("before_seq"), fields.get("before_digest")) for fields in joined}
-
-
-def _before(log: Path, ends: set[tuple[Any, Any]]) -> dict[str, Any]:
-    """A log under a key that is not here any more: its chain, and that it ends where the next one says."""
-    digest, seq = GENESIS, 0
-    try:
-        for raw in raw_lines(log):
-            line = read_line(raw.removesuffix(b"\n"))
-            if (line.prev, line.seq) != (digest, seq + 1):
-                return {"good": False, "why": f"line {seq + 1} does not follow the one before it", "lines": seq}
-            digest, seq = line.digest, line.seq
-    except (OSError, Unreadable) as error:
-        return {"good": False, "why": f"line {seq + 1} {error}", "lines": seq}
-    good = (seq, digest) in ends
-    return {"good": good, "why": "" if good else "it does not end where the log after it says", "lines": seq}
 
 
 def _stamp(at: float) -> str:

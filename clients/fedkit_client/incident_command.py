@@ -115,6 +115,7 @@ def _verify(site_yaml: Path, folder: Path, *, json_: bool) -> None:
 
 
 def _text(found: dict[str, Any]) -> str:
+    from fedkit.reporting.incident import presumed_text
     from fedkit_client.logs import printable
 
     lines = [f"{'REHEARSAL: ' if found['rehearsal'] else ''}{found['site']}, {found['since']} to {found['until']}"]
@@ -123,8 +124,10 @@ def _text(found: dict[str, Any]) -> str:
         bound = f"epsilon {told['epsilon']:g}" if told["guarantee"] == "dp" else "WITHOUT A GUARANTEE"
         count = sum(run["answers"].values())
         lines.append(f"  {run['run']}: {count} answers on {run['dataset']}, submitted by {run['submitter']}; {bound}")
+    for each in found["presumed"]:
+        lines.append(f"  {each['run']} on {each['dataset']}: {presumed_text(each)}; epsilon {each['epsilon']:g}")
     if not found["runs"]:
-        lines.append("  by the log no answer left")
+        lines.append("  by the log no answer left" + (" beside these" if found["presumed"] else ""))
     return "\n".join(map(printable, lines)) + "\n"
 
 

@@ -58,6 +58,14 @@ def _written(card: dict[str, Any], out: Path) -> list[str]:
     return [str(out / name) for name in contents]
 
 
+def _rounds(answered: str, gone: dict[str, Any] | None) -> str:
+    from fedkit.reporting.incident import presumed_text
+
+    if gone is None:
+        return f"{answered or 'nothing'} released"
+    return f"{answered} released; {presumed_text(gone)}" if answered else presumed_text(gone)
+
+
 def inventory_text(card: dict[str, Any]) -> str:
     """A few lines a data set."""
     from fedkit_client.logs import printable
@@ -78,8 +86,9 @@ def inventory_text(card: dict[str, Any]) -> str:
             lines.append("  not offered any more")
         for run in data["released"]:
             rounds = ", ".join(f"{len(numbers)} {purpose}" for purpose, numbers in run["answered"].items())
+            who = run["submitter"] or "(not recorded)"
             lines.append(
-                f"  {run['run']}: {rounds or 'nothing'} released, submitted by {run['submitter'] or '(not recorded)'};"
+                f"  {run['run']}: {_rounds(rounds, run['presumed'])}, submitted by {who};"
                 f" epsilon {run['epsilon']:g} as the ledger's filter counts it alone"
             )
         lines += [f"  {run['run']}: admitted and never charged, for {run['submitter']}" for run in data["uncharged"]]

@@ -37,8 +37,13 @@ def lines_of(folder: Path) -> Iterator[Line]:
         yield from readable_lines(path, KINDS)
 
 
-def what_left(lines: Iterable[Line], since: float, until: float) -> dict[str, Any]:
+def what_left(
+    lines: Iterable[Line], since: float, until: float, first: Mapping[str, float] | None = None
+) -> dict[str, Any]:
     """Answers, runs and events from a time until another, plain JSON types; a pure function of the lines.
+
+    Args:
+        first: data set to when something may have left that no line tells of.
 
     Returns:
         ``answers``: each that was let go of, an equal one that was sent again counted with the first. ``withheld``: a
@@ -80,7 +85,7 @@ def what_left(lines: Iterable[Line], since: float, until: float) -> dict[str, An
         "runs": _by_run(listed),
         "refused": dict(sorted(refused.items())),
         "events": events,
-        "withdrawn_later": _withdrawn(listed, gone),
+        "withdrawn_later": _withdrawn(listed, gone, first or {}),
     }
 
 
@@ -118,8 +123,10 @@ def _by_run(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _withdrawn(answers: list[dict[str, Any]], gone: list[tuple[float, Any, Any, bool]]) -> dict[str, int]:
-    first: dict[Any, float] = {}
+def _withdrawn(
+    answers: list[dict[str, Any]], gone: list[tuple[float, Any, Any, bool]], before: Mapping[str, float]
+) -> dict[str, int]:
+    first: dict[Any, float] = dict(before)
     for each in answers:
         first[each["dataset"]] = min(first.get(each["dataset"], each["at"]), each["at"])
     units: dict[Any, set[Any]] = {name: set() for name in first}

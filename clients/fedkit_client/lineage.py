@@ -27,6 +27,7 @@ from fedkit_client.hidden import hidden_count, hidden_units, shown_count, shown_
 from fedkit_client.pseudonyms import PseudonymKey, pseudonym_key
 
 _WIDTH = 16
+_TABLES = {"facts", "sets", "uses"}
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sets (id INTEGER PRIMARY KEY, digest BLOB UNIQUE NOT NULL, units BLOB NOT NULL);
@@ -175,6 +176,40 @@ def forget(folder: SiteFolder, dataset: str, run: str, until: int) -> None:
         database.commit()
 
 
+def require_database(folder: SiteFolder) -> bool:
+    """Refuse a file that is no database, whatever its key; whether anything was ever written down in it.
+
+    Raises:
+        FederationError: FK593.
+    """
+    if not folder.lineage.exists():
+        return False
+    try:
+        with closing(sqlite3.connect(folder.lineage, timeout=30)) as database:
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")} & _TABLES
+            used = any(database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in names)  # noqa: S608
+            # A kill may come before the first round's tables are all there: the next round makes the others.
+            if used and names != _TABLES:
+                raise sqlite3.DatabaseError(f"no table {', '.join(sorted(_TABLES - names))}")
+            return used
+    except sqlite3.Error as error:
+        raise _unusable(folder, error) from None
+
+
+def require_usable(folder: SiteFolder) -> str:
+    """Refuse a file by which no round could be answered; says how many rounds it knows.
+
+    Raises:
+        FederationError: FK593.
+    """
+    if not require_database(folder):
+        return "none yet: the first round makes it"
+    with _opened(folder, pseudonym_key(folder, make=False), make=False) as database:
+        (count,) = database.execute("SELECT count(*) FROM (SELECT DISTINCT run, round, kind FROM uses)").fetchone()
+        database.execute("SELECT id, digest, units FROM sets LIMIT 1").fetchone()
+    return f"{count:,} {'round' if count == 1 else 'rounds'} are known, by the folder's own key"
+
+
 def all_shown(folder: SiteFolder) -> None:
     """Open every set and every count; tells nothing of them.
 
@@ -236,8 +271,12 @@ def _opened(folder: SiteFolder, key: PseudonymKey, *, make: bool) -> Iterator[sq
                 )
             yield database
     except (sqlite3.Error, OSError) as error:
-        raise FederationError(
-            f"{path.name} cannot be used ({type(error).__name__}: {error})",
-            code="FK593",
-            remedy="see that the disk has room, or restore it from the folder's backup",
-        ) from None
+        raise _unusable(folder, error) from None
+
+
+def _unusable(folder: SiteFolder, error: Exception) -> FederationError:
+    return FederationError(
+        f"{folder.lineage.name} cannot be used ({type(error).__name__}: {error})",
+        code="FK593",
+        remedy="see that the disk has room, or restore it from the folder's backup",
+    )

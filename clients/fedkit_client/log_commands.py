@@ -80,14 +80,21 @@ def verify(
 ) -> None:
     """Verify the whole log: exit status 0 if it is good, 1 if it is broken, with the first bad line and why.
 
+    The logs of folders that were joined from are held against the line by which this one begins.
+
     Example: fedkit client log verify site/site.yaml --peer coordinator.heads
     """
     from fedkit.federation.trail import examined_text
     from fedkit_client.audit import examined
+    from fedkit_client.before_logs import logs_before
 
-    found = examined(_folder(site_yaml), peer=peer, every=every)
-    _print(found, json_, examined_text(found))
-    if not found["good"]:
+    folder = _folder(site_yaml)
+    found = examined(folder, peer=peer, every=every)
+    before = logs_before(folder)
+    lines = [examined_text(found), *(_before_text(name, told) for name, told in before.items())]
+    good = found["good"] and all(told["good"] for told in before.values())
+    _print(found | {"before": before, "good": good}, json_, "\n".join(lines))
+    if not good:
         raise typer.Exit(1)
 
 
@@ -110,6 +117,12 @@ def export(
     text, count = export_heads(folder.audit, folder.enrolment().site, key, time.time())
     write_new(out, text.encode())
     _print({"file": str(out), "heads": count}, json_, f"{out}: {count} heads of the coordinator's log")
+
+
+def _before_text(name: str, told: dict[str, Any]) -> str:
+    if told["good"]:
+        return f"{name}: {told['lines']:,} lines, which end where the log after it says"
+    return f"{name} is BROKEN: {told['why']}"
 
 
 def _folder(site_yaml: Path) -> SiteFolder:

@@ -17,13 +17,13 @@ from fedkit.errors import DeploymentError, FedkitError
 from fedkit.storage.audit_line import Scalar
 from fedkit_client import lock
 from fedkit_client.folder import SiteFolder
+from fedkit_client.retired import CLOSED
 
 _TAKEN = (
     "ledgers", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key", "lineage.sqlite", "paused.json",
     "quarantine.json", "rounds.json", "vault.json",
 )  # fmt: skip
 """The memory of rounds too: without it an unprotected round could be trained again."""
-_CLOSED = "enrolment.closed.json"
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def taking_over(old: Path | None) -> Iterator[SiteFolder | None]:
             yield folder
         except BaseException:
             with suppress(FileNotFoundError):
-                (folder.path / _CLOSED).rename(folder.enrolment_file)
+                (folder.path / CLOSED).rename(folder.enrolment_file)
             raise
 
 
@@ -58,7 +58,7 @@ def require_open(old: Path) -> SiteFolder:
     """
     folder = SiteFolder(old.absolute())
     if not folder.ledgers.is_dir() or not folder.enrolment_file.is_file():
-        closed = (folder.path / _CLOSED).exists()
+        closed = (folder.path / CLOSED).exists()
         raise DeploymentError(
             f"{old} was taken over by a later joining" if closed else f"{old} is no folder of a site that has joined",
             code="FK757",
@@ -73,7 +73,7 @@ def close(old: SiteFolder) -> None:
     Raises:
         OSError: it is as it was.
     """
-    old.enrolment_file.rename(old.path / _CLOSED)
+    old.enrolment_file.rename(old.path / CLOSED)
 
 
 def require_nothing_near(site: str, places: Iterable[Path], but: Path | None) -> None:
@@ -110,7 +110,7 @@ def _may_have_ledgers(folder: Path, site: str) -> bool:
             return False
     except OSError:
         return False
-    if (folder / _CLOSED).exists() and not (folder / "enrolment.json").exists():
+    if (folder / CLOSED).exists() and not (folder / "enrolment.json").exists():
         return False
     try:
         return SiteFolder(folder).enrolment().site == site

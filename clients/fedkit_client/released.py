@@ -11,6 +11,7 @@ from typing import Any
 from fedkit.errors import PrivacyError
 from fedkit.privacy.ledger.book import Run
 from fedkit_client.folder import SiteFolder
+from fedkit_client.reconciled import Presumed, presumed
 from fedkit_client.told_charges import require_never_charged
 
 MOST_LINE = 64 * 1024
@@ -18,7 +19,9 @@ MOST_LINE = 64 * 1024
 
 
 def accounts(folder: SiteFolder, dataset: str) -> dict[str, Any]:
-    """A data set's budget and the runs that were charged to it; reads the ledger only.
+    """A data set's budget and the runs that were charged to it; reads the ledger, and after a restore the log.
+
+    Of each run ``presumed`` tells the rounds that left without the log knowing, None where there are none.
 
     A ledger that cannot be read is told by its code alone: its text names paths.
     """
@@ -36,14 +39,15 @@ def accounts(folder: SiteFolder, dataset: str) -> dict[str, Any]:
         with Ledger(path, read_only=True) as ledger:
             told = summary(ledger, dataset, pld=False)
             account = ledger.account(dataset)
-            runs = [_run(name, run, account) for name, run in account.runs.items()]
+            gone = presumed(folder, ledger, dataset)
+            runs = [_run(name, run, account, gone.get(name)) for name, run in account.runs.items()]
     except PrivacyError as error:
         return {"problem": f"the ledger cannot be used ({error.code}): `fedkit client status` says why", "runs": []}
     keys = ("unit", "adjacency", "delta", "limit", "epsilon_spent", "spent", "held", "left")
     return {"problem": "", **{key: told[key] for key in keys}, "runs": runs}
 
 
-def _run(name: str, run: Run, account: Any) -> dict[str, Any]:
+def _run(name: str, run: Run, account: Any, gone: Presumed | None) -> dict[str, Any]:
     from fedkit.privacy import rdp_filter
     from fedkit.privacy.ledger.book import charges
     from fedkit.privacy.ledger.figures import rounded_up
@@ -59,6 +63,7 @@ def _run(name: str, run: Run, account: Any) -> dict[str, Any]:
         "study": run.study,
         "state": run.state,
         "answered": answered,
+        "presumed": None if gone is None else gone.plain(),
         "charged": len(run.reserved),
         "epsilon": rounded_up(rdp_filter.epsilon_of(cost, budget.order, budget.delta)) if cost else 0.0,
         "delta": budget.delta,

@@ -106,15 +106,20 @@ def start(path: Path, say: Say, *, detach: bool = False) -> None:
         try:
             stack.enter_context(lock.hold(opened.folder.pid_file))
             from fedkit_client.ledgers import open_ledgers
+            from fedkit_client.lineage import require_database, require_usable
             from fedkit_client.recalled import require_withdrawals
+            from fedkit_client.record_check import log_remarks
             from fedkit_client.settling import settle
 
+            # Before what reads it under a key: no round could be answered without it.
+            require_database(opened.folder)
             # The key first: whatever is written from here on is sealed by it.
             said = settle(opened.folder)
             logs.configure(opened.folder.log, opened.folder.vault())
             open_ledgers(opened.file, opened.folder)
             require_withdrawals(opened.file, opened.folder)
-            node, watch = _ready(opened, say, stack, said)
+            require_usable(opened.folder)
+            node, watch = _ready(opened, say, stack, (*said, *log_remarks(opened)))
         except FedkitError as error:
             if detach:
                 _tell_parent({"error": {"code": error.code, "message": str(error)}})

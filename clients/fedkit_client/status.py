@@ -7,6 +7,7 @@ from typing import Any
 
 from fedkit.errors import DeploymentError
 from fedkit.federation.heads import CONTRADICTED
+from fedkit.governance.quarantine import QUARANTINED
 from fedkit.storage.audit import RECOVERED
 from fedkit.storage.audit_verify import alerts, readable_lines
 from fedkit.storage.sealing import Vault
@@ -34,7 +35,7 @@ def status(opened: Opened) -> dict[str, Any]:
         "phase": phase,
         "since": state.get("since") if running else None,
         "connected_at": state.get("connected_at") if running else None,
-        "problem": state.get("problem") if running else None,
+        "problem": standing_problem(opened, state) if running else None,
         "paused": _paused(opened),
         "quarantined": folder.quarantine.since(),
         "file_changed": running and file_changed(opened),
@@ -46,6 +47,14 @@ def status(opened: Opened) -> dict[str, Any]:
         "usage": _usage(opened),
         "log": alerts(folder.audit, (CONTRADICTED, RECOVERED)),
     }
+
+
+def standing_problem(opened: Opened, state: dict[str, Any]) -> dict[str, str] | None:
+    """What keeps a running site from its coordinator, as its loop wrote last; a lifted quarantine does not."""
+    problem: dict[str, str] | None = state.get("problem")
+    if problem is not None and problem.get("code") == QUARANTINED and not opened.folder.quarantine.there():
+        return None
+    return problem
 
 
 def status_text(found: dict[str, Any]) -> str:

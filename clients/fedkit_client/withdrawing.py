@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedkit.config.wording import shown, suggestion
 from fedkit.errors import FederationError
 from fedkit.governance.consent_rules import require_ids
 from fedkit_client.audit import record, signed_by
+from fedkit_client.forgotten import forgotten, forgotten_lines
 from fedkit_client.lineage import runs_with
 from fedkit_client.pseudonyms import unit_pseudonym
 from fedkit_client.start import Opened
@@ -51,4 +52,20 @@ def withdraw_units(
 
     fresh = note(opened.folder.withdrawals, data, ids, kind, now, opened.folder.vault(), first=first)
     used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
-    return {"data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used}
+    return {
+        "data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used,
+        "lineage_deleted": forgotten(opened.folder, data),
+    }  # fmt: skip
+
+
+def used_text(told: Mapping[str, Any]) -> str:
+    """How many were in rounds so far, as far as anybody can still tell; of what :func:`withdraw_units` returned."""
+    gone = told["lineage_deleted"]
+    if not gone:
+        return f"{told['used_before']} of them were in rounds so far"
+    runs = len({each["run"] for each in gone})
+    return (
+        f"{told['used_before']} of them were in rounds that are still known;"
+        f" {forgotten_lines(gone)[-1]} ({runs} {'run' if runs == 1 else 'runs'} in all): whoever was in those"
+        " nobody can tell any more"
+    )

@@ -13,6 +13,9 @@ USAGE = (
     "Beside its answers the site's file, as it is now, lets exact CPU seconds and memory out, which may follow from"
     " records and have no guarantee."
 )
+UNKNOWN = (
+    "What left without privacy between that backup and its restore leaves nothing in a ledger: nobody here knows it."
+)
 _FILL = "[TO FILL IN: {}]"
 
 
@@ -24,6 +27,11 @@ def incident_page(found: Mapping[str, Any], version: str) -> str:
     events = [{**each, "when": _when(each["at"])} for each in found["events"]]
     values = {
         "found": found,
+        "presumed": [
+            {**each, "told": presumed_text(each), "bound": _bound({**each, "guarantee": "dp"})}
+            for each in found["presumed"]
+        ],
+        "unknown": UNKNOWN,
         "answers": answers,
         "runs": runs,
         "events": events,
@@ -102,15 +110,16 @@ def notification_draft(found: Mapping[str, Any]) -> str:
 
 
 def _left(found: Mapping[str, Any]) -> list[str]:
-    recipient = found["recipient"]
+    lines = _left_unlogged(found)
     if not found["runs"]:
-        return ["According to the site's audit log no answer left in this time."]
-    lines = [
-        f"To the coordinator at {recipient['address']} (key {recipient['coordinator']}), from which"
-        " the users of the federation"
-        f" ({', '.join(user['name'] for user in recipient['users']) or 'not known'}) can fetch it, left by the log:",
-        "",
-    ]
+        return ["According to the site's audit log no answer left in this time.", *(["", *lines] if lines else [])]
+    unlogged, lines = (
+        lines,
+        [
+            f"{_recipient(found)}, left by the log:",
+            "",
+        ],
+    )
     for run in found["runs"]:
         part = f", of which {run['withheld']} perhaps not or in part" if run["withheld"] else ""
         lines.append(
@@ -118,7 +127,43 @@ def _left(found: Mapping[str, Any]) -> list[str]:
             f" {run['submitter']} ({run['submitter_key']}), {_when(run['first'])} to {_when(run['last'])}:"
             f" {_counted(run['answers'])}{part}; {_bound(run['guarantee'])}"
         )
-    return lines
+    return [*lines, "", *unlogged] if unlogged else lines
+
+
+def _left_unlogged(found: Mapping[str, Any]) -> list[str]:
+    if not found["presumed"]:
+        return []
+    return [
+        f"**The log is not all: the folder was put back from a backup.** {_recipient(found)}, presumably left beside"
+        f" this, by the ledgers. {UNKNOWN}",
+        "",
+        *(
+            f"- run {each['run']} on {each['dataset']} (study {each['study'] or 'not known'}), submitted by whom"
+            f" is not recorded here: {presumed_text(each)}; {_bound({**each, 'guarantee': 'dp'})}"
+            for each in found["presumed"]
+        ),
+        "",
+        _FILL.format("what the coordinator's log and the machine that was lost tell of these runs"),
+    ]
+
+
+def _recipient(found: Mapping[str, Any]) -> str:
+    recipient = found["recipient"]
+    users = ", ".join(user["name"] for user in recipient["users"]) or "not known"
+    return (
+        f"To the coordinator at {recipient['address']} (key {recipient['coordinator']}), from which the users of the"
+        f" federation ({users}) can fetch it"
+    )
+
+
+def presumed_text(gone: Mapping[str, Any]) -> str:
+    """What presumably left of a run, for a person; of the plain values of `fedkit_client.reconciled.Presumed`."""
+    rounds = "; ".join(f"{purpose} {', '.join(map(str, numbers))}" for purpose, numbers in gone["rounds"].items())
+    return (
+        f"the ledger was charged for {gone['count']} round{'' if gone['count'] == 1 else 's'} ({rounds}) that this"
+        f" folder's log does not know, reconciled after a restore at {_when(gone['before'])}: presumably left, since"
+        f" {_when(gone['after'])}"
+    )
 
 
 def _subjects(found: Mapping[str, Any]) -> list[str]:
@@ -158,7 +203,7 @@ def _contacts(found: Mapping[str, Any]) -> str:
 
 def _consequences(found: Mapping[str, Any]) -> str:
     unprotected = found["unprotected"]
-    private = [run for run in found["runs"] if run["run"] not in unprotected]
+    private = [run for run in [*found["runs"], *found["presumed"]] if run["run"] not in unprotected]
     text = ""
     if unprotected:
         text += (
@@ -166,9 +211,9 @@ def _consequences(found: Mapping[str, Any]) -> str:
         )
     if private:
         text += (
-            "What left of the other runs is differentially private: for whoever has all of a run, the odds that one"
-            " unit's records were used change by at most the factor e^epsilon of that run, but for delta; for all runs"
-            " together the ledger's epsilon is the bound. "
+            f"What left of {'the other' if unprotected else 'these'} runs is differentially private: for whoever has"
+            " all of a run, the odds that one unit's records were used change by at most the factor e^epsilon of that"
+            " run, but for delta; for all runs together the ledger's epsilon is the bound. "
         )
     if found["usage_disclosed"]:
         text += f"{USAGE} "

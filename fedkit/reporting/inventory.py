@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedkit.reporting.incident import presumed_text
 from fedkit.reporting.page import render
 
 _TEXTS = {
@@ -73,7 +74,11 @@ def _released(data: Mapping[str, Any]) -> dict[str, Any]:
             f" {budget['spent']:.1%} is spent, {budget['held']:.1%} held, {budget['left']:.1%} left."
         )
     runs = [
-        {**run, "rounds": "; ".join(f"{purpose} {_ranges(numbers)}" for purpose, numbers in run["answered"].items())}
+        {
+            **run,
+            "rounds": "; ".join(f"{purpose} {_ranges(numbers)}" for purpose, numbers in run["answered"].items()),
+            "gone": presumed_text(run["presumed"]) if run["presumed"] else "",
+        }
         for run in data["released"]
     ]
     return {"budget": told, "runs": runs, "uncharged": data["uncharged"]}

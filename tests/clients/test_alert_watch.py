@@ -351,6 +351,14 @@ def test_the_command_lists_what_stands_and_tests_the_channels(watch, hook, tmp_p
     assert not made.folder.alerts.exists()
 
 
+def test_one_alert_is_one_and_a_test_without_a_channel_says_what_to_write(watch, capsys):
+    made, _, _ = watch()
+    record(made.folder, "refused", run="r", purpose="train", round=1, code="FK541")
+    assert f"{SITE}: 1 alert\n" in _run(["alerts", str(made.folder.site_yaml)], capsys)[1]
+    with pytest.raises(DeploymentError, match=r"FK786.*alerts\.webhook or alerts\.syslog"):
+        main(["alerts", str(made.folder.site_yaml), "--test"])
+
+
 def test_a_thread_that_watches_keeps_no_process_alive(watch):
     _, found, _ = watch()
     found.start()

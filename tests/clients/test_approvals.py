@@ -106,7 +106,7 @@ def test_an_approval_expires(manual):
 @pytest.mark.parametrize("days", [0, -1, 367, float("nan"), float("inf")])
 def test_days_have_bounds(manual, days):
     train(manual, manual.coordinator.job())
-    with pytest.raises(DeploymentError, match="FK707"):
+    with pytest.raises(DeploymentError, match=r"FK707.*more than 0 and at most 366 days; --days is"):
         approvals(manual).approve("run-1", days, time.time())
 
 
@@ -338,6 +338,16 @@ def test_a_run_that_nobody_asked_for_is_no_experiment_and_the_newest_are_named(b
     made.keeper.answer("train", made.coordinator.request(made.coordinator.job("r"), "train", 1, model(SIZE)))
     with pytest.raises(FederationError, match=r"FK763.*20260101-120000-heart.*the newest are r\b"):
         explain(made.folder.site_yaml, "20260101-120000-heart-abcdef", (), Told())
+    # Whatever else is spelled as no experiment is: a rehearsal's run, which an alert names.
+    with pytest.raises(
+        FederationError, match=r"FK763.*rehearsal-unknown.*still remembers.*the last 30.*retention\.caches"
+    ):
+        explain(made.folder.site_yaml, "rehearsal-unknown", (), Told())
+
+
+def test_a_data_set_s_name_alone_is_told_how_it_is_given(bench):
+    with pytest.raises(FederationError, match=rf"FK763.*is a data set of {SITE}.*write data={DATASET}"):
+        explain(bench().folder.site_yaml, DATASET, (), Told())
 
 
 def test_an_experiment_is_explained_with_the_sites_own_records(tmp_path, capsys):

@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 
 import pytest
 from fedkit_client import moving
 from fedkit_client.join import join
+from fedkit_client.retired import CLOSED
 
 from fedkit.errors import DeploymentError
 from fedkit.storage.audit_verify import raw_lines, readable_lines
@@ -109,6 +111,18 @@ def test_the_audit_log_stays_under_its_key_and_the_new_one_tells_where_it_ended(
     third = join(_address(coordinator), coordinator.invite(), tmp_path / "third", old=made.path).folder
     assert (third.path / "audit.before-1.jsonl").read_bytes() == log
     assert (third.path / "audit.before-2.jsonl").read_bytes() == made.audit.read_bytes()
+
+
+def test_a_folder_that_was_taken_over_says_so_and_never_to_restore_it(coordinator, old, tmp_path):
+    join(_address(coordinator), coordinator.invite(), tmp_path / "new", old=old.path)
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    with pytest.raises(DeploymentError, match=f"FK741.*closed by `fedkit client join --from` .on {day}") as refused:
+        old.enrolment()
+    assert "restore" not in str(refused.value) and "start that one" in refused.value.remedy
+    # One that is broken otherwise is another matter.
+    (old.path / CLOSED).unlink()
+    with pytest.raises(DeploymentError, match=r"FK741.*restore it"):
+        old.enrolment()
 
 
 def test_the_old_folder_is_closed_before_the_new_one_is_there_and_open_again_if_it_never_is(

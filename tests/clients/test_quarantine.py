@@ -12,6 +12,8 @@ from fedkit_client.evidence import check_manifest, keep_evidence
 from fedkit_client.findings import KINDS
 from fedkit_client.folder import SiteFolder
 from fedkit_client.moving import carry_over
+from fedkit_client.start import open_site
+from fedkit_client.status import standing_problem
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.governance.pause import PauseFile
@@ -193,3 +195,15 @@ def test_a_log_that_cannot_be_written_and_a_file_that_is_broken_keep_nobody_from
 
 def test_a_child_cannot_tell_of_a_quarantine():
     assert "quarantined" not in KINDS
+
+
+def test_a_lifted_quarantine_is_no_problem_that_status_still_tells(bench):
+    made = bench()
+    opened = open_site(made.folder.site_yaml)
+    state = {"problem": {"code": "FK787", "message": "the site is quarantined", "remedy": "lift it"}}
+    made.folder.quarantine.put("x", 5.0)
+    assert standing_problem(opened, state) == state["problem"]
+    made.folder.quarantine.take_away()
+    assert standing_problem(opened, state) is None
+    other = {"problem": {"code": "FK755", "message": "m", "remedy": "r"}}
+    assert standing_problem(opened, other) == other["problem"]

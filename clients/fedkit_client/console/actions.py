@@ -15,7 +15,7 @@ from fedkit_client.console.site import Site
 from fedkit_client.decisions import approve_run, deny_run
 from fedkit_client.pausing import pause_site, reason_of, resume_site
 from fedkit_client.withdrawals import unit_ids
-from fedkit_client.withdrawing import withdraw_units
+from fedkit_client.withdrawing import used_text, withdraw_units
 
 MOST_UNITS = 500
 """Ids of one form."""
@@ -105,6 +105,6 @@ def withdraw(site: Site, visit: Visit) -> Response:
     how = "count again as the register and the table say" if told["revoked"] else "are left out"
     text = (
         f"{told['given']} of {data} {how} from the next round on; {told['given'] - told['changed']} of them were so"
-        f" already. {told['used_before']} of them were in rounds so far."
+        f" already. {used_text(told)}."
     )
     return visit.told(text, "/consent")
