@@ -260,9 +260,19 @@ def test_doctor_finds_a_running_site_in_order(federation):
     told = json.loads(out)
     assert {each["check"]: each["state"] for each in told["checks"] if each["state"] == "fail"} == {}, err
     assert code == 0 and told["ok"]
-    assert {"DNS", "TCP", "TLS", "clock", "certificate", "enrolment", "disk", "ledgers", "limits"} <= {
-        each["check"] for each in told["checks"]
-    }
+    assert {
+        "DNS",
+        "TCP",
+        "TLS",
+        "clock",
+        "certificate",
+        "enrolment",
+        "disk",
+        "ledgers",
+        "limits",
+        "lineage",
+        "audit log",
+    } <= {each["check"] for each in told["checks"]}
 
 
 def test_sigterm_ends_it_with_nothing_left_behind(federation):
