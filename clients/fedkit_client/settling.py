@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkit.errors import DeploymentError
+from fedkit.errors import DeploymentError, FederationError
 from fedkit.governance.encryption import default_source
 from fedkit.storage.private import replace
 from fedkit_client import logs, pseudonyms, rectified, usage, withdrawals
@@ -143,6 +143,17 @@ def _ledger(path: Path, vault: Vault) -> None:
 def _lineage(path: Path, vault: Vault, *, plain: bool) -> None:
     if not path.exists():
         return
+    try:
+        _resealed(path, vault, plain=plain)
+    except sqlite3.Error as error:
+        raise FederationError(
+            f"{path.name} cannot be used ({type(error).__name__}: {error})",
+            code="FK593",
+            remedy="see that the disk has room, or restore it from the folder's backup",
+        ) from None
+
+
+def _resealed(path: Path, vault: Vault, *, plain: bool) -> None:
     with closing(sqlite3.connect(path, timeout=30)) as database:
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA secure_delete = ON")

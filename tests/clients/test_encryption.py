@@ -563,6 +563,15 @@ def test_a_vault_that_is_lost_is_named_by_every_command_before_anything_is_writt
     assert client("encrypt", name, "--check")[0] == 0
 
 
+def test_a_lineage_that_is_no_database_is_one_error_of_whoever_encrypts_it(hospital, tmp_path):
+    live(hospital)
+    hospital.folder.lineage.write_bytes(b"no database " * 100)
+    name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
+    with pytest.raises(FederationError, match=r"lineage\.sqlite cannot be used") as caught:
+        settle(opened(hospital).folder)
+    assert caught.value.code == "FK593" and "backup" in caught.value.remedy
+
+
 def _keep_only(path, kept):
     for each in ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers"):
         if each != kept and (path / each).exists():
