@@ -8,7 +8,6 @@ the pictures in place are kept.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -95,22 +94,7 @@ def take(program: str, out: Path) -> list[Path]:
     return pictures
 
 
-def main(arguments: list[str]) -> int:
-    """Take the pictures."""
-    from screenshot import browser
-
-    if len(arguments) > 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    program = browser()
-    if program is None:
-        print("no chromium found: the pictures are left as they are", file=sys.stderr)
-        return 0
-    os.environ.setdefault("NO_PROXY", "127.0.0.1")
-    for picture in take(program, Path(arguments[0]) if arguments else Path(__file__).parent):
-        print(f"{picture}: {picture.stat().st_size // 1024} KiB")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from screenshot import take_pictures
+
+    sys.exit(take_pictures(take, __doc__, sys.argv[1:]))

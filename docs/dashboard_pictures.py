@@ -6,7 +6,6 @@ another of its family named by ``CHROMIUM=...``, and what the tests need; withou
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import tempfile
@@ -19,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 WIDTH, HEIGHT = 1200, 1500
 
 
-def take(program: str, out: Path) -> Path:
+def take(program: str, out: Path) -> list[Path]:
     """The page of a run that goes on."""
     import pyotp
     import uvicorn
@@ -81,25 +80,10 @@ def take(program: str, out: Path) -> Path:
             server.should_exit = True
             thread.join(20)
             coordinator.close()
-    return out / "dashboard-run.png"
-
-
-def main(arguments: list[str]) -> int:
-    """Take the picture."""
-    from screenshot import browser
-
-    if len(arguments) > 1:
-        print(__doc__, file=sys.stderr)
-        return 2
-    program = browser()
-    if program is None:
-        print("no chromium found: the picture is left as it is", file=sys.stderr)
-        return 0
-    os.environ.setdefault("NO_PROXY", "127.0.0.1")
-    picture = take(program, Path(arguments[0]) if arguments else Path(__file__).parent)
-    print(f"{picture}: {picture.stat().st_size // 1024} KiB")
-    return 0
+    return [out / "dashboard-run.png"]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    from screenshot import take_pictures
+
+    sys.exit(take_pictures(take, __doc__, sys.argv[1:]))

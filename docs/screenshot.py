@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedkit.errors import FedkitError
@@ -48,6 +49,25 @@ def picture(page: Path, image: Path, program: str) -> None:
             copy.as_uri(),
         ]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def take_pictures(take: Callable[[str, Path], Sequence[Path]], doc: str | None, arguments: list[str]) -> int:
+    """What the scripts for the pictures of pages share: the words of a command, and what there is without a browser.
+
+    Args:
+        take: (browser, folder) -> the pictures. doc: says how the script is used.
+    """
+    if len(arguments) > 1:
+        print(doc, file=sys.stderr)
+        return 2
+    program = browser()
+    if program is None:
+        print("no chromium found: the pictures are left as they are", file=sys.stderr)
+        return 0
+    os.environ.setdefault("NO_PROXY", "127.0.0.1")
+    for made in take(program, Path(arguments[0]) if arguments else Path(__file__).parent):
+        print(f"{made}: {made.stat().st_size // 1024} KiB")
+    return 0
 
 
 def main(arguments: list[str]) -> int:

@@ -95,6 +95,15 @@ class DeploymentError(FedkitError):
     """A coordinator or a site that cannot be set up, reached or joined."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what another library's error says, or its name where it says nothing.
+
+    >>> first_line(ValueError("one\\ntwo")), first_line(MemoryError())
+    ('one', 'MemoryError')
+    """
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
 class Interrupted(Exception):
     """The user stopped the run; what was done so far is on disk."""
 

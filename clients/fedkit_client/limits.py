@@ -15,7 +15,7 @@ import resource
 import shutil
 from pathlib import Path
 
-from fedkit.errors import DeploymentError
+from fedkit.errors import DeploymentError, first_line
 from fedkit.governance.terms import Limits, SiteFile
 
 HEADROOM = 384 * 2**20
@@ -139,7 +139,7 @@ def work_a_little(file: SiteFile) -> None:
         if device.type != "cuda":
             raise
         raise DeploymentError(
-            f"torch finds a GPU here and cannot use it: {(str(error).splitlines() or [''])[0]}",
+            f"torch finds a GPU here and cannot use it: {first_line(error)}",
             code="FK761",
             remedy="set device: cpu, or install a driver and a torch that fit the GPU, and leave it memory",
         ) from error

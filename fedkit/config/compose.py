@@ -28,7 +28,7 @@ from fedkit.config.schema import register
 from fedkit.config.settling import Experiment, settle
 from fedkit.config.wording import redacted
 from fedkit.config.yaml_shape import shape_problem
-from fedkit.errors import ConfigError
+from fedkit.errors import ConfigError, first_line
 
 _LOCK = threading.Lock()  # Hydra keeps the current composition in a global
 # Of Hydra's own application, which is never started: reading them took a fifth of the time.
@@ -183,7 +183,7 @@ def _hydra_or_refuse(lines: list[str], found: Findings) -> tuple[dict[str, Any],
         _refuse(found)
         raise
     except (HydraException, OmegaConfBaseException) as error:
-        found.problems.append(str(error).splitlines()[0])
+        found.problems.append(first_line(error))
         _refuse(found)
         raise
 

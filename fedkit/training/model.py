@@ -15,7 +15,7 @@ from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.data.declared import input_shape, task_of
-from fedkit.errors import TrainingError
+from fedkit.errors import TrainingError, first_line
 from fedkit.models import build
 from fedkit.models.catalogue import initialise
 from fedkit.types import Task
@@ -78,7 +78,7 @@ def check_output(module: nn.Module, input_shape: tuple[int, ...], task: Task) ->
             output = module(example)
     except (RuntimeError, ValueError, TypeError) as error:
         raise TrainingError(
-            f"the model cannot take examples of shape {input_shape}: {str(error).splitlines()[0]}", code="FK411"
+            f"the model cannot take examples of shape {input_shape}: {first_line(error)}", code="FK411"
         ) from None
     finally:
         module.train(was_training)

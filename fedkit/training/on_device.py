@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedkit.errors import TrainingError
+from fedkit.errors import TrainingError, first_line
 from fedkit.privacy import dp_sgd
 from fedkit.privacy.randomness import Source
 from fedkit.training.gradients import BatchGradient, batch_gradient
@@ -96,7 +96,7 @@ def refused_by(device: torch.device) -> Iterator[None]:
         if device.type != "cuda":
             raise
         raise TrainingError(
-            f"the model cannot be trained on {name_of(device)}: {(str(error).splitlines() or [''])[0]}",
+            f"the model cannot be trained on {name_of(device)}: {first_line(error)}",
             code="FK423",
             remedy="train it on the CPU, or leave out the operation that is named",
         ) from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedkit.errors import first_line
 from fedkit.privacy.tap_sum import Part, Product, Table
 from fedkit.training.stack import POINTWISE, altered
 from fedkit.training.tap_layers import KINDS
@@ -92,7 +93,7 @@ def tapped(module: nn.Module, input_shape: tuple[int, ...]) -> Tapped | str:
     try:
         return _traced(copy.deepcopy(module), input_shape)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        return f"the model does not take a few rows of zeros: {(str(error).splitlines() or [''])[0]}"
+        return f"the model does not take a few rows of zeros: {first_line(error)}"
 
 
 def leaves(module: nn.Module) -> Iterator[nn.Module]:

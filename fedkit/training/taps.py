@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from fedkit.errors import TrainingError
+from fedkit.errors import TrainingError, first_line
 from fedkit.models.flat import unpack
 from fedkit.privacy.dp_sgd import ClippedSums
 from fedkit.privacy.independence import refusal
@@ -88,4 +88,4 @@ def probe(module: nn.Module, tapped: Tapped, task: Task, shape: tuple[int, ...])
         with tap_gradients(module, tapped, summed(task), Seeded("probe")) as gradients:
             gradients.check(shape, target_type(task))
     except RuntimeError as error:
-        raise refusal((str(error).splitlines() or [""])[0]) from error
+        raise refusal(first_line(error)) from error

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fedkit.errors import TrainingError
+from fedkit.errors import TrainingError, first_line
 from fedkit.models.flat import attach
 from fedkit.privacy.randomness import generator
 from fedkit.training import local
@@ -108,7 +108,7 @@ def refused(model: nn.Module, task: Task, input_shape: tuple[int, ...]) -> str |
                 if not _agree(worker, copies, site, task, x[site], y[site], found):
                     return "vmap gives other gradients than autograd does"
     except (RuntimeError, ValueError, TypeError, NotImplementedError, TrainingError) as error:
-        return f"vmap does not take it: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return f"vmap does not take it: {first_line(error)}"
     return None if kept == _kept(worker) else "it keeps something from one call to the next"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedkit.errors import DeploymentError
+from fedkit.errors import DeploymentError, first_line
 from fedkit.federation.job import Job
 from fedkit.governance.terms import Allowed
 from fedkit_server.store import RunRow, Store
@@ -59,7 +59,7 @@ def check_size(job: Job, models: Mapping[str, Allowed]) -> None:
             # An installed model may need its numbers; the run will tell.
             return
         # Such as a width whose product no longer counts in 64 bits.
-        raise _too_large(f"a model that torch cannot describe: {str(error).splitlines()[0][:100]}") from None
+        raise _too_large(f"a model that torch cannot describe: {first_line(error)[:100]}") from None
     count = sum(parameter.numel() for parameter in module.parameters())
     if count > MOST_PARAMETERS:
         raise _too_large(f"a model of {count:,} parameters; {MOST_PARAMETERS:,} are the most")

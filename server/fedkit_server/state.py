@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedkit.errors import DeploymentError, FederationError
+from fedkit.errors import DeploymentError, FederationError, first_line
 from fedkit.federation.flower_link import Link
 from fedkit.federation.keyring import Keyring, Member, extend
 from fedkit.governance.terms import Allowed
@@ -138,7 +138,7 @@ def readable_link(folder: ServerFolder) -> Iterator[None]:
         yield
     except (SQLAlchemyError, _Broken) as error:
         raise DeploymentError(
-            f"{folder.link} cannot be used: {str(error).splitlines()[0][:200]}",
+            f"{folder.link} cannot be used: {first_line(error)[:200]}",
             code="FK705",
             remedy=f"unless the disk is full, delete {folder.link.name}, {folder.link.name}-wal and"
             f" {folder.link.name}-shm and start again: enrolled sites are let in from fedkit.db",

@@ -1,11 +1,23 @@
 """Small sites and plans for the tests of training."""
 
 import numpy as np
+from torch import nn
 
 from fedkit.models.flat import pack
 from fedkit.types import Examples, LocalPlan, PrivacyPlan, RoundPlan, Site, Task
 
 BINARY = Task("binary", ("no", "yes"))
+
+
+class Mixing(nn.Module):
+    """Subtracts the mean of a batch: no clip holds what a record does to the others."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(5, 1)
+
+    def forward(self, x):
+        return self.linear(x - x.mean(0))
 
 
 def examples(n, seed=0, kind="binary", rows_a_unit=1):

@@ -8,7 +8,7 @@ from torch import nn
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.training.engine import ENGINES, FAST_AT_ONCE, choose
-from tests.training.builders import BINARY, local_plan, privacy_plan
+from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan
 
 STACK = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
 RANDOM = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.1), nn.Linear(8, 1))
@@ -47,14 +47,6 @@ def test_auto_falls_back_to_the_reference_and_says_why():
 
 
 def test_a_model_that_the_probe_refuses_is_the_references_to_refuse():
-    class Mixing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(5, 1)
-
-        def forward(self, x):
-            return self.linear(x - x.mean(0))
-
     engine = chosen(Mixing())
     assert engine.name == "reference" and "it mixes or remembers records" in engine.why
     with pytest.raises(TrainingError, match=r"engine=taps .* mixes or remembers") as caught:
@@ -127,7 +119,7 @@ from torch import nn
 from fedkit.training.cohort import Cohort
 from fedkit.training.engine import _bytes
 from fedkit.training.stack import linear_stack
-from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
+from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan, round_plan, site
 torch.set_num_threads(1)
 count = int(sys.argv[1])
 model = nn.Sequential(nn.Linear(5, 700), nn.ReLU(), nn.Linear(700, 300), nn.ReLU(), nn.Linear(300, 1))

@@ -15,7 +15,7 @@ from fedkit.training.engine import REFERENCE, choose, reference_on
 from fedkit.training.losses import target_type
 from fedkit.training.on_device import CPU, deterministic, device_of, lot_gradients_on, name_of
 from fedkit.types import Examples, Site, Task
-from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
+from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan, round_plan, site
 
 TWIN = torch.device("cpu", 0)
 """The CPU by another name: training on it takes the way of a GPU."""
@@ -106,14 +106,6 @@ def test_a_buffer_that_the_copy_moves_is_seen():
 
 
 def test_a_model_that_mixes_rows_is_refused_there_too():
-    class Mixing(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.linear = nn.Linear(5, 1)
-
-        def forward(self, x):
-            return self.linear(x - x.mean(0))
-
     model = Mixing()
     with pytest.raises(TrainingError, match="mixes or remembers") as caught:
         local.check_model(model, BINARY, [site()], round_plan(model, {"north": PLANS["private"]}), device=TWIN)

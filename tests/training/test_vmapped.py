@@ -13,7 +13,7 @@ from fedkit.training import local, vmapped
 from fedkit.training.engine import choose
 from fedkit.training.vmapped import AT_ONCE, Vmapped, refused
 from fedkit.types import Task
-from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
+from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan, round_plan, site
 
 TASKS = {"binary": BINARY, "multiclass": Task("multiclass", ("a", "b", "c")), "regression": Task("regression", ())}
 NORMED = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
@@ -34,15 +34,6 @@ class Attending(nn.Module):
         hidden = self.lift(x.unsqueeze(-1))
         hidden = hidden + self.attention(hidden, hidden, hidden, need_weights=False)[0]
         return self.last(self.tied(self.frozen(self.tied(hidden)).tanh()).mean(1))
-
-
-class Mixing(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(5, 1)
-
-    def forward(self, x):
-        return self.linear(x - x.mean(0))
 
 
 class Remembering(Mixing):
