@@ -38,7 +38,8 @@ class Upkeep:
             DeploymentError: FK767, FK768, the executor is gone for good; FK770, FK771, the log.
         """
         now = self.clock()
-        if now < self._next:
+        # A clock that was set back does not put off what is due.
+        if self._next - EVERY <= now < self._next:
             return
         self._next = now + EVERY
         for each in read_due(self._asked({"purge": "due", "now": now}).get("due", [])):

@@ -192,6 +192,10 @@ def test_a_running_site_deletes_by_the_clock_once_an_hour(made):
     upkeep()
     assert asked[2:] == ["due", "delete"] and kept(made) == 0
     assert [type(event) for event in told] == [Event] and told[0].kind == "deleted"
+    # A clock that was far ahead and is set right does not put off the next look until then.
+    now[0] -= DAY
+    upkeep()
+    assert asked[4:] == ["due"]
 
 
 def test_the_command_shows_first_and_deletes_under_encryption_too(made):
