@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedkit.privacy.randomness import Source
+from fedkit.privacy.randomness import Float64, Source
 from fedkit.types import Int64
 
 G = 2**26
@@ -140,6 +140,15 @@ def integer_noise(source: Source, d: int, noise_multiplier: float) -> Int64:
     Guarantee: with a ``Secure`` source, the exact law of a rounded ideal Gaussian.
     """
     return source.rounded_gaussian(d, noise_multiplier * slack(d) * G)
+
+
+def fill_integer_noise(found: Float64, source: Source, noise_multiplier: float) -> None:
+    """Fill float64 [steps, d] with what as many calls of :func:`integer_noise` give, as whole numbers.
+
+    Raises:
+        PrivacyError: as :func:`integer_noise`.
+    """
+    source.fill_rounded_gaussians(found, noise_multiplier * slack(found.shape[1]) * G)
 
 
 def _integers(part: Tensor, factor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Where lots and noise come from: the operating system (``Secure``) or a seed (``Seeded``, never private).
 
-torch's generator serves neither purpose: it keeps 32 bits of a seed, and its float32 normals end at 5.768 sigma.
+Both share every line but where the key comes from. torch's generator serves neither purpose: it keeps 32 bits of a
+seed, and its float32 normals end at 5.768 sigma.
 """
 
 from __future__ import annotations
@@ -8,16 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedkit.privacy.rounded_gaussian import rounded_gaussian
+from fedkit.privacy.rounded_gaussian import fill_rounded_gaussians, rounded_gaussian
 from fedkit.types import Int64
 
 Float64 = NDArray[np.float64]
 BoolMask = NDArray[np.bool_]
+
+DRAWS = 2
+"""How seeded lots and noise follow from a seed; a run that is to be trained again needs the same number.
+
+1 (until 0.1.0's first release): Philox normals, one stream for all.
+"""
+_SCHEME = b"fedkit draws 2"
 
 
 class Source(Protocol):
@@ -31,8 +41,16 @@ class Source(Protocol):
         """Independent normals of standard deviation ``scale``, rounded to integers; int64 [d]."""
         ...
 
+    def fill_rounded_gaussians(self, found: Float64, scale: float) -> None:
+        """Fill float64 [count, d] with what as many calls of :meth:`rounded_gaussian` give, as whole numbers."""
+        ...
+
     def permutation(self, n: int) -> Int64:
         """0 .. n - 1 in a random order: places, which need not be secret but must not depend on records."""
+        ...
+
+    def permutations(self, count: int, n: int) -> Int64:
+        """What as many calls of :meth:`permutation` give; int64 [count, n]."""
         ...
 
     def columns(self, n: int, width: int) -> Int64:
@@ -50,66 +68,41 @@ def derive_seed(*material: str | int) -> int:
     >>> derive_seed(1, "ab") == derive_seed(1, "ab"), derive_seed(1, "ab") == derive_seed("1a", "b")
     (True, False)
     """
-    encoded = json.dumps([*material], ensure_ascii=True, separators=(",", ":")).encode()
-    return int.from_bytes(hashlib.sha256(encoded).digest()[:16], "little")
+    return int.from_bytes(hashlib.sha256(_encoded(material)).digest()[:16], "little")
+
+
+def _encoded(material: Sequence[str | int]) -> bytes:
+    return json.dumps([*material], ensure_ascii=True, separators=(",", ":")).encode()
 
 
 def generator(*material: str | int) -> np.random.Generator:
     """A counter-based (Philox) generator that depends on the material alone: (seed, round, site, purpose)."""
-    seed = derive_seed(*material)
-    key = np.array([seed & (2**64 - 1), seed >> 64], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
+    return _philox(derive_seed(*material).to_bytes(16, "little"))
 
 
-class Seeded:
-    """Replayable randomness for simulations. Whatever it touches is NOT private: who knows the seed knows the noise.
+class Draws:
+    """What one step after another draws, from one key; :func:`Secure` and :func:`Seeded` differ by the key alone.
+
+    Lots, noise, and places are streams of their own: each goes on by itself, whatever was drawn of the others and
+    however many at once.
 
     Args:
-        material: (seed, round, site, purpose); all of it matters, else noise repeats and cancels across rounds.
+        key: 32 bytes. Sensitive where the noise is to protect: it lives in the ciphers only, and a hash of it, for the
+            few numbers that are continued.
+
+    Guarantee: as far as AES-256-CTR under the key cannot be told from random bits, ``rounded_gaussian`` has exactly the
+    law of rounded ideal normals, and a unit joins a lot with a chance of at most q.
     """
 
-    def __init__(self, *material: str | int) -> None:
-        self._generator = generator(*material)
-
-    def poisson_mask(self, n: int, q: float) -> BoolMask:
-        """Which of n units join the lot; bool [n]."""
-        return self._generator.random(n) < q
-
-    def rounded_gaussian(self, d: int, scale: float) -> Int64:
-        """Philox normals times ``scale``, rounded; int64 [d]. Its bits are part of what a replay repeats."""
-        return np.rint(self._generator.standard_normal(d) * scale).astype(np.int64)
-
-    def permutation(self, n: int) -> Int64:
-        """0 .. n - 1 in a random order."""
-        return self._generator.permutation(n)
-
-    def columns(self, n: int, width: int) -> Int64:
-        """n independent uniform numbers below ``width``; int64 [n]."""
-        return self._generator.integers(0, width, n)
-
-    def seed(self) -> int:
-        """63 bits to seed a model's own random layers with."""
-        return int(self._generator.integers(0, 2**63))
-
-
-class Secure:
-    """AES-256-CTR under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated.
-
-    Guarantee: as far as the stream cannot be told from random bits, ``rounded_gaussian`` has exactly the law of rounded
-    ideal normals, and a unit joins a lot with a chance of at most q.
-    """
-
-    def __init__(self) -> None:
-        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
-
-        # Sensitive: the key lives in the cipher only; nothing keeps or returns it.
-        self._stream = Cipher(algorithms.AES(os.urandom(32)), modes.CTR(os.urandom(16))).encryptor()
-        # Places and dropout: whoever knew them would learn nothing, and they are drawn without looking at a record.
-        self._places = np.random.Generator(np.random.Philox(int.from_bytes(os.urandom(16))))
+    def __init__(self, key: bytes) -> None:
+        self._lots, self._noise = _keystream(key, 0), _keystream(key, 1)
+        self._further = hashlib.sha256(b"continued" + key).digest()
+        # Whoever knew places and seeds would learn nothing; the hash keeps them from telling of the key.
+        self._public = hashlib.sha512(b"places" + key).digest()
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
         """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
-        bits, below = self._bits(n), int(q * 2.0**64)
+        bits, below = self._lots(n), int(q * 2.0**64)
         return bits < np.uint64(below) if below < 2**64 else np.ones(n, dtype=np.bool_)
 
     def rounded_gaussian(self, d: int, scale: float) -> Int64:
@@ -118,19 +111,75 @@ class Secure:
         Raises:
             PrivacyError: a scale out of bounds (FK315).
         """
-        return rounded_gaussian(self._bits, d, scale)
+        return rounded_gaussian(self._noise, d, scale, self._more)
+
+    def fill_rounded_gaussians(self, found: Float64, scale: float) -> None:
+        """Fill float64 [count, d] with what as many calls of :meth:`rounded_gaussian` give.
+
+        Raises:
+            PrivacyError: a scale out of bounds (FK315).
+        """
+        fill_rounded_gaussians(found, self._noise, scale, self._more)
+
+    def permutations(self, count: int, n: int) -> Int64:
+        """So many times 0 .. n - 1 in a random order; int64 [count, n]."""
+        return self._orders.permuted(np.broadcast_to(np.arange(n), (count, n)), axis=1)
 
     def permutation(self, n: int) -> Int64:
         """0 .. n - 1 in a random order."""
-        return self._places.permutation(n)
+        only: Int64 = self.permutations(1, n)[0]
+        return only
 
     def columns(self, n: int, width: int) -> Int64:
         """n independent uniform numbers below ``width``; int64 [n]."""
-        return self._places.integers(0, width, n)
+        return self._columns.integers(0, width, n)
 
     def seed(self) -> int:
         """63 bits to seed a model's own random layers with."""
-        return int(self._places.integers(0, 2**63))
+        return int(self._seeds.integers(0, 2**63))
 
-    def _bits(self, n: int) -> NDArray[np.uint64]:
-        return np.frombuffer(self._stream.update(bytes(8 * n)), dtype=np.uint64)
+    def _more(self, n: int) -> NDArray[np.uint64]:
+        return self._continued(n)
+
+    @cached_property
+    def _continued(self) -> Callable[[int], NDArray[np.uint64]]:
+        return _keystream(self._further, 0)
+
+    @cached_property
+    def _orders(self) -> np.random.Generator:
+        return _philox(self._public[:16])
+
+    @cached_property
+    def _columns(self) -> np.random.Generator:
+        return _philox(self._public[16:32])
+
+    @cached_property
+    def _seeds(self) -> np.random.Generator:
+        return _philox(self._public[32:48])
+
+
+def Seeded(*material: str | int) -> Draws:
+    """Replayable randomness for simulations. Whatever it touches is NOT private: who knows the seed knows the noise.
+
+    Args:
+        material: (seed, round, site, purpose); all of it matters, else noise repeats and cancels across rounds.
+    """
+    return Draws(hashlib.sha256(_SCHEME + _encoded(material)).digest())
+
+
+def Secure() -> Draws:
+    """Randomness under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated."""
+    return Draws(os.urandom(32))
+
+
+def _keystream(key: bytes, segment: int) -> Callable[[int], NDArray[np.uint64]]:
+    """n -> the next n words of AES-256-CTR from counter ``segment * 2**120`` on: no two segments of a key meet."""
+    # Not on the way of commands that only price a plan.
+    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+    stream = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor()
+    return lambda n: np.frombuffer(stream.update(bytes(8 * n)), dtype="<u8")
+
+
+def _philox(key: bytes) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, dtype="<u8")))

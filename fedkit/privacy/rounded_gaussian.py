@@ -16,9 +16,9 @@ float64 candidate x is computed at the midpoints. With r = sqrt(-2 ln u), for EV
 
 Why the candidate is the ideal value. Where x is nearer to an integer than 1/2 - tol - 2**-50, all X of the cell round
 to that integer: whatever the bits not drawn, the ideal result is this one. Elsewhere (and always where U's cell reaches
-0, whose tol is made at least .9) both uniforms are continued by 192 further bits of the same stream, and the same
-argument is made in decimal arithmetic of as many digits as the smaller cell asks for, until the rounding is known. What
-was decided early holds for every continuation, so both values of a pair belong to one and the same (U, V).
+0, whose tol is made at least .9) both uniforms are continued by 192 further random bits, and the same argument is made
+in decimal arithmetic of as many digits as the smaller cell asks for, until the rounding is known. What was decided
+early holds for every continuation, so both values of a pair belong to one and the same (U, V).
 
 What is left. Given independent uniform bits the result has the law of round(scale * Z): no distance, and a tail without
 end. A pair that is still open after ``ROUNDS`` continuations (a cell of 2**-1588) raises an error and releases nothing;
@@ -60,50 +60,76 @@ _DROPPED, _ONE = np.uint64(64 - PREFIX), np.uint64(0x3FF << PREFIX)
 _TO_MIDPOINT = 1.0 - 2.0**-53
 
 
-def rounded_gaussian(bits: Bits, d: int, scale: float) -> Int64:
+def rounded_gaussian(bits: Bits, d: int, scale: float, more: Bits | None = None) -> Int64:
     """Independent ideal normals of standard deviation ``scale``, each rounded to the nearest integer; int64 [d].
 
     Args:
-        bits: the stream; 2 * ceil(d / 2) words are drawn, and six more for each continuation of a pair.
+        bits: the stream; 2 * ceil(d / 2) words are drawn.
         scale: above 0, at most ``MAX_SCALE``.
+        more: the stream of the six further words for each continuation of a pair; ``bits`` if None.
 
     Raises:
         PrivacyError: a scale out of bounds (FK315); a stream that cannot be random (FK316).
 
-    Guarantee: if the stream's bits are independent and uniform, the result has exactly the stated law.
+    Guarantee: if the streams' bits are independent and uniform, the result has exactly the stated law.
+    """
+    found = np.empty((1, d))
+    fill_rounded_gaussians(found, bits, scale, more)
+    whole: Int64 = found[0].astype(np.int64)
+    return whole
+
+
+def fill_rounded_gaussians(found: NDArray[np.float64], bits: Bits, scale: float, more: Bits | None = None) -> None:
+    """Fill float64 [count, d] with what as many calls of :func:`rounded_gaussian` give, as whole numbers.
+
+    With a stream of its own for what continues a pair, neither depends on how many are drawn at once.
+
+    Raises:
+        PrivacyError: as :func:`rounded_gaussian`.
     """
     if not 0.0 < scale <= MAX_SCALE:
         message = f"the noise's standard deviation is {scale} lattice steps; it must be above 0 and at most 2**40"
         raise PrivacyError(message, code="FK315", remedy="choose a noise multiplier between .1 and 10000")
-    pairs = (d + 1) // 2
-    found = np.empty((2, pairs), dtype=np.int64)
-    for first in range(0, pairs, _CHUNK):
-        _round_pairs(bits, scale, found[:, first : first + _CHUNK])
-    return found.reshape(-1)[:d]
+    count, d = found.shape
+    pairs, more = (d + 1) // 2, more or bits
+    if not pairs:
+        return
+    together = _CHUNK // pairs
+    for row in range(0, count, max(1, together)):
+        if together:
+            rows = found[row : row + together]
+            rows[:] = _pairs_rounded(bits, more, scale, len(rows), pairs).reshape(len(rows), -1)[:, :d]
+            continue
+        whole = np.empty((2, pairs))
+        for first in range(0, pairs, _CHUNK):
+            chunk = whole[:, first : first + _CHUNK]
+            chunk[:] = _pairs_rounded(bits, more, scale, 1, chunk.shape[1])[0]
+        found[row] = whole.reshape(-1)[:d]
 
 
 def candidates(words: NDArray[np.uint64], scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The float64 values at the midpoints of the cells that the words name, and their bounds.
 
     Args:
-        words: uint64 [2, n]: U's prefix is the first 52 bits of row 0, V's those of row 1.
+        words: uint64 [..., 2, n]: U's prefix is the first 52 bits of row 0, V's those of row 1.
 
     Returns:
-        float64 [2, n], cosine and sine; float64 [n], tol as in the module's description.
+        float64 [..., 2, n], cosine and sine; float64 [..., n], tol as in the module's description.
     """
     # Not on the way of commands that only price a plan.
     import torch
 
-    cells = (words >> _DROPPED) | _ONE
+    cells = words >> _DROPPED
+    cells |= _ONE
     uv: NDArray[np.float64] = cells.view(np.float64)
     uv -= _TO_MIDPOINT  # [1, 2) minus a little less than 1: the midpoint, exactly
-    u, angle = uv
+    u, angle = uv[..., 0, :], uv[..., 1, :]
     angle *= 2.0 * math.pi
     x = np.empty_like(uv)
     # torch's take a quarter of numpy's time.
     turned = torch.from_numpy(angle)
-    torch.cos(turned, out=torch.from_numpy(x[0]))
-    torch.sin(turned, out=torch.from_numpy(x[1]))
+    torch.cos(turned, out=torch.from_numpy(x[..., 0, :]))
+    torch.sin(turned, out=torch.from_numpy(x[..., 1, :]))
     radius = np.log(u, out=angle)
     radius *= -2.0
     np.sqrt(radius, out=radius)
@@ -113,27 +139,27 @@ def candidates(words: NDArray[np.uint64], scale: float) -> tuple[NDArray[np.floa
     tolerance = np.divide(reach * 2.0**-51, u, out=u)
     tolerance += radius * (reach * 2.0**-47)
     radius *= scale
-    x *= radius
+    x *= radius[..., None, :]
     return x, tolerance
 
 
-def _round_pairs(bits: Bits, scale: float, found: Int64) -> None:
-    pairs = found.shape[1]
-    words = bits(2 * pairs).reshape(2, pairs)
+def _pairs_rounded(bits: Bits, more: Bits, scale: float, rows: int, pairs: int) -> NDArray[np.float64]:
+    """Whole numbers, float64 [rows, 2, pairs]; a row's words come before the next one's."""
+    words = bits(rows * 2 * pairs).reshape(rows, 2, pairs)
     x, tolerance = candidates(words, scale)
     nearest = np.rint(x)
     x -= nearest
     np.absolute(x, out=x)
-    x += tolerance
-    found[...] = nearest
-    if x.max(initial=0.0) < 0.5 - 2.0**-50:
-        return
+    x += tolerance[:, None]
+    if x.max() < 0.5 - 2.0**-50:
+        return nearest
     doubtful = x >= 0.5 - 2.0**-50
-    for index in np.flatnonzero(doubtful.any(0)):
-        u, v = (int(word) >> (64 - PREFIX) for word in words[:, index])
-        exact = _continue(bits, u, v, scale)
-        for member in np.flatnonzero(doubtful[:, index]):
-            found[member, index] = exact[member]
+    for row, index in np.argwhere(doubtful.any(1)):
+        u, v = (int(word) >> (64 - PREFIX) for word in words[row, :, index])
+        exact = _continue(more, u, v, scale)
+        for member in np.flatnonzero(doubtful[row, :, index]):
+            nearest[row, member, index] = exact[member]
+    return nearest
 
 
 def _continue(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import fedkit
 from fedkit.config.experiment import ExperimentConfig
 from fedkit.config.serialize import digest
 from fedkit.errors import RunError
+from fedkit.privacy.randomness import DRAWS
 from fedkit.runs.statement import statement
 from fedkit.types import Dataset, EvaluationPlan, LocalPlan, PrivacyPlan
 
@@ -84,6 +85,7 @@ def describe(
         "notes": list(notes),
         "mode": config.privacy.mode,
         "noise": config.privacy.noise if config.privacy.mode != "none" else None,
+        "draws": DRAWS,
         "private": is_private(config),
         "statement": statement(config, plans),
         "federation": config.federation.kind,

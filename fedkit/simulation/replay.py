@@ -25,6 +25,7 @@ from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
 from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_after
+from fedkit.privacy.randomness import DRAWS
 from fedkit.runs.deleted import require_kept
 from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json, read_text
 from fedkit.runs.manifest import check_manifest, read_plan
@@ -114,6 +115,7 @@ def replay(
         module = _refold(config, manifest, path, compare, model, strategy, last, models)
     else:
         how = "retrained"
+        _check_draws(path, manifest)
         # The plan's steps and noise derive from the whole run's rounds, not from how far an interrupted one got.
         full = replace(config, federation=replace(federation, num_rounds=manifest["num_rounds"]))
         prepared = prepare(_engine_of(path, manifest, full), model=model, data=data, task=task)
@@ -237,6 +239,17 @@ def _check_config(path: Path, manifest: Mapping[str, Any], config: ExperimentCon
             f"{path / CONFIG} is not the config that the manifest was written for",
             code="FK609",
             remedy="restore both files; a run that was edited cannot be replayed",
+        )
+
+
+def _check_draws(path: Path, manifest: Mapping[str, Any]) -> None:
+    # Manifests of before the number was recorded are of 1.
+    drawn = manifest.get("draws", 1)
+    if manifest["mode"] != "none" and drawn != DRAWS:
+        raise RunError(
+            f"{path}: its lots and noise follow from the seed by scheme {drawn}; this fedkit draws by scheme {DRAWS}",
+            code="FK609",
+            remedy=f"replay it with the fedkit that made it ({manifest.get('fedkit', 'unknown')}), or run it again",
         )
 
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkit.privacy.lattice import G, LatticeSum, integer_noise, slack, unit_norms
-from fedkit.privacy.randomness import Secure, Seeded, generator
+from fedkit.privacy.lattice import G, LatticeSum, fill_integer_noise, integer_noise, slack, unit_norms
+from fedkit.privacy.randomness import Secure, Seeded
 
 
 def clipped_sum(parts, clip):
@@ -81,7 +81,10 @@ def test_noise_has_the_standard_deviation_of_the_plan_and_never_less(source):
     assert 1.0 < slack(14) < 1.0001
 
 
-def test_seeded_noise_keeps_the_bits_that_recorded_runs_repeat():
-    plain = generator(3, "noise").standard_normal(500)
-    expected = np.rint(plain * (1.3 * (1.0 + 2.0**-14 + 500**0.5 / (2 * G)) * G)).astype(np.int64)
+def test_noise_is_scaled_by_the_slack_to_the_last_bit():
+    scale = 1.3 * (1.0 + 2.0**-14 + 500**0.5 / (2 * G)) * G
+    expected = Seeded(3, "noise").rounded_gaussian(500, scale)
     assert np.array_equal(integer_noise(Seeded(3, "noise"), 500, 1.3), expected)
+    filled = np.empty((2, 500))
+    fill_integer_noise(filled, Seeded(3, "noise"), 1.3)
+    assert np.array_equal(filled[0], expected) and not np.array_equal(filled[1], expected)

@@ -1,3 +1,4 @@
+import os
 from fractions import Fraction
 
 import numpy as np
@@ -7,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from fedkit.privacy.randomness import Secure, Seeded, derive_seed, generator
+from fedkit.privacy.randomness import DRAWS, Secure, Seeded, _keystream, derive_seed
 
-GOLDEN = [-341511, -134612, -287333, -403322]
+GOLDEN = [453060, 1598423, -859543, 330189]
+JOINED = [0, 3, 9]
+ORDER = [0, 3, 1, 2, 4, 5]
 SCALE = 2.0**30
 SOURCES = {"seeded": lambda: Seeded(1, 2, "north", "noise"), "secure": Secure}
 
@@ -38,7 +41,7 @@ def test_secure_masks_never_join_with_more_than_chance_q(q):
     assert Fraction(below, 2**64) <= Fraction(q) < Fraction(below + 1, 2**64)
     words = sorted({w for w in (0, below - 1, below, below + 1, 2**64 - 1) if 0 <= w < 2**64})
     source = Secure()
-    source._bits = lambda n: np.array(words, dtype=np.uint64)
+    source._lots = lambda n: np.array(words, dtype=np.uint64)
     assert source.poisson_mask(len(words), q).tolist() == [w < below for w in words]
 
 
@@ -49,12 +52,73 @@ def test_a_chance_that_is_none_is_refused(q):
 
 
 def test_seeded_draws_keep_the_bits_that_recorded_runs_repeat():
-    plain = generator(1, 2, "north", "noise").standard_normal(1001)
+    # Other values are another scheme: DRAWS counts it, and replay refuses runs of another number.
+    assert DRAWS == 2
     source = Seeded(1, 2, "north", "noise")
-    assert np.array_equal(source.rounded_gaussian(1001, 1234567.8), np.rint(plain * 1234567.8).astype(np.int64))
-    assert source.rounded_gaussian(3, 1e6).dtype == np.int64
-    assert np.array_equal(Seeded(4).poisson_mask(500, 0.3), generator(4).random(500) < 0.3)
-    assert Seeded(1, 2, "north", "noise").rounded_gaussian(4, 2.0**20).tolist() == GOLDEN
+    assert source.rounded_gaussian(4, 2.0**20).tolist() == GOLDEN
+    assert np.flatnonzero(source.poisson_mask(12, 0.3)).tolist() == JOINED
+    assert source.permutation(6).tolist() == ORDER
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize(("count", "d"), [(1, 5), (7, 1), (9, 4130), (3, 2**15 + 77), (4, 0), (0, 4)])
+def test_many_draws_at_once_are_those_of_one_after_another(name, count, d, monkeypatch):
+    monkeypatch.setattr(os, "urandom", lambda n: bytes(range(n)))
+    one, many = SOURCES[name](), SOURCES[name]()
+    # On so fine a lattice one pair in thirty goes on with further bits.
+    found = np.full((count, d), np.nan)
+    many.fill_rounded_gaussians(found, 2.0**40)
+    each = [one.rounded_gaussian(d, 2.0**40) for _ in range(count)]
+    assert np.array_equal(found, np.array(each).reshape(count, d))
+    assert np.array_equal(many.rounded_gaussian(3, 1e6), one.rounded_gaussian(3, 1e6))
+    orders = [one.permutation(9) for _ in range(count)]
+    assert np.array_equal(many.permutations(count, 9), np.array(orders, dtype=np.int64).reshape(count, 9))
+    masks = [one.poisson_mask(11, 0.4) for _ in range(count)]
+    assert np.array_equal(many.poisson_mask(11 * count, 0.4), np.array(masks, dtype=bool).reshape(-1))
+
+
+def test_pairs_that_need_further_bits_have_a_stream_of_their_own(monkeypatch):
+    asked = []
+    source = Seeded(5)
+    inner = source._more
+    monkeypatch.setattr(source, "_more", lambda n: asked.append(n) or inner(n))
+    source.fill_rounded_gaussians(np.empty((3, 4000)), 2.0**40)
+    assert len(asked) > 20 and set(asked) == {6}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_is_drawn_of_one_kind_moves_no_other(name, monkeypatch):
+    monkeypatch.setattr(os, "urandom", lambda n: bytes(n))
+    draws = {
+        "noise": lambda source: source.rounded_gaussian(64, 2.0**30),
+        "mask": lambda source: source.poisson_mask(64, 0.5),
+        "order": lambda source: source.permutation(64),
+        "columns": lambda source: source.columns(64, 4),
+        "seed": lambda source: source.seed(),
+    }
+    alone = {kind: draw(SOURCES[name]()) for kind, draw in draws.items()}
+    for first in draws:
+        source = SOURCES[name]()
+        draws[first](source)
+        for kind in draws.keys() - {first}:
+            assert np.array_equal(draws[kind](source), alone[kind])
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_order_is_as_likely_as_another(name):
+    orders = SOURCES[name]().permutations(24_000, 4)
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert stats.chisquare(counts).pvalue > 1e-9
+
+
+def test_no_two_streams_of_a_key_share_words():
+    key = bytes(range(32))
+    words = [_keystream(key, segment)(4000) for segment in range(2)]
+    assert len(np.unique(np.concatenate(words))) == 8000
+    assert np.array_equal(np.concatenate([_keystream(key, 1)(n) for n in (0, 4000)]), words[1])
+    stream = _keystream(key, 1)
+    assert np.array_equal(np.concatenate([stream(n) for n in (1, 3, 0, 3996)]), words[1])
 
 
 @pytest.mark.parametrize("d", [0, 1, 7, 8])

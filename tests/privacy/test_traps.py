@@ -75,7 +75,7 @@ from fedkit.privacy import accounting, dp_sgd
 from fedkit.privacy.accounting import epsilon
 from fedkit.privacy.lattice import G
 from fedkit.privacy.plan import SiteFacts, make_plan
-from fedkit.privacy.randomness import Secure, Seeded
+from fedkit.privacy.randomness import Draws, Seeded
 from fedkit.training.local import train
 from fedkit.training.losses import loss
 from fedkit.types import Examples, Task
@@ -131,9 +131,9 @@ def wide():
 
 def test_every_lot_of_every_round_is_drawn_at_the_plans_rate_and_charged(logistic, monkeypatch):
     drawn = []
-    masks, normals = Seeded.poisson_mask, Seeded.rounded_gaussian
-    monkeypatch.setattr(Seeded, "poisson_mask", lambda self, n, q: drawn.append((n, q)) or masks(self, n, q))
-    monkeypatch.setattr(Seeded, "rounded_gaussian", lambda self, d, scale: drawn.append(d) or normals(self, d, scale))
+    masks, normals = Draws.poisson_mask, Draws.rounded_gaussian
+    monkeypatch.setattr(Draws, "poisson_mask", lambda self, n, q: drawn.append((n, q)) or masks(self, n, q))
+    monkeypatch.setattr(Draws, "rounded_gaussian", lambda self, d, scale: drawn.append(d) or normals(self, d, scale))
     privacy = PrivacyConfig("record_dp", noise_multiplier=1.2, delta=1e-5, max_grad_norm=1.0, sample_rate=1 / 19)
     plan = make_plan(SiteFacts("north", 303, True, "record", 0.25), privacy, TrainingConfig(0.1, local_epochs=1), 3)
     # 41 rows are no multiple of a lot, 4 are less than one, none is none: the draws are the same.
@@ -355,8 +355,8 @@ def test_only_per_sample_gradients_come_from_libraries():
 
 def test_secure_is_the_source_of_a_private_round(logistic, monkeypatch):
     used = []
-    real = Secure.rounded_gaussian
-    monkeypatch.setattr(Secure, "rounded_gaussian", lambda self, d, scale: used.append(d) or real(self, d, scale))
+    real = Draws.rounded_gaussian
+    monkeypatch.setattr(Draws, "rounded_gaussian", lambda self, d, scale: used.append(d) or real(self, d, scale))
     trained(examples(40), logistic, steps=4)
     assert used == [6] * 4
 

@@ -43,6 +43,21 @@ def test_a_replay_uses_the_engine_that_the_run_had(engine, monkeypatch):
     assert caught.value.code == "FK615"
 
 
+def test_a_run_whose_seed_meant_other_lots_and_noise_is_refused():
+    run = fedkit.simulate("heart_disease", overrides=SMALL)
+    for drawn, told in ((lambda manifest: manifest.pop("draws"), "scheme 1"),
+                        (lambda manifest: manifest.update(draws=3), "scheme 3")):  # fmt: skip
+        _edit(run.path / MANIFEST, drawn)
+        with pytest.raises(RunError, match=f"{told}; this fedkit draws by scheme 2") as caught:
+            fedkit.replay(run.path)
+        assert caught.value.code == "FK609"
+    # Neither without privacy nor of recorded updates is anything drawn again.
+    for how in (["privacy=none"], ["privacy.noise=secure"]):
+        plain = fedkit.simulate("heart_disease", overrides=[*SMALL, *how])
+        _edit(plain.path / MANIFEST, lambda manifest: manifest.pop("draws"))
+        assert fedkit.replay(plain.path).identical
+
+
 def test_neither_chunks_nor_the_memory_budget_are_part_of_what_is_replayed():
     run = fedkit.simulate("heart_disease", overrides=[*SMALL, "training.max_clients_at_once=1"])
     whole = fedkit.simulate("heart_disease", overrides=SMALL)

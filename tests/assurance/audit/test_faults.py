@@ -8,7 +8,7 @@ import torch
 
 from fedkit.assurance.audit.clipping import influence_findings
 from fedkit.privacy import dp_sgd, lattice
-from fedkit.privacy.randomness import Secure, Seeded
+from fedkit.privacy.randomness import Draws, Secure, Seeded
 from fedkit.training import local
 from fedkit.training.losses import loss
 from tests.assurance.audit.builders import RARELY, TASKS, audited, contradicted, dataset, plans
@@ -47,8 +47,8 @@ def test_clipping_off_is_caught_by_reading_and_by_guessing(monkeypatch):
 
 @pytest.mark.parametrize(("factor", "verdict"), [(3, "more often"), (1 / 3, "less often"), (1.2, "more often")])
 def test_a_wrong_sampling_rate_is_caught(monkeypatch, factor, verdict):
-    right = Secure.poisson_mask
-    monkeypatch.setattr(Secure, "poisson_mask", lambda self, n, q: right(self, n, min(1.0, q * factor)))
+    right = Draws.poisson_mask
+    monkeypatch.setattr(Draws, "poisson_mask", lambda self, n, q: right(self, n, min(1.0, q * factor)))
     found = audited(monkeypatch)
     assert "sampling.rate" in contradicted(found)
     assert all(verdict in each.verdict for each in found.contradictions if each.check == "sampling.rate")
@@ -175,7 +175,7 @@ def test_empty_lots_without_noise_are_caught(monkeypatch):
 
 
 def test_noise_repeated_within_a_round_is_caught(monkeypatch):
-    monkeypatch.setattr(Secure, "rounded_gaussian", once_a_round(Secure.rounded_gaussian))
+    monkeypatch.setattr(Draws, "rounded_gaussian", once_a_round(Draws.rounded_gaussian))
     found = audited(monkeypatch, false_alarm=RARELY)
     assert contradicted(found) >= {"noise.steps"}
     assert "correlation.steps.any_two" not in contradicted(found)
@@ -191,13 +191,13 @@ def once_a_round(right):
 
 
 def test_noise_on_the_first_step_alone_is_caught(monkeypatch):
-    inner = Secure.rounded_gaussian
+    inner = Draws.rounded_gaussian
 
     def first(self, d, scale):
         silent, self.done = getattr(self, "done", False), True
         return np.zeros(d, dtype=np.int64) if silent else inner(self, d, scale)
 
-    monkeypatch.setattr(Secure, "rounded_gaussian", first)
+    monkeypatch.setattr(Draws, "rounded_gaussian", first)
     assert "noise.steps" in contradicted(audited(monkeypatch))
 
 
@@ -207,7 +207,7 @@ def test_lots_of_a_fixed_size_are_caught(monkeypatch):
         mask[np.random.default_rng().permutation(n)[: round(n * q)]] = True
         return mask
 
-    monkeypatch.setattr(Secure, "poisson_mask", fixed)
+    monkeypatch.setattr(Draws, "poisson_mask", fixed)
     found = audited(monkeypatch)
     assert "sampling.lots" in contradicted(found)
     assert "sampling.rate" not in contradicted(found)
@@ -216,7 +216,7 @@ def test_lots_of_a_fixed_size_are_caught(monkeypatch):
 def test_records_that_take_turns_are_caught(monkeypatch):
     turn = iter(range(10**9))
     monkeypatch.setattr(
-        Secure, "poisson_mask", lambda self, n, q: np.arange(n) % round(1 / q) == next(turn) % round(1 / q)
+        Draws, "poisson_mask", lambda self, n, q: np.arange(n) % round(1 / q) == next(turn) % round(1 / q)
     )
     assert "sampling.records" in contradicted(audited(monkeypatch, sites=("north",)))
 
@@ -255,24 +255,24 @@ def test_float32_normals_are_caught_by_their_grid(monkeypatch):
 
 @pytest.mark.parametrize("cut", [3.5, 3.9])
 def test_a_tail_that_is_cut_within_what_the_draws_can_show_is_caught(monkeypatch, cut):
-    inner = Secure.rounded_gaussian
+    inner = Draws.rounded_gaussian
 
     def bounded(self, d, scale):
         return np.clip(inner(self, d, scale), -int(cut * scale), int(cut * scale))
 
-    monkeypatch.setattr(Secure, "rounded_gaussian", bounded)
+    monkeypatch.setattr(Draws, "rounded_gaussian", bounded)
     found = audited(monkeypatch, wide=2**14, releases=64, false_alarm=RARELY)
     assert "noise.tail_4" in contradicted(found)
     assert "noise.sigma" not in contradicted(found)
 
 
 def test_a_heavier_tail_is_caught(monkeypatch):
-    inner = Secure.rounded_gaussian
+    inner = Draws.rounded_gaussian
 
     def heavy(self, d, scale):
         noise = inner(self, d, scale)
         return np.where(np.random.default_rng().random(d) < 1e-3, 3 * noise, noise)
 
-    monkeypatch.setattr(Secure, "rounded_gaussian", heavy)
+    monkeypatch.setattr(Draws, "rounded_gaussian", heavy)
     # A million draws: 260 beyond 4 sigma where 66 are expected and 105 allowed.
     assert {"noise.tail_4", "noise.kurtosis"} <= contradicted(audited(monkeypatch, wide=2**14, releases=64))
