@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fedkit.errors import DeploymentError
 from fedkit.governance.encryption import Encryption, KeySource, default_source
 from fedkit.storage import private
+from fedkit.storage.formats import require_known
 from fedkit.storage.sealing import KEY_BYTES, Vault, new_name
 from fedkit_client.key_source import read_key
 from fedkit_client.vault_lost import require_vault
@@ -197,8 +198,9 @@ def open_vault(folder: Path, encryption: Encryption) -> Opened:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        require_known(path, values["format"], FORMAT, writer=values.get("fedkit"))
         name, pending, entries = _read(values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _shut(path, f"cannot be read ({type(error).__name__})") from None
     tried = [encryption.source or default_source(folder)]
     tried += [] if encryption.previous is None else [encryption.previous]

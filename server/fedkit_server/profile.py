@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedkit.errors import DeploymentError
+from fedkit.storage.formats import require_known
 from fedkit.storage.keys import SigningKey, load_signing_key
 from fedkit.storage.private import make_folder, require_private, write_new
 from fedkit_server import pki
 from fedkit_server.tokens import looks_like_token
 
 VARIABLE = "FEDKIT_PROFILE"
+FORMAT = 1
 PROFILE, CA, KEY, TOKEN = "profile.json", "ca.crt", "signing.key", "token"
 
 
@@ -59,7 +61,8 @@ def open_profile(path: Path | None) -> Profile:
     """Read the profile that a command names, or the environment.
 
     Raises:
-        DeploymentError: FK711, none is named or it cannot be read; FK706, others may read it.
+        DeploymentError: FK711, none is named or it cannot be read; FK706, others may read it; FK759, a newer fedkit has
+            written it.
     """
     named = path or (Path(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None)
     if named is None:
@@ -70,10 +73,11 @@ def open_profile(path: Path | None) -> Profile:
         )
     try:
         values = json.loads((named / PROFILE).read_text(encoding="utf-8"))
+        require_known(named / PROFILE, values.get("format"), FORMAT, writer=values.get("fedkit"))
         address, name, root = (str(values[key]) for key in ("address", "name", "root"))
         token = (named / TOKEN).read_text(encoding="ascii").strip()
         ca = (named / CA).read_bytes()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         file = getattr(error, "filename", None) or PROFILE
         raise DeploymentError(
             f"the profile {named} cannot be read ({type(error).__name__}: {file})",
@@ -104,7 +108,7 @@ def fill_profile(path: Path, *, address: str, name: str, root: str, ca: bytes, t
     Raises:
         DeploymentError: FK700, FK704.
     """
-    about = {"address": address, "name": name, "root": root}
+    about = {"format": FORMAT, "address": address, "name": name, "root": root}
     write_new(path / CA, ca)
     write_new(path / TOKEN, f"{token}\n".encode())
     write_new(path / PROFILE, (json.dumps(about, indent=2) + "\n").encode())
