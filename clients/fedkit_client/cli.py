@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedkit_client.alert_commands import alerts
+from fedkit_client.backup_commands import backup, restore
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.console_commands import console, console_user
 from fedkit_client.encrypt_command import encrypt
@@ -205,7 +206,7 @@ def doctor(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
-    incident, console, console_user, encrypt, purge,
+    incident, console, console_user, encrypt, purge, backup, restore,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)
