@@ -23,6 +23,7 @@ from fedkit_client.pause_commands import pause, resume
 from fedkit_client.purge_command import purge
 from fedkit_client.quarantine_command import quarantine
 from fedkit_client.study_commands import study_app
+from fedkit_client.trust_command import trust
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
@@ -206,7 +207,7 @@ def doctor(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
-    incident, console, console_user, encrypt, purge, backup, restore,
+    incident, console, console_user, encrypt, purge, backup, restore, trust,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -247,11 +247,12 @@ class SiteFolder:
         return found
 
     def authority(self) -> bytes:
-        """The CA's certificate, PEM, which must still be the pinned one.
+        """The CAs that are trusted now, PEM: the pinned one, and those that took its place.
 
         Raises:
-            DeploymentError: FK741, it is missing or another one.
+            DeploymentError: FK741, it is missing or another one. FederationError: FK540 to FK544, so is a later one.
         """
+        from fedkit_client.authorities import with_later
         from fedkit_client.trust import certificate_fingerprint
 
         try:
@@ -261,7 +262,7 @@ class SiteFolder:
             same = False
         if not same:
             raise self._broken(self.ca)
-        return pem
+        return with_later(self, pem)
 
     def keyring(self) -> Keyring:
         """The newest keyring that the site has accepted.

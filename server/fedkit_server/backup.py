@@ -21,6 +21,7 @@ from fedkit.runs.resume import resume_point
 from fedkit.storage.audit import Log
 from fedkit.storage.audit_line import Event
 from fedkit.storage.backup import LIST, becoming, copy_file, described, make_folders, put_back, read_list, write_list
+from fedkit_server.authorities import newest_pair
 from fedkit_server.folder import ServerFolder
 from fedkit_server.store import Store
 
@@ -29,7 +30,17 @@ RESTORED = "restored"
 ATTEMPTS = 20
 """How often a run that goes on is copied, until no round ended meanwhile."""
 
-_FIRST = ("server.json", "allow.yaml", "ca/*", "tls/*", "keys/*", "keyring.jsonl", "fedkit.db", "studies/**/*")
+_FIRST = (
+    "server.json",
+    "allow.yaml",
+    "authorities.jsonl",
+    "ca/*",
+    "tls/*",
+    "keys/*",
+    "keyring.jsonl",
+    "fedkit.db",
+    "studies/**/*",
+)
 _LAST = ("server.log*", "audit*")
 _STEPS = "journal/steps.jsonl"
 
@@ -102,7 +113,7 @@ def text_of(done: dict[str, Any]) -> str:
     return (
         f"{done['folder']}: the coordinator of {done['name']} as of {made_at:%Y-%m-%d %H:%M} UTC, with a keyring of"
         f" {done['statements']} statements\n"
-        "  sites and runs of since are not known; a site with a longer keyring refuses (FK544): restore with --keyring\n"
+        "  sites and runs of since are not known; a site with a longer keyring refuses (FK544): see --keyring\n"
         f"next: `fedkit server start {done['folder']}`"
     )
 
@@ -145,7 +156,7 @@ def _look_at(copy: ServerFolder) -> None:
     """Keyring, coordinator's key, certificate and what is known of sites belong together."""
     try:
         copy.keyring()
-        copy.ca_pair()
+        newest_pair(copy)
         with closing(Store(copy.database)) as store:
             store.sites()
     except FedkitError as error:
