@@ -16,6 +16,7 @@ from fedkit import __version__
 from fedkit.errors import DeploymentError
 from fedkit.storage.backup import becoming, copy_file, write_list
 from fedkit_client.folder import SiteFolder
+from fedkit_client.retired import CLOSED
 from fedkit_client.vault_lock import unchanged
 
 KIND = "site"
@@ -27,7 +28,7 @@ _OWN = (
     "alerts.sqlite", "console_users.json", "console_wrong.json", "client.log*", "vault.json", "lineage.sqlite",
 )  # fmt: skip
 _LAST = ("ledgers/*.sqlite",)
-_MADE_ANEW = ("client.pid", "state.json", "*.lock", "*-journal", "*-wal", "*-shm", ".*")
+_MADE_ANEW = ("client.pid", "state.json", "*.lock", "*-journal", "*-wal", "*-shm", ".*", CLOSED)
 """What belongs to a process, and not to the folder."""
 
 
@@ -65,7 +66,7 @@ def make_backup(folder: SiteFolder, site: str, target: Path, now: float | None =
         copied = SiteFolder(scrap)
         values = {"site": site, "fedkit": __version__, "made_at": int(at), "ledgers": _looked_at(copied)}
         made = write_list(scrap, KIND, names, values)
-    return {**made, "folder": str(target), "left_out": sorted(_left_out(folder.path))}
+    return {**made, "folder": str(target), "left_out": left_out(folder.path)}
 
 
 def _looked_at(copy: SiteFolder) -> dict[str, dict[str, Any]]:
@@ -92,11 +93,11 @@ def _sources(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _left_out(folder: Path) -> Iterator[str]:
+def left_out(folder: Path) -> list[str]:
+    """What lies in a site's folder and is not fedkit's, such as tables and the secrets of a webhook."""
     known = set(_sources(folder))
-    for path in folder.rglob("*"):
-        if not path.is_dir() and path not in known and not _belongs_to_a_process(path):
-            yield path.relative_to(folder).as_posix()
+    there = (path for path in folder.rglob("*") if not path.is_dir() and not _belongs_to_a_process(path))
+    return sorted(path.relative_to(folder).as_posix() for path in there if path not in known)
 
 
 def _belongs_to_a_process(path: Path) -> bool:

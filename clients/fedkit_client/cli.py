@@ -110,8 +110,12 @@ def join(
         text += f"  what the site stores is encrypted by {done.key}: keep a copy of it, apart from copies of {folder}\n"
     if old:
         text += f"  what was spent and withdrawn in {old} goes on there; {old} can no longer be started\n"
+        from fedkit_client.backup import left_out
+
         text += f"  tables that {path} names by a relative path belong into {folder} now; signatures under studies, and"
         text += " approvals, are given anew\n"
+        if others := left_out(old):
+            text += f"  in {old} there are left: {', '.join(others)}\n"
     if done.blank:
         text += f"  next: fill in {path}, then `fedkit client start {path}`\n"
     elif not start:

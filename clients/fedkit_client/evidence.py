@@ -23,7 +23,8 @@ from fedkit_client.folder import SiteFolder
 
 MANIFEST = "manifest.json"
 _KEPT = (
-    "site.yaml", "enrolment.json", "ca.crt", "authorities.jsonl", "keyring.jsonl", "state.json", "paused.json", "quarantine.json", "audit*",
+    "site.yaml", "enrolment.json", "ca.crt", "authorities.jsonl", "keyring.jsonl", "state.json", "paused.json",
+    "quarantine.json", "audit*",
     "approvals.jsonl", "asked.json", "rounds.json", "usage.jsonl*", "withdrawals.jsonl", "rectified.jsonl",
     "studies/*.json", "client.log*", "alerts.sqlite", "lineage.sqlite", "ledgers/*.sqlite", "vault.json",
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,11 @@ class Profile:
     def ca(self) -> Path:
         """The first CA, whose fingerprint names the federation."""
         return self.path / CA
+
+    @property
+    def option(self) -> str:
+        """What a further command has to say to use this profile; nothing where the environment says it."""
+        return "" if os.environ.get(VARIABLE) == str(self.path) else f" --profile {shlex.quote(str(self.path))}"
 
     def trusted(self) -> str:
         """The CAs that count now, PEM.
