@@ -62,7 +62,7 @@ def restore(
     text = f"{target}: the folder of {done['site']}, as of {stamped(done['made_at'])}, paused\n"
     for name, each in done["ledgers"].items():
         shown = (
-            f"{each['charged']} charges since, by its export"
+            f"{each['charged']} charged since, by its export"
             if each["export"]
             else "NO EXPORT: what was spent since is not known"
         )
