@@ -22,7 +22,6 @@ from fedkit.federation.heads import coordinator_keys
 from fedkit.federation.keyring import extend
 from fedkit.storage.keys import fingerprint
 from fedkit.storage.private import replace
-from fedkit_client.audit import record
 from fedkit_client.trust import fetch_authorities
 
 if TYPE_CHECKING:
@@ -58,6 +57,8 @@ def take(folder: SiteFolder, texts: Sequence[str], coordinator: bytes) -> int:
         FederationError: FK540 to FK544: nothing is changed then.
         DeploymentError: FK700, FK770.
     """
+    from fedkit_client.audit import record
+
     known = chain_of(folder)
     chain = open_chain(texts, folder.enrolment().federation, [coordinator], known)
     fresh = chain[len(known) :]

@@ -78,7 +78,9 @@ def _looked_at(copy: SiteFolder) -> dict[str, dict[str, Any]]:
     for path in sorted(copy.ledgers.glob("*.sqlite")):
         with Ledger(path, read_only=True) as ledger:
             dataset = path.stem
-            require_known(path, dataset, ledger.account(dataset), told.get(dataset, {}))
+            # A kill may come between a ledger and its budget.
+            own = ledger.account(dataset) if dataset in ledger.book().accounts else None
+            require_known(path, dataset, own, told.get(dataset, {}))
             last = ledger.file.book.last
             found[dataset] = {"entries": last.seq, "head": last.digest} if last is not None else {}
     return found
