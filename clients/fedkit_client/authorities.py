@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedkit.errors import DeploymentError, FedkitError
+from fedkit.errors import DeploymentError, FederationError, FedkitError
 from fedkit.federation.authority import Authority, authority_fingerprint, open_chain, trusted
 from fedkit.federation.authority_file import read_file, read_told
 from fedkit.federation.heads import coordinator_keys
@@ -118,12 +118,16 @@ def trust_by_hand(folder: SiteFolder, file: Path | None) -> int:
 def told_to_joiner(host: str, port: int, federation: str, coordinator: str) -> tuple[Authority, ...]:
     """The CAs after the first, for a site that joins and has pinned the coordinator's key by its fingerprint.
 
+    None where whoever answers tells of none that can be read: the connection, which the first CA alone is trusted for
+    then, says what stands between.
+
     Raises:
-        FederationError: FK540 to FK544.
+        FederationError: FK541, FK542, FK544.
         DeploymentError: FK746 to FK748.
     """
     body = fetch_authorities(host, port, None)
-    if body is None:
+    try:
+        key, texts = (b"", []) if body is None else read_told(body)
+    except FederationError:
         return ()
-    key, texts = read_told(body)
     return open_chain(texts, federation, [key] if fingerprint(key) == coordinator else [])
