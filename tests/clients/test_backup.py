@@ -243,3 +243,47 @@ def test_a_foreign_export_is_refused_and_no_folder_is_made(made, tmp_path):
     with pytest.raises(FedkitError, match="FK766"):
         put_back_site(tmp_path / "copy", tmp_path / "again", [tmp_path / "head.json"], time.time())
     assert not (tmp_path / "again").exists() and not list(Path(tmp_path).glob(".again*"))
+
+
+def test_a_site_that_answers_is_backed_up_put_back_and_goes_on_with_the_run(running, tmp_path):
+    coordinator, site = running()
+    folder, job = site.folder, coordinator.job("run-1")
+    first = coordinator.ask(coordinator.request(job, "train", 1, model(5)))
+    assert not first.has_error()
+    # At work on the second round while its folder is copied.
+    waiting = coordinator.send(coordinator.request(job, "train", 2, model(5)))
+    done = fedkit("backup", folder.site_yaml, tmp_path / "copy")
+    assert done["ledgers"][DATASET]["entries"] > 0 and "table.csv" in done["left_out"]
+    assert not coordinator.reply(waiting).has_error()
+    export = [
+        *FEDKIT,
+        "ledger",
+        "export",
+        "--ledger",
+        str(folder.ledger(DATASET)),
+        "--out",
+        str(tmp_path / "head.json"),
+    ]
+    subprocess.run(export, check=True, capture_output=True)
+    spent = site.charged()
+    site.kill()
+    folder.path.rename(tmp_path / "burnt")
+    fedkit("restore", tmp_path / "copy", folder.path, "--export", tmp_path / "head.json")
+    assert site.charged() == spent
+    (tmp_path / "burnt" / "table.csv").rename(folder.path / "table.csv")
+    # Its key lies beside the folder, as always: it starts, enrolled as before, and says nothing until it may.
+    site.start().event("connected")
+    assert coordinator.code(coordinator.request(job, "train", 3, model(5))) == "FK580"
+    fedkit("resume", folder.site_yaml)
+    third = coordinator.ask(coordinator.request(job, "train", 3, model(5)))
+    assert not third.has_error(), third.error
+    assert site.charged() > spent
+    told = fedkit("inventory", folder.site_yaml)
+    assert told["datasets"][DATASET]["released"]
+
+
+def fedkit(*words):
+    command = [*FEDKIT, "client", *map(str, words), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **NO_PROXY})
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return json.loads(done.stdout)
