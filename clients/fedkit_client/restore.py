@@ -19,8 +19,7 @@ from fedkit.storage.backup import LIST, becoming, described, make_folders, put_b
 from fedkit_client.audit import record
 from fedkit_client.backup import KIND
 from fedkit_client.folder import SiteFolder
-
-RESTORED = "restored"
+from fedkit_client.unseen import RESTORED
 
 
 def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: float) -> dict[str, Any]:

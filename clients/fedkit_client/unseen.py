@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
+from fedkit.errors import FederationError
 from fedkit.reporting.incident import presumed_text
 from fedkit_client.folder import SiteFolder
+from fedkit_client.recalled import recalled
 from fedkit_client.reconciled import presumed
+
+RESTORED = "restored"
 
 
 def unseen(folder: SiteFolder, datasets: Sequence[str], run: str = "") -> list[dict[str, Any]]:
@@ -34,3 +39,35 @@ def unseen(folder: SiteFolder, datasets: Sequence[str], run: str = "") -> list[d
 def unseen_lines(found: Sequence[dict[str, Any]]) -> list[str]:
     """The same for a person, a line a run."""
     return [f"{each['run']} on {each['dataset']}: {presumed_text(each)}" for each in found]
+
+
+def restores(folder: SiteFolder) -> list[dict[str, Any]]:
+    """When the folder was put back, and of which time the backup was; plain JSON types.
+
+    Raises:
+        FederationError: FK593, the log is there and cannot be read.
+    """
+    try:
+        return [
+            {"at": line.at, "made_at": line.fields.get("made_at"), "exports": line.fields.get("exports")}
+            for line in recalled(folder, (RESTORED,))
+        ]
+    except OSError as error:
+        raise FederationError(
+            f"{folder.audit.name} cannot be read ({error.strerror}), so nobody knows whether the folder was put back",
+            code="FK593",
+            remedy="make it readable for the site's own user",
+        ) from None
+
+
+def restores_lines(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The same for a person, a line a restore."""
+    return [
+        f"the folder was put back at {_when(each['at'])} from the backup of {_when(each['made_at'])}: of rounds that"
+        f" left between nothing is known here{' but what exports have shown' if each['exports'] else ''}"
+        for each in found
+    ]
+
+
+def _when(seconds: Any) -> str:
+    return f"{datetime.fromtimestamp(float(seconds), UTC):%Y-%m-%d %H:%M} UTC"

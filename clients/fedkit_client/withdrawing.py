@@ -13,7 +13,7 @@ from fedkit_client.forgotten import forgotten, forgotten_lines
 from fedkit_client.lineage import runs_with
 from fedkit_client.pseudonyms import unit_pseudonym
 from fedkit_client.start import Opened
-from fedkit_client.unseen import unseen
+from fedkit_client.unseen import restores, restores_lines, unseen
 from fedkit_client.withdrawals import Action, note
 
 
@@ -56,6 +56,7 @@ def withdraw_units(
     return {
         "data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used,
         "lineage_deleted": forgotten(opened.folder, data), "presumed": unseen(opened.folder, [data]),
+        "restored": restores(opened.folder),
     }  # fmt: skip
 
 
@@ -67,6 +68,7 @@ def used_text(told: Mapping[str, Any]) -> str:
         f"; of {count} round{'' if count == 1 else 's'} that presumably left before the folder was put back nobody"
     )
     beside = f"{put_back} here can tell whose they were" if missing else ""
+    beside += "".join(f"; {line}" for line in restores_lines(told["restored"]))
     if not gone:
         return f"{told['used_before']} of them were in rounds so far{beside}"
     runs = len({each["run"] for each in gone})

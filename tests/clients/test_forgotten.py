@@ -70,3 +70,18 @@ def test_neither_says_that_a_patient_was_in_no_round_that_left_before_a_restore(
         assert "in no round that this folder knows of" not in text
     assert "that presumably left before the folder was put back nobody" in said(made, "withdraw", "--unit", "p3")
     assert "presumably" not in said(made, "lineage", "--run", "other")
+
+
+def test_after_a_restore_without_any_export_both_say_since_when_nothing_is_known(consenting, said, tmp_path):  # noqa: F811
+    made = consenting()
+    assert "put back" not in said(made, "lineage", "--unit", "p3")
+    make_backup(made.folder, SITE, tmp_path / "copy", now=1_800_000_000)
+    others = {path: path.read_bytes() for path in made.folder.path.glob("*.csv")}
+    made.folder.path.rename(tmp_path / "burnt")
+    put_back_site(tmp_path / "copy", made.folder.path, (), time.time())
+    for path, content in others.items():
+        path.write_bytes(content)
+    for words in (("lineage", "--unit", "p3"), ("lineage", "--run", "any"), ("withdraw", "--unit", "p3")):
+        text = said(made, *words)
+        assert "from the backup of 2027-01-15 08:00 UTC: of rounds that left between nothing is known here" in text
+    assert command(made, "lineage", "--unit", "p3")[1]["restored"][0]["made_at"] == 1_800_000_000
