@@ -3,6 +3,7 @@
 ::
 
     FK785  the file cannot be used
+    FK759  it was written by a newer fedkit
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.errors import DeploymentError
+from fedkit.storage.formats import require_version, write_version
 from fedkit.storage.private import require_private
 from fedkit_client.alert import Alert, at_least, weight
 from fedkit_client.alert_facts import ChannelState
 
 FORMAT = "fedkit-alert-1"
+_TABLES_FORMAT = 1
 MOST_QUEUED = 1000
 """Notices that one channel's queue holds."""
 
@@ -217,7 +220,9 @@ class AlertBook:
             with closing(sqlite3.connect(self.path, timeout=10.0)) as database:
                 # What was written is on disk, whatever is killed: this is the promise of the queue.
                 database.execute("PRAGMA synchronous = FULL")
+                require_version(database, self.path, _TABLES_FORMAT)
                 database.executescript(_SCHEMA)
+                write_version(database, _TABLES_FORMAT)
                 yield database
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(str(error)) from None

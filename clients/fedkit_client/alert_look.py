@@ -87,7 +87,7 @@ class Look:
         """
         if not 0 <= now - self._asked < _CERTIFICATE_EVERY:
             self._asked = now
-            if (end := authority_end(self.folder.ca)) is not None:
+            if (end := authority_end(self.folder)) is not None:
                 self.ends[AUTHORITY] = end
             if (end := shown()) is not None:
                 self.ends[CERTIFICATE] = end
@@ -96,14 +96,14 @@ class Look:
         return self.ends
 
 
-def authority_end(path: Path) -> float | None:
-    """When the pinned CA ends; None where it cannot be read."""
+def authority_end(folder: SiteFolder) -> float | None:
+    """When the newest CA that is trusted ends; None where it cannot be read."""
     from cryptography import x509
 
     try:
-        (certificate,) = x509.load_pem_x509_certificates(path.read_bytes())
-        return certificate.not_valid_after_utc.astimezone(UTC).timestamp()
-    except (OSError, ValueError):
+        newest = x509.load_pem_x509_certificates(folder.authority())[-1]
+        return newest.not_valid_after_utc.astimezone(UTC).timestamp()
+    except (OSError, ValueError, FedkitError):
         return None
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fedkit_client.alert_commands import alerts
+from fedkit_client.backup_commands import backup, restore
 from fedkit_client.consent_commands import lineage, rectify, withdraw
 from fedkit_client.console_commands import console, console_user
 from fedkit_client.encrypt_command import encrypt
@@ -22,6 +23,7 @@ from fedkit_client.pause_commands import pause, resume
 from fedkit_client.purge_command import purge
 from fedkit_client.quarantine_command import quarantine
 from fedkit_client.study_commands import study_app
+from fedkit_client.trust_command import trust
 
 SiteYaml = Annotated[Path, typer.Argument(metavar="SITE.yaml", help="The site's own file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
@@ -108,8 +110,12 @@ def join(
         text += f"  what the site stores is encrypted by {done.key}: keep a copy of it, apart from copies of {folder}\n"
     if old:
         text += f"  what was spent and withdrawn in {old} goes on there; {old} can no longer be started\n"
+        from fedkit_client.backup import left_out
+
         text += f"  tables that {path} names by a relative path belong into {folder} now; signatures under studies, and"
         text += " approvals, are given anew\n"
+        if others := left_out(old):
+            text += f"  in {old} there are left: {', '.join(others)}\n"
     if done.blank:
         text += f"  next: fill in {path}, then `fedkit client start {path}`\n"
     elif not start:
@@ -205,7 +211,7 @@ def doctor(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     pause, resume, inventory, explain, requests, approve, deny, withdraw, rectify, lineage, alerts, quarantine,
-    incident, console, console_user, encrypt, purge,
+    incident, console, console_user, encrypt, purge, backup, restore, trust,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

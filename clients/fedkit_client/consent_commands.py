@@ -100,23 +100,33 @@ def lineage(
     from fedkit_client.forgotten import forgotten, forgotten_lines
     from fedkit_client.lineage import rounds_of
     from fedkit_client.start import open_site
+    from fedkit_client.unseen import restores, unseen
 
     if run is not None:
         if unit or file:
             raise typer.BadParameter("--run tells counts; give it without --unit and --file")
         folder = open_site(site_yaml).folder
         rounds, gone = rounds_of(folder, run), forgotten(folder, run=run)
-        _print({"run": run, "rounds": rounds, "deleted": gone}, json_, _rounds_text(run, rounds, gone))
+        missing = unseen(folder, sorted(path.stem for path in folder.ledgers.glob("*.sqlite")), run)
+        back = restores(folder)
+        text = _rounds_text(run, rounds, gone) + _unseen_text(missing, back)
+        told = {"run": run, "rounds": rounds, "deleted": gone, "presumed": missing, "restored": back}
+        _print(told, json_, text)
         return
     opened = _opened(site_yaml, data) if data is not None else open_site(site_yaml)
     names = [data] if data is not None else [name for name, own in opened.file.data.items() if own.ids is not None]
     found = [_told(opened, name, each) for each in _ids(unit, file) for name in names]
     gone = [each for name in names for each in forgotten(opened.folder, name)]
-    text = "".join(_unit_text(each, gone) for each in found) or "no data set has a column of ids\n"
+    missing, back = unseen(opened.folder, names), restores(opened.folder)
+    text = (
+        "".join(_unit_text(each, [*gone, *missing], back=bool(back)) for each in found)
+        or "no data set has a column of ids\n"
+    )
     if gone:
         text += "whoever was in these rounds nobody can tell any more:\n"
     text += "".join(f"  {line}\n" for line in forgotten_lines(gone))
-    _print({"units": found, "deleted": gone}, json_, text)
+    text += _unseen_text(missing, back)
+    _print({"units": found, "deleted": gone, "presumed": missing, "restored": back}, json_, text)
 
 
 def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
@@ -135,7 +145,7 @@ def _told(opened: Any, name: str, unit: str) -> dict[str, Any]:
     }
 
 
-def _unit_text(told: dict[str, Any], gone: list[dict[str, Any]]) -> str:
+def _unit_text(told: dict[str, Any], gone: list[dict[str, Any]], *, back: bool = False) -> str:
     lines = [f"{told['unit']} in {told['data']}{', withdrawn' if told['withdrawn'] else ''}"]
     for run in told["runs"]:
         trained = f"trained in {_spans(run['train'])}" if run["train"] else "not trained on"
@@ -146,10 +156,20 @@ def _unit_text(told: dict[str, Any], gone: list[dict[str, Any]]) -> str:
         if run["train"]:
             lines.append(f"    every model of it from round {run['train'][0]} on was made with this unit")
     if not told["runs"] and any(each["dataset"] == told["data"] for each in gone):
-        lines.append("  in no round that is still known; of others the lineage was deleted, see below")
+        lines.append("  in no round that is still known; of others the lineage is gone, see below")
     elif not told["runs"]:
-        lines.append("  in no round that this folder knows of")
+        lines.append(f"  in no round that this folder knows of{', see below' if back else ''}")
     return "\n".join(lines) + "\n"
+
+
+def _unseen_text(missing: list[dict[str, Any]], back: list[dict[str, Any]]) -> str:
+    from fedkit_client.unseen import restores_lines, unseen_lines
+
+    text = "".join(f"{line}\n" for line in restores_lines(back))
+    if not missing:
+        return text
+    lines = ["the folder was put back; who was in these rounds nobody here can tell:", *unseen_lines(missing)]
+    return text + "\n  ".join(lines) + "\n"
 
 
 def _rounds_text(run: str, rounds: list[dict[str, Any]], gone: list[dict[str, Any]]) -> str:

@@ -6,29 +6,28 @@ encrypted, also after a rotation.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.envelope import Kind, read, seal, unseal
+from fedkit.storage.backup import copy_database, described
 from fedkit.storage.keys import SigningKey
 from fedkit.storage.private import make_folder, write_new
 from fedkit_client.folder import SiteFolder
 
 MANIFEST = "manifest.json"
 _KEPT = (
-    "site.yaml", "enrolment.json", "ca.crt", "keyring.jsonl", "state.json", "paused.json", "quarantine.json", "audit*",
+    "site.yaml", "enrolment.json", "ca.crt", "authorities.jsonl", "keyring.jsonl", "state.json", "paused.json",
+    "quarantine.json", "audit*",
     "approvals.jsonl", "asked.json", "rounds.json", "usage.jsonl*", "withdrawals.jsonl", "rectified.jsonl",
     "studies/*.json", "client.log*", "alerts.sqlite", "lineage.sqlite", "ledgers/*.sqlite", "vault.json",
 )  # fmt: skip
-_CHUNK = 2**20
 
 
 def keep_evidence(folder: SiteFolder, key: SigningKey, now: float) -> dict[str, Any]:
@@ -57,16 +56,6 @@ def keep_evidence(folder: SiteFolder, key: SigningKey, now: float) -> dict[str, 
     values = {"made_at": int(now), "files": files, "failed": failed}
     write_manifest(target, "evidence", values, key)
     return {"folder": str(target), **values}
-
-
-def described(path: Path) -> dict[str, Any]:
-    """Digest and size of a file."""
-    found, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while part := file.read(_CHUNK):
-            found.update(part)
-            size += len(part)
-    return {"sha256": found.hexdigest(), "size": size}
 
 
 def write_manifest(folder: Path, kind: Kind, values: Mapping[str, Any], key: SigningKey) -> None:
@@ -116,7 +105,7 @@ def _sources(folder: SiteFolder) -> Iterator[Path]:
 def _copy(source: Path, copy: Path) -> None:
     if source.suffix == ".sqlite":
         try:
-            _copy_database(source, copy)
+            copy_database(source, copy, mend=False)
         except sqlite3.Error:
             # One that is broken is evidence byte by byte, with what SQLite keeps beside it.
             for each in _with_journals(source):
@@ -124,13 +113,6 @@ def _copy(source: Path, copy: Path) -> None:
     else:
         shutil.copyfile(source, copy)
     copy.chmod(0o600)
-
-
-def _copy_database(source: Path, copy: Path) -> None:
-    # The site may write meanwhile: bytes alone could be torn.
-    uri = f"{source.absolute().as_uri()}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=10.0)) as one, closing(sqlite3.connect(copy)) as other:
-        one.backup(other)
 
 
 def _with_journals(source: Path) -> Iterable[Path]:

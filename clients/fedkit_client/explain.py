@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import time
 from collections.abc import Sequence
@@ -100,8 +101,10 @@ def explain(
 
 
 def _may_be_run(name: str, config_dir: Path | None) -> bool:
-    """Whether a name is a run's by its form, or at least no experiment's and not spelled as ours are."""
-    return bool(_RUN.match(name)) or ("-" in name and name not in experiment_files(user_folder(config_dir)))
+    """Whether a name is a run's by its form, or at least no experiment's and not spelled as ours are, nor nearly so."""
+    ours = experiment_files(user_folder(config_dir))
+    misspelt = difflib.get_close_matches(name, ours, n=1, cutoff=0.6)
+    return bool(_RUN.match(name)) or ("-" in name and name not in ours and not misspelt)
 
 
 def _afforded(

@@ -4,6 +4,7 @@
 
     FK740  a folder that is taken
     FK741  no site's folder, or one whose files are broken
+    FK759  a folder that a newer fedkit has written
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from fedkit.errors import DeploymentError
 from fedkit.governance.pause import PauseFile
 from fedkit.governance.quarantine import QuarantineFile
+from fedkit.storage.formats import require_known
 from fedkit.storage.private import require_private
 from fedkit_client.address import joined
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from fedkit_client.vaults import Keys
 
 FORMAT = 1
+"""Of the whole folder: it goes up with the form of any file in it."""
+
 _FINGERPRINT = re.compile(r"sha256:[0-9a-f]{64}")
 _PINS = ("federation", "coordinator", "root")
 
@@ -212,10 +216,11 @@ class SiteFolder:
         """What was pinned.
 
         Raises:
-            DeploymentError: FK741, the file is missing or broken.
+            DeploymentError: FK741, the file is missing or broken; FK759, a newer fedkit has written the folder.
         """
         try:
             values = json.loads(self.enrolment_file.read_text(encoding="utf-8"))
+            require_known(self.enrolment_file, values.get("format"), FORMAT, writer=values.get("fedkit"))
             found = Enrolment(**values)
             pinned = all(_FINGERPRINT.fullmatch(getattr(found, name)) for name in _PINS)
             good = (
@@ -232,7 +237,7 @@ class SiteFolder:
                     )
                 )
             )
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, AttributeError):
             good = False
         if not good:
             from fedkit_client.retired import require_not_retired
@@ -242,11 +247,12 @@ class SiteFolder:
         return found
 
     def authority(self) -> bytes:
-        """The CA's certificate, PEM, which must still be the pinned one.
+        """The CAs that are trusted now, PEM: the pinned one, and those that took its place.
 
         Raises:
-            DeploymentError: FK741, it is missing or another one.
+            DeploymentError: FK741, it is missing or another one. FederationError: FK540 to FK544, so is a later one.
         """
+        from fedkit_client.authorities import with_later
         from fedkit_client.trust import certificate_fingerprint
 
         try:
@@ -256,7 +262,7 @@ class SiteFolder:
             same = False
         if not same:
             raise self._broken(self.ca)
-        return pem
+        return with_later(self, pem)
 
     def keyring(self) -> Keyring:
         """The newest keyring that the site has accepted.

@@ -67,9 +67,10 @@ def _written(
 ) -> tuple[dict[str, Any], list[str]]:
     from fedkit import __version__
     from fedkit.reporting.incident import MARK, incident_page, notification_draft
+    from fedkit.storage.backup import described
     from fedkit.storage.keys import load_signing_key
     from fedkit.storage.private import write_new
-    from fedkit_client.evidence import MANIFEST, described, plain_json, write_manifest
+    from fedkit_client.evidence import MANIFEST, plain_json, write_manifest
     from fedkit_client.incident import incident as collect
 
     key = load_signing_key(opened.folder.signing_key)

@@ -21,6 +21,7 @@ from fedkit_client.joining_key import key_for, seal
 from fedkit_client.moving import carry_over, close, require_nothing_near, require_open, taking_over
 
 if TYPE_CHECKING:
+    from fedkit.federation.authority import Authority
     from fedkit.federation.invite import Invitation
     from fedkit.governance.encryption import Encryption
     from fedkit.storage.audit_line import Scalar
@@ -109,9 +110,13 @@ def join(
         near = [folder.parent, *([] if site_yaml is None else [site_yaml.absolute().parent])]
         require_nothing_near(invitation.site, near, old)
 
+    from fedkit.federation.authority import trusted
+    from fedkit_client.authorities import told_to_joiner
     from fedkit_client.trust import check_connection, fetch_authority
 
-    authority = fetch_authority(host, port, invitation.federation)
+    first = fetch_authority(host, port, invitation.federation)
+    later = told_to_joiner(host, port, invitation.federation, invitation.coordinator)
+    authority = trusted(first, later, time.time())
     check_connection(host, port, authority)
     # Before the invitation is used up: a folder without its key would be of no use.
     with key_for(folder, encryption, old) as key:
@@ -127,7 +132,7 @@ def join(
                 seal(made, key)
                 again = before is not None or empty_ledgers
                 enrolment = _enrol(made, authority, host, port, invitation, again=again)
-                _write(made, authority, enrolment, content, told)
+                _write(made, (first, later), enrolment, content, told)
                 # Whoever made the folder meanwhile keeps it.
                 if folder.exists():
                     raise FileExistsError(f"{folder} was made meanwhile")
@@ -245,12 +250,20 @@ def _log_joining(made: SiteFolder, enrolment: Enrolment, told: Mapping[str, Scal
     )
 
 
+Trusted = tuple[bytes, "tuple[Authority, ...]"]
+"""The first CA, PEM, and those after it."""
+
+
 def _write(
-    made: SiteFolder, authority: bytes, enrolment: Enrolment, site_yaml: bytes, told: Mapping[str, Scalar]
+    made: SiteFolder, authorities: Trusted, enrolment: Enrolment, site_yaml: bytes, told: Mapping[str, Scalar]
 ) -> None:
     from fedkit.storage.private import write_new
+    from fedkit_client.authorities import FILE
 
-    write_new(made.ca, authority)
+    first, later = authorities
+    write_new(made.ca, first)
+    if later:
+        write_new(made.path / FILE, "".join(f"{each.text}\n" for each in later).encode())
     write_new(made.enrolment_file, enrolment.as_json())
     write_new(made.site_yaml, site_yaml)
     _log_joining(made, enrolment, told)

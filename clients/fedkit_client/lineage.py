@@ -6,6 +6,7 @@ units are those of the round before adds one line.
 ::
 
     FK593  the file cannot be read, or was written by another key
+    FK759  it was written by a newer fedkit
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedkit.errors import FederationError
+from fedkit.storage.formats import require_version, write_version
 from fedkit.storage.private import require_private
 from fedkit.storage.sealing import Vault
 from fedkit_client.folder import SiteFolder
 from fedkit_client.hidden import hidden_count, hidden_units, shown_count, shown_units
 from fedkit_client.pseudonyms import PseudonymKey, pseudonym_key
 
+_FORMAT = 1
 _WIDTH = 16
 _TABLES = {"facts", "sets", "uses"}
 _SCHEMA = """
@@ -186,6 +189,7 @@ def require_database(folder: SiteFolder) -> bool:
         return False
     try:
         with closing(sqlite3.connect(folder.lineage, timeout=30)) as database:
+            require_version(database, folder.lineage, _FORMAT)
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")} & _TABLES
             used = any(database.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone() for name in names)  # noqa: S608
             # A kill may come before the first round's tables are all there: the next round makes the others.
@@ -259,8 +263,10 @@ def _opened(folder: SiteFolder, key: PseudonymKey, *, make: bool) -> Iterator[sq
         with closing(sqlite3.connect(path, timeout=30)) as database:
             database.execute("PRAGMA synchronous = FULL")
             database.execute("PRAGMA secure_delete = ON")
+            require_version(database, path, _FORMAT)
             if make:
                 database.executescript(_SCHEMA)
+                write_version(database, _FORMAT)
                 database.execute("INSERT OR IGNORE INTO facts VALUES ('key', ?)", (key.check,))
             known = database.execute("SELECT value FROM facts WHERE name = 'key'").fetchone()
             if known is None or known[0] != key.check:

@@ -44,7 +44,7 @@ def show(
     """
     from fedkit.federation.trail import shown, shown_text, since_when
 
-    log = _folder(site_yaml).audit
+    log = folder_of(site_yaml).audit
     begin = 0.0 if since is None else since_when(since, time.time())
     for told in shown(log, since=begin, kinds=kind or (), follow=follow):
         sys.stdout.write((json.dumps(told) if json_ else shown_text(told)) + "\n")
@@ -88,7 +88,7 @@ def verify(
     from fedkit_client.audit import examined
     from fedkit_client.before_logs import logs_before
 
-    folder = _folder(site_yaml)
+    folder = folder_of(site_yaml)
     found = examined(folder, peer=peer, every=every)
     before = logs_before(folder)
     lines = [examined_text(found), *(_before_text(name, told) for name, told in before.items())]
@@ -112,7 +112,7 @@ def export(
     from fedkit.storage.keys import load_signing_key
     from fedkit.storage.private import write_new
 
-    folder = _folder(site_yaml)
+    folder = folder_of(site_yaml)
     key = load_signing_key(folder.signing_key)
     text, count = export_heads(folder.audit, folder.enrolment().site, key, time.time())
     write_new(out, text.encode())
@@ -125,7 +125,8 @@ def _before_text(name: str, told: dict[str, Any]) -> str:
     return f"{name} is BROKEN: {told['why']}"
 
 
-def _folder(site_yaml: Path) -> SiteFolder:
+def folder_of(site_yaml: Path) -> SiteFolder:
+    """The folder of a site's file, even of one that cannot be read any more."""
     from fedkit.errors import ConfigError
     from fedkit_client.folder import SiteFolder
     from fedkit_client.start import open_site

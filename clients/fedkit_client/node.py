@@ -71,6 +71,7 @@ class Node:
     upkeep: Callable[[], None] = lambda: None
     trail: Trail = field(kw_only=True)
     heard: Callable[[], None] = lambda: None
+    follow: Callable[[], None] = lambda: None
     patience: Patience = field(default_factory=Patience)
     _pause: float = FIRST_PAUSE
     _announced: bool = False
@@ -112,6 +113,7 @@ class Node:
         # What is due goes where no coordinator is reached, too; in quarantine it stays, for it may be evidence.
         self.upkeep()
         with self.stop.at_rest():
+            self.follow()
             if not self._announced:
                 self.announce()
                 self._announced = True

@@ -174,6 +174,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
     from fedkit.storage.keys import load_node_key, load_signing_key
     from fedkit_client.alert_watch import watch_of
     from fedkit_client.audit import Trail
+    from fedkit_client.authorities import follow
     from fedkit_client.node import Node
     from fedkit_client.pace import Pace
     from fedkit_client.state import State
@@ -197,7 +198,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
 
         offer = make_offer(file.site, __version__, offered(file), signing, time.time())
         request = {"offer": offer.text, "wire": version_text()}
-        call(enrolment.host, enrolment.grpc_port, authority, ANNOUNCE, request)
+        call(enrolment.host, enrolment.grpc_port, connection.root, ANNOUNCE, request)
         logging.getLogger("fedkit.node").info("the offer was announced")
 
     state = State(folder.state_file, os.getpid(), __version__)
@@ -209,6 +210,7 @@ def _node(opened: Opened, executor: Any, say: Say) -> tuple[Any, Watch]:
     return Node(
         connection, executor, state, stop, announce, folder.usage, file.disclose_usage, say, folder.pause,
         folder.vault(), Upkeep(executor, trail.log.append), trail=trail, heard=both(watch.pulse.beat, trail.look),
+        follow=lambda: connection.trust(follow(folder)),
     ), watch  # fmt: skip
 
 

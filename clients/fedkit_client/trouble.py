@@ -79,7 +79,8 @@ def untrusted(address: str, why: str, seen: str = "") -> DeploymentError:
         f"the connection to {address} shows a certificate that the pinned CA has not issued{seen}: TLS is intercepted"
         " on the way, or this is another server",
         code="FK743",
-        remedy="ask the network's administrators to exempt this host from TLS inspection; nothing secret was sent",
+        remedy="ask the network's administrators to exempt this host from TLS inspection; nothing secret was sent. If"
+        " the coordinator's CA was replaced while the site was away: `fedkit client trust SITE.yaml`",
     )
 
 

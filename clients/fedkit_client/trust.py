@@ -23,6 +23,7 @@ from fedkit_client.address import joined
 from fedkit_client.proxy import connect
 from fedkit_client.trouble import EARLIEST, LATEST, clocks_apart, no_connection, skew_of, untrusted
 
+AUTHORITIES = "/fedkit/v1/authorities"
 CA_PATH = "/fedkit/v1/ca"
 _MOST_BYTES = 65536
 _TIMEOUT = 15.0
@@ -90,8 +91,28 @@ def fetch_authority(host: str, port: int, wanted: str) -> bytes:
     return body
 
 
+def fetch_authorities(host: str, port: int, authority: bytes | None) -> bytes | None:
+    """What the coordinator tells of CAs after the first; None where it tells nothing, as an older one.
+
+    Args:
+        authority: the CAs that are trusted, PEM; None asks whoever answers, and what they say is worth its signature.
+
+    Raises:
+        DeploymentError: FK743, FK744, FK746 to FK749.
+    """
+    context = ssl.create_default_context() if authority is None else pinned(authority)
+    if authority is None:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    try:
+        status, _, body = _get(host, port, AUTHORITIES, context)
+    except ssl.SSLCertVerificationError as error:
+        raise untrusted(joined(host, port), error.verify_message) from None
+    return body if status == 200 else None
+
+
 def pinned(authority: bytes) -> ssl.SSLContext:
-    """TLS that trusts one CA and no other."""
+    """TLS that trusts the federation's CA and no other."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=authority.decode("ascii"))

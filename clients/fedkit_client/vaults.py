@@ -13,10 +13,8 @@ force by the replacement of this one file: a kill leaves the old key or the new 
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,8 +26,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from fedkit.errors import DeploymentError
 from fedkit.governance.encryption import Encryption, KeySource, default_source
 from fedkit.storage import private
+from fedkit.storage.formats import require_known
 from fedkit.storage.sealing import KEY_BYTES, Vault, new_name
 from fedkit_client.key_source import read_key
+from fedkit_client.vault_lock import VaultLock
 from fedkit_client.vault_lost import require_vault
 
 FORMAT = 1
@@ -37,7 +37,6 @@ SEAL, RENEW = "seal", "renew"
 """What is not finished: plain text that is still to be sealed, pieces under a key that is to go."""
 
 UNFINISHED = "FK793"
-PATIENCE = 10.0
 _NONCE = 12
 
 
@@ -68,7 +67,7 @@ class Keys:
     encryption: Encryption
     opened: Opened | None = None
     _plain: bool = field(default=False, repr=False)
-    _lock: _Lock | None = field(default=None, repr=False)
+    _lock: VaultLock | None = field(default=None, repr=False)
 
     def vault(self) -> Vault | None:
         """The vault; None where the folder holds plain text, before it is first sealed or because its file says so.
@@ -78,7 +77,7 @@ class Keys:
         """
         if self.opened is None:
             if self._lock is None:
-                self._lock = _Lock(self.path)
+                self._lock = VaultLock(self.path)
             try:
                 self._lock.share()
                 if not (self.path / "vault.json").exists():
@@ -102,7 +101,7 @@ class Keys:
         Raises:
             DeploymentError: FK793, and what ``work`` raises.
         """
-        self._lock = self._lock or _Lock(self.path)
+        self._lock = self._lock or VaultLock(self.path)
         try:
             self._lock.alone()
             self.opened = work()
@@ -121,47 +120,6 @@ def _whole(folder: Path, opened: Opened) -> Opened:
             remedy="`fedkit client start SITE.yaml` or `fedkit client encrypt SITE.yaml` goes on with it",
         )
     return opened
-
-
-class _Lock:
-    """A file's lock, for as long as this lives."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        try:
-            self._handle = os.open(folder / "vault.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise DeploymentError(
-                f"{folder} cannot be written ({error.strerror})", code="FK793", remedy="run as the folder's owner"
-            ) from None
-
-    def __del__(self) -> None:
-        if hasattr(self, "_handle"):
-            os.close(self._handle)
-
-    def let_go(self) -> None:
-        fcntl.flock(self._handle, fcntl.LOCK_UN)
-
-    def share(self) -> None:
-        self._take(fcntl.LOCK_SH)
-
-    def alone(self) -> None:
-        self._take(fcntl.LOCK_EX)
-
-    def _take(self, kind: int) -> None:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(self._handle, kind | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise DeploymentError(
-                        f"another process uses the keys of {self._folder}",
-                        code="FK793",
-                        remedy="stop the site and wait for other commands, then try again",
-                    ) from None
-                time.sleep(0.05)
 
 
 def make_vault(folder: Path, source: KeySource, pending: str = "") -> Opened:
@@ -197,8 +155,9 @@ def open_vault(folder: Path, encryption: Encryption) -> Opened:
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        require_known(path, values["format"], FORMAT, writer=values.get("fedkit"))
         name, pending, entries = _read(values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _shut(path, f"cannot be read ({type(error).__name__})") from None
     tried = [encryption.source or default_source(folder)]
     tried += [] if encryption.previous is None else [encryption.previous]

@@ -13,6 +13,7 @@ from fedkit_client.forgotten import forgotten, forgotten_lines
 from fedkit_client.lineage import runs_with
 from fedkit_client.pseudonyms import unit_pseudonym
 from fedkit_client.start import Opened
+from fedkit_client.unseen import restores, restores_lines, unseen
 from fedkit_client.withdrawals import Action, note
 
 
@@ -54,18 +55,25 @@ def withdraw_units(
     used = sum(bool(runs_with(opened.folder, data, each)) for each in ids)
     return {
         "data": data, "given": len(ids), "changed": len(fresh), "revoked": revoke, "used_before": used,
-        "lineage_deleted": forgotten(opened.folder, data),
+        "lineage_deleted": forgotten(opened.folder, data), "presumed": unseen(opened.folder, [data]),
+        "restored": restores(opened.folder),
     }  # fmt: skip
 
 
 def used_text(told: Mapping[str, Any]) -> str:
     """How many were in rounds so far, as far as anybody can still tell; of what :func:`withdraw_units` returned."""
-    gone = told["lineage_deleted"]
+    gone, missing = told["lineage_deleted"], told["presumed"]
+    count = sum(each["count"] for each in missing)
+    put_back = (
+        f"; of {count} round{'' if count == 1 else 's'} that presumably left before the folder was put back nobody"
+    )
+    beside = f"{put_back} here can tell whose they were" if missing else ""
+    beside += "".join(f"; {line}" for line in restores_lines(told["restored"]))
     if not gone:
-        return f"{told['used_before']} of them were in rounds so far"
+        return f"{told['used_before']} of them were in rounds so far{beside}"
     runs = len({each["run"] for each in gone})
     return (
         f"{told['used_before']} of them were in rounds that are still known;"
         f" {forgotten_lines(gone)[-1]} ({runs} {'run' if runs == 1 else 'runs'} in all): whoever was in those"
-        " nobody can tell any more"
+        f" nobody can tell any more{beside}"
     )

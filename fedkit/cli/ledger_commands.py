@@ -204,7 +204,8 @@ def _print_budget(shown: dict[str, Any]) -> None:
 
     from fedkit.reporting import text
 
-    console = Console()
+    # Names are for other commands: where nobody looks at a screen no column is cut.
+    console = Console(width=None if sys.stdout.isatty() else 1_000)
     pld = "not computed" if shown["epsilon_pld"] is None else f"{text.epsilon(shown['epsilon_pld'])}"
     console.print(
         f"{shown['dataset']}: epsilon {shown['limit']:g} at delta {shown['delta']:g} for one {shown['unit']}"

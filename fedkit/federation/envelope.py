@@ -24,7 +24,18 @@ WIRE = 1
 """Version of every payload; another one is refused."""
 
 Kind = Literal[
-    "keyring", "job", "order", "offer", "head", "heads", "enrolment", "study", "assent", "evidence", "incident"
+    "keyring",
+    "job",
+    "order",
+    "offer",
+    "head",
+    "heads",
+    "enrolment",
+    "study",
+    "assent",
+    "evidence",
+    "incident",
+    "authority",
 ]
 _FIELDS = {"payload": str, "key": str, "signature": str}
 # The payload's quotes are escaped once more.

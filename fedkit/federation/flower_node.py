@@ -122,6 +122,16 @@ class NodeConnection:
 
     def __post_init__(self) -> None:
         """Open no connection yet."""
+        self._make_client()
+
+    def trust(self, root: bytes) -> None:
+        """Have the next connection trust these CAs, PEM, and no other."""
+        if root != self.root:
+            self.close()
+            self.root = root
+            self._make_client()
+
+    def _make_client(self) -> None:
         context = ssl.create_default_context(cadata=self.root.decode("ascii"))
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._client = FleetHttpClient(

@@ -182,6 +182,10 @@ def _run(
     except KeyboardInterrupt:
         closing.stop("interrupted", "stopped by the user")
         raise Interrupted(f"interrupted after round {journal.rounds}; {directory.path} holds what was done") from None
+    except SystemExit:
+        # What rich makes of an output that nobody reads any more.
+        closing.stop("interrupted", "its output could not be written any more")
+        raise
     except Exception as error:
         told = _told(directory.path, error)
         closing.stop("failed", str(told) or type(told).__name__)

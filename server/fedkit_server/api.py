@@ -19,10 +19,13 @@ from fedkit import __version__
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation import enrolment as wire
 from fedkit.federation import strict_json
+from fedkit.federation.authority_file import PATH as AUTHORITIES
+from fedkit.federation.authority_file import as_told
 from fedkit.federation.keyring import Member
 from fedkit_server.access import Access
 from fedkit_server.answers import refusal, unknown
 from fedkit_server.asgi import App
+from fedkit_server.authorities import chain_of
 from fedkit_server.guard import announced, bearer, is_loopback
 from fedkit_server.handlers import HANDLERS, Call, Handler
 from fedkit_server.intake import Intake, TooLarge
@@ -49,6 +52,7 @@ def make_api(state: State, runs: Runs, access: Access, closing: Callable[[], boo
     waiters, intake = CapacityLimiter(64), Intake(each=4, total=2**26)
     routes = [
         Route(PREFIX + "/ca", _answering(partial(_ca, state)), methods=["GET"]),
+        Route(AUTHORITIES, _answering(partial(_authorities, state)), methods=["GET"]),
         Route(PREFIX + "/health", _answering(partial(_health, runs)), methods=["GET"]),
         Route(PREFIX + "/runs/{run}/events", _answering(partial(_events, state, runs, access, waiters, closing))),
         Route(PREFIX + "/runs/{run}/archive", _answering(partial(_archive, state, access))),
@@ -86,6 +90,10 @@ async def _nothing(request: Request, _: Exception) -> Response:
 
 async def _ca(state: State, _: Request) -> Response:
     return Response(state.folder.read(state.folder.ca), media_type="application/x-pem-file")
+
+
+async def _authorities(state: State, _: Request) -> Response:
+    return JSONResponse(as_told(chain_of(state.folder), state.keyring.coordinator))
 
 
 async def _health(runs: Runs, _: Request) -> Response:

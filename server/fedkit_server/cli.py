@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import typer
 
+from fedkit_server.authority_commands import authority, trust
+from fedkit_server.backup_commands import backup, restore
 from fedkit_server.dashboard_commands import dashboard, dashboard_user
 from fedkit_server.folder_commands import halt, hash_, init, rotate, start
 from fedkit_server.log_commands import log_app
@@ -22,7 +24,8 @@ from fedkit_server.watch_commands import pull, resume, status, stop, watch
 
 app = typer.Typer(
     help="The coordinator of a federation, and what its users do with it.\n\n"
-    "On the coordinator's host: init, start, halt, rotate, purge, hash, log. By a profile: all others.\n\n"
+    "On the coordinator's host: init, start, halt, rotate, purge, backup, restore, authority, hash, log. By a"
+    " profile: all others.\n\n"
     "Example: fedkit server init coordinator --name heart --host fl.example.org",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,6 +37,10 @@ app.command()(pull)
 app.command()(dashboard)
 app.command()(dashboard_user)
 app.command()(purge)
+app.command()(backup)
+app.command()(authority)
+app.command()(trust)
+app.command()(restore)
 app.command("hash")(hash_)
 app.command("retrain-without")(retrain_without)
 app.add_typer(user_app, name="user")

@@ -14,11 +14,14 @@ from fedkit.federation.keyring import Keyring, open_keyring
 from fedkit.governance.retention import MOST_DAYS
 from fedkit.governance.site_file import read_allow_file
 from fedkit.governance.terms import Allowed
+from fedkit.storage.formats import require_known
 from fedkit.storage.keys import SigningKey, create_signing_key, fingerprint, load_signing_key
 from fedkit.storage.private import make_folder, replace, require_private, write_new
 from fedkit_server import pki
 
 FORMAT = 1
+"""Of the whole folder: it goes up with the form of any file in it."""
+
 AUDIT = "audit.jsonl"
 
 
@@ -133,24 +136,21 @@ class ServerFolder:
         """Read ``server.json``.
 
         Raises:
-            DeploymentError: FK705, it is missing or broken.
+            DeploymentError: FK705, it is missing or broken; FK759, a newer fedkit has written the folder.
         """
         try:
             values = json.loads(self.settings_file.read_text(encoding="utf-8"))
+            require_known(self.settings_file, values.get("format"), FORMAT, writer=values.get("fedkit"))
             settings = Settings(**{**values, "hosts": tuple(values["hosts"])})
             require_days(settings.retention_days)
-        except (OSError, ValueError, TypeError, KeyError):
+            if settings.format != FORMAT:
+                raise ValueError(f"format {settings.format!r}")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise DeploymentError(
                 f"{self.settings_file} is missing or broken, so {self.path} is no coordinator's folder",
                 code="FK705",
                 remedy="name the folder that `fedkit server init` made, or restore it from its backup",
             ) from None
-        if settings.format != FORMAT:
-            raise DeploymentError(
-                f"{self.settings_file} has format {settings.format}; this fedkit reads {FORMAT}",
-                code="FK705",
-                remedy="update fedkit on this host",
-            )
         return settings
 
     def models(self) -> dict[str, Allowed]:

@@ -147,32 +147,53 @@ def rotate(
     coordinator_key: Annotated[
         bool, typer.Option("--coordinator-key", help="Also make a new coordinator's key, signed by the old one.")
     ] = False,
+    authority: Annotated[
+        float | None,
+        typer.Option("--authority", metavar="DAYS", help="Also make a new CA; the old one counts so long beside it."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Renew the TLS certificate for a year, while the coordinator is stopped; enrolled sites go on.
 
+    A new CA takes two steps: with --authority sites and users hear of it, and the certificate stays one of the old CA;
+    the next `rotate`, before those days are over, has the new CA issue it.
+
     Example: fedkit server rotate coordinator --coordinator-key
     """
-    from fedkit_server import pki, rotation
+    from fedkit_server import authorities, rotation
     from fedkit_server.folder import open_folder
     from fedkit_server.lock import hold
     from fedkit_server.store import Store
 
     opened = open_folder(folder)
-    fingerprint, voided = None, 0
+    fingerprint, voided, made = None, 0, None
     with hold(opened.pid_file):
         rotation.finish(opened)
+        if authority is not None:
+            authorities.require_next(opened, authority)
         rotation.renew_certificate(opened, hosts or ())
         if coordinator_key:
             fingerprint = rotation.renew_coordinator_key(opened, time.time())
             store = Store(opened.database)
             voided = store.void_invitations(time.time())
             store.close()
-    ends = pki.expires_at(opened.read(opened.certificate))
+        if authority is not None:
+            made = authorities.begin_authority(opened, authority, time.time())
+    ends = authorities.certificate_end(opened)
     text = f"the TLS certificate is good until {ends:%Y-%m-%d}\n"
     if fingerprint is not None:
         text += f"the coordinator's key is now {fingerprint}; {voided} open invitations are void, make them anew\n"
-    found = {"certificate_expires_at": ends.isoformat(), "coordinator": fingerprint, "voided_invitations": voided}
+    if made is not None:
+        text += (
+            f"CA {made.serial + 1} is made: sites follow when they connect, users with `fedkit server trust`; run"
+            f" `fedkit server rotate {folder}` before {ends:%Y-%m-%d %H:%M} UTC, for then the old CA counts no more\n"
+        )
+    found = {
+        "authority": made and made.serial,
+        "certificate_expires_at": ends.isoformat(),
+        "coordinator": fingerprint,
+        "voided_invitations": voided,
+    }
     show(found, f"{text}next: `fedkit server start {folder}`", json_=json_)
 
 

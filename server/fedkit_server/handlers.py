@@ -20,9 +20,10 @@ from fedkit.federation.keyring import Member
 from fedkit.storage.audit import RECOVERED
 from fedkit.storage.audit_verify import alerts
 from fedkit.storage.keys import fingerprint
-from fedkit_server import pki, studies
+from fedkit_server import studies
 from fedkit_server.access import Access
 from fedkit_server.answers import unknown
+from fedkit_server.authorities import certificate_end
 from fedkit_server.away import away_of
 from fedkit_server.curves import curves_of
 from fedkit_server.enrolment import invite
@@ -67,7 +68,7 @@ def status(call: Call) -> dict[str, Any]:
     """How the federation stands."""
     state, settings = call.state, call.state.settings
     sites, online = [s for s in state.store.sites() if s.revoked_at is None], state.link.online()
-    ends = pki.expires_at(state.folder.read(state.folder.certificate))
+    ends = certificate_end(state.folder)
     return {
         "name": settings.name,
         "federation": settings.federation,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from fedkit_server.authorities import trusted_by_all
 from fedkit_server.detach import answers
 from fedkit_server.folder import ServerFolder, joined
 
@@ -22,7 +23,7 @@ def enrolment_answers(folder: ServerFolder) -> bool:
 
     settings = folder.settings()
     options = [("grpc.ssl_target_name_override", settings.hosts[0]), ("grpc.enable_http_proxy", 0)]
-    authority = grpc.ssl_channel_credentials(folder.ca.read_bytes())
+    authority = grpc.ssl_channel_credentials(trusted_by_all(folder))
     with grpc.secure_channel(joined("localhost", settings.grpc_port), authority, options) as channel:
         try:
             check = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=_PATIENCE)

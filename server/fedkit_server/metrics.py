@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from fedkit_server import pki
+from fedkit_server.authorities import certificate_end
 from fedkit_server.runners import Runs
 from fedkit_server.state import State
 
@@ -63,5 +63,5 @@ class _Figures(Collector):
         yield CounterMetricFamily(
             "fedkit_failed_logins", "Requests without a valid token since the start.", state.failed_logins
         )
-        ends = pki.expires_at(state.folder.read(state.folder.certificate)).timestamp()
+        ends = certificate_end(state.folder).timestamp()
         yield GaugeMetricFamily("fedkit_certificate_expires_at", "When the TLS certificate ends, epoch seconds.", ends)

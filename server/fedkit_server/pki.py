@@ -40,10 +40,14 @@ class Pair:
     key: bytes = field(repr=False)
 
 
-def make_ca(name: str, now: datetime | None = None) -> Pair:
-    """A new authority that may sign servers' certificates and no further authority; EC P-384, ten years."""
+def make_ca(name: str, now: datetime | None = None, number: int = 1) -> Pair:
+    """A new authority that may sign servers' certificates and no further authority; EC P-384, ten years.
+
+    Args:
+        number: of the federation's; two that are trusted at a time have two names.
+    """
     key, start = ec.generate_private_key(ec.SECP384R1()), (now or datetime.now(UTC)) - _EARLIER
-    subject = _subject(f"fedkit CA of {name}")
+    subject = _subject(f"fedkit CA{'' if number == 1 else f' {number}'} of {name}")
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)

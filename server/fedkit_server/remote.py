@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from fedkit import __version__
 from fedkit.errors import DeploymentError
+from fedkit.federation.authority_file import PATH as AUTHORITIES
 from fedkit.federation.keyring import Keyring, open_keyring
 from fedkit_server.profile import Profile
 
@@ -49,6 +50,15 @@ class Remote:
         statements = self.get("/keyring").get("keyring")
         texts = [str(text) for text in statements] if isinstance(statements, list) else []
         return open_keyring(texts, federation=self.profile.federation, root=self.profile.root)
+
+    def authorities(self) -> list[str]:
+        """Statements of CAs after the first; nothing of them is verified.
+
+        Raises:
+            DeploymentError: likewise.
+        """
+        found = self.get(AUTHORITIES.removeprefix(PREFIX)).get("authorities")
+        return [str(text) for text in found] if isinstance(found, list) else []
 
     def download(self, path: str, target: Path) -> None:
         """Stream an answer into a file.
@@ -91,8 +101,8 @@ class Remote:
         import httpx
 
         try:
-            context = ssl.create_default_context(cafile=str(self.profile.ca))
-        except (OSError, ssl.SSLError):
+            context = ssl.create_default_context(cadata=self.profile.trusted())
+        except (OSError, ValueError):
             raise DeploymentError(
                 f"{self.profile.ca} holds no certificate", code="FK711", remedy="ask an admin for ca.crt"
             ) from None
@@ -109,7 +119,8 @@ class Remote:
         if "CERTIFICATE_VERIFY_FAILED" in text:
             remedy = (
                 "see that the profile's address is one of the coordinator's --host, that its certificate has not ended"
-                " (`fedkit server rotate DIR` renews it) and that nobody stands between"
+                " (`fedkit server rotate DIR` renews it) and that nobody stands between; if its CA was replaced,"
+                " `fedkit server trust --file FILE`"
             )
         else:
             remedy = "see that it runs (`fedkit server start DIR`), and HTTPS_PROXY and NO_PROXY if there is a proxy"

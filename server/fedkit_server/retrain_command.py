@@ -57,6 +57,6 @@ def retrain_without(
     show(
         found,
         f"{made}: submitted with the config of {run}; who has withdrawn at a site is not in it\n"
-        f"next: `fedkit server watch {made}`",
+        f"next: `fedkit server watch {made}{remote.profile.option}`",
         json_=json_,
     )

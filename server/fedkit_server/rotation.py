@@ -12,11 +12,14 @@ from fedkit.storage.audit_line import Event
 from fedkit.storage.audit_verify import readable_lines
 from fedkit.storage.keys import create_signing_key, fingerprint, load_signing_key
 from fedkit_server import pki
+from fedkit_server.authorities import forget_keys, newest_pair, sign_anew
 from fedkit_server.folder import ServerFolder, write_certificate, write_settings
 
 
 def renew_certificate(folder: ServerFolder, hosts: Sequence[str] = ()) -> None:
-    """A new TLS key and certificate by the same CA, which is what sites pin: they notice nothing.
+    """A new TLS key and certificate by the newest CA, which sites have pinned or follow: they notice nothing.
+
+    The key of a CA that is no longer the newest is deleted.
 
     Args:
         hosts: new names and addresses, in place of those so far.
@@ -25,8 +28,8 @@ def renew_certificate(folder: ServerFolder, hosts: Sequence[str] = ()) -> None:
         DeploymentError: FK707, a host that is none.
     """
     settings = folder.settings()
-    pair = pki.make_server(folder.ca_pair(), hosts or settings.hosts)
-    write_certificate(folder, pair)
+    write_certificate(folder, pki.make_server(newest_pair(folder), hosts or settings.hosts))
+    forget_keys(folder)
     if hosts:
         write_settings(folder, replace(settings, hosts=tuple(hosts)))
 
@@ -54,6 +57,7 @@ def finish(folder: ServerFolder) -> None:
     new = load_signing_key(waiting).fingerprint
     if fingerprint(keyring.coordinator) == new:
         _hand_on(folder, new)
+        sign_anew(folder, load_signing_key(waiting))
         waiting.replace(folder.coordinator_key)
     else:
         waiting.unlink()

@@ -72,7 +72,7 @@ def run(
     if detach:
         show(
             {"run": run_id, "job": signed.digest, "sites": names, "waits": waits},
-            f"{text}\nnext: `fedkit server watch {made}`",
+            f"{text}\nnext: `fedkit server watch {made}{remote.profile.option}`",
             json_=json_,
         )
         return

@@ -22,6 +22,7 @@ from fedkit.governance.allow import check_packages
 from fedkit_server import logs, pki
 from fedkit_server.access import Access
 from fedkit_server.api import make_api
+from fedkit_server.authorities import certificate_end
 from fedkit_server.enrolment import Enrolment
 from fedkit_server.enrolment_grpc import listen, serve
 from fedkit_server.folder import ServerFolder, joined
@@ -119,7 +120,7 @@ def check_certificate(folder: ServerFolder) -> None:
     Raises:
         DeploymentError: FK710.
     """
-    ends = pki.expires_at(folder.read(folder.certificate))
+    ends = certificate_end(folder)
     left = (ends - datetime.now(UTC)).total_seconds() / 86_400
     renew = f"`fedkit server rotate {folder.path}`"
     if left <= 0:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.errors import DeploymentError
+from fedkit.storage.formats import require_version, write_version
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS invitations (
@@ -24,8 +25,8 @@ CREATE TABLE IF NOT EXISTS tokens (token TEXT PRIMARY KEY, user TEXT NOT NULL, i
 CREATE TABLE IF NOT EXISTS runs (
     run TEXT PRIMARY KEY, job TEXT NOT NULL, name TEXT NOT NULL, submitter TEXT NOT NULL, submitted_at REAL NOT NULL,
     state TEXT NOT NULL, outcome TEXT);
-PRAGMA user_version = 1;
 """
+_FORMAT = 1
 _LATER = {"stopping": "INTEGER NOT NULL DEFAULT 0", "openings": "INTEGER NOT NULL DEFAULT 0"}
 """Columns of runs that a file by an older fedkit has not."""
 
@@ -103,9 +104,12 @@ class Store:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(path, check_same_thread=False, timeout=10.0)
             self._db.row_factory = sqlite3.Row
+            # Before anything is written: what a newer fedkit has made is left as it is.
+            require_version(self._db, path, _FORMAT)
             for pragma in ("journal_mode = WAL", "synchronous = FULL"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.executescript(_SCHEMA)
+            write_version(self._db, _FORMAT)
             known = {row["name"] for row in self._db.execute("PRAGMA table_info(runs)")}
             for name in _LATER.keys() - known:
                 self._db.execute(f"ALTER TABLE runs ADD COLUMN {name} {_LATER[name]}")

@@ -55,7 +55,7 @@ def add(
     """
     from fedkit.federation import statements
     from fedkit.storage.private import require_free
-    from fedkit_server.profile import write_profile
+    from fedkit_server.profile import copy_authorities, write_profile
     from fedkit_server.remote import segment
 
     remote, place = connect(profile), out or Path(f"{name}-profile")
@@ -66,6 +66,7 @@ def add(
     token = remote.post(f"/users/{segment(name)}/token")["token"]
     about = remote.profile
     write_profile(place, address=about.address, name=name, root=about.root, ca=about.ca.read_bytes(), token=token)
+    copy_authorities(about, place)
     found = {"name": name, "role": role, "profile": str(place)}
     text = (
         f"{name} is {role}\n{place}: hand it over by a way that you trust; {name} puts their key there as signing.key"

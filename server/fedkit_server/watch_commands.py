@@ -84,8 +84,9 @@ def resume(run: RunName, profile: Profile = None, json_: Json = False) -> None:
 def _asked(run: str, what: str, done: str, profile: Path | None, *, json_: bool) -> None:
     from fedkit_server.remote import segment
 
-    answer = connect(profile).post(f"/runs/{segment(run)}/{what}")
-    show(answer, f"{run} {done}; watch it with `fedkit server watch {run}`", json_=json_)
+    remote = connect(profile)
+    answer = remote.post(f"/runs/{segment(run)}/{what}")
+    show(answer, f"{run} {done}; watch it with `fedkit server watch {run}{remote.profile.option}`", json_=json_)
 
 
 def pull(

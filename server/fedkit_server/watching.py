@@ -83,9 +83,11 @@ def follow(remote: Remote, run: str, *, json_: bool) -> str:
         else:
             answer = _until_over(remote, view, lambda event: _print_plain(event), _print_line)
     except KeyboardInterrupt:
-        raise Interrupted(f"no longer watching; {run} goes on: `fedkit server watch {run}`") from None
+        raise Interrupted(
+            f"no longer watching; {run} goes on: `fedkit server watch {run}{remote.profile.option}`"
+        ) from None
     if not json_:
-        sys.stdout.write(closing(run, answer) + "\n")
+        sys.stdout.write(closing(run, answer, remote.profile.option) + "\n")
     return str(answer["state"])
 
 
@@ -98,12 +100,17 @@ def follow_quietly(remote: Remote, run: str) -> str:
     return str(_until_over(remote, View(run), lambda _: None)["state"])
 
 
-def closing(run: str, answer: dict[str, Any]) -> str:
-    """The last line, and what can be done next."""
+def closing(run: str, answer: dict[str, Any], profile: str = "") -> str:
+    """The last line, and what can be done next.
+
+    Args:
+        profile: what names the user's profile on the command line.
+    """
     outcome = answer.get("outcome") or answer["state"]
     if answer["state"] == "failed":
-        return f"{run}: {outcome}\nnext: `fedkit server resume {run}`, or `fedkit server stop {run}` to let go"
-    return f"{run}: {outcome}\nnext: `fedkit server pull {run}`"
+        again, let_go = (f"`fedkit server {verb} {run}{profile}`" for verb in ("resume", "stop"))
+        return f"{run}: {outcome}\nnext: {again}, or {let_go} to let go"
+    return f"{run}: {outcome}\nnext: `fedkit server pull {run}{profile}`"
 
 
 def _until_over(

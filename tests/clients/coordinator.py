@@ -70,6 +70,7 @@ class Coordinator:
     secrets: dict[str, str] = field(default_factory=dict)
     joined: list[dict[str, Any]] = field(default_factory=list)
     ahead: float = 0.0
+    authorities: bytes = b""
     keyring: Keyring = field(init=False)
     link: Link = field(init=False)
     _server: Any = None
@@ -80,7 +81,11 @@ class Coordinator:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.federation = certificate_fingerprint(self.ca.certificate)
         self.keyring = statements.start(self.federation, "ana", self.root, self.key.public, time.time() - 100)
-        self.certificate = make_server(self.ca, ["localhost", "127.0.0.1"])
+        self.certify(self.ca)
+
+    def certify(self, ca: Pair) -> None:
+        """Show a certificate by this CA from the next `up` on."""
+        self.certificate = make_server(ca, ["localhost", "127.0.0.1"])
         for name, content in (("crt", self.certificate.certificate), ("key", self.certificate.key)):
             (self.folder / f"server.{name}").write_bytes(content)
 
@@ -117,9 +122,10 @@ class Coordinator:
         let_go()
 
     async def _api(self, scope: Any, receive: Any, send: Any) -> None:
-        found = scope["path"] == "/fedkit/v1/ca"
+        told = {"/fedkit/v1/ca": self.ca.certificate, "/fedkit/v1/authorities": self.authorities}
+        found = told.get(scope["path"], b"")
         await send({"type": "http.response.start", "status": 200 if found else 404, "headers": []})
-        await send({"type": "http.response.body", "body": self.ca.certificate if found else b""})
+        await send({"type": "http.response.body", "body": found})
 
     def _serve_grpc(self) -> None:
         def method(answer: Any) -> Any:

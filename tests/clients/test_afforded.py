@@ -7,6 +7,7 @@ from fedkit_client.afforded import ledger_clause
 from fedkit_client.asked import Asked
 from fedkit_client.explain import Told, explain
 
+from fedkit.errors import FedkitError
 from fedkit.governance.site_file import read_site_file
 from fedkit.privacy.ledger.ledger import Ledger
 from tests.clients import coordinator
@@ -99,3 +100,9 @@ def test_a_run_without_privacy_asks_no_ledger(bench):
     words = ("data=icu", "model=logistic", "purpose=testing", "privacy=none")
     _, weighed = explain(made.folder.site_yaml, None, words, Told(submitter="ana"), coordinator._DATA)
     assert "ledger" not in {each.key for each in weighed.clauses}
+
+
+@pytest.mark.parametrize("name", ["heart-disease", "heart-diseas"])
+def test_an_experiment_that_is_spelled_nearly_so_is_suggested_and_taken_for_no_run(bench, name):
+    with pytest.raises(FedkitError, match="did you mean"):
+        explain(bench().folder.site_yaml, name, (), Told())

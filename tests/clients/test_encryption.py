@@ -345,7 +345,7 @@ def test_a_migration_that_was_killed_is_gone_on_with_and_used_by_nobody_before(h
 
 
 def test_a_vault_in_use_is_changed_by_nobody(hospital, tmp_path, monkeypatch):
-    monkeypatch.setattr(vaults, "PATIENCE", 0.1)
+    monkeypatch.setattr("fedkit_client.vault_lock.PATIENCE", 0.1)
     _, _, _ = rotated(hospital, tmp_path)
     using = opened(hospital).folder
     assert using.vault() is not None

@@ -6,6 +6,7 @@ import time
 
 import pytest
 from fedkit_client import moving
+from fedkit_client.cli import main
 from fedkit_client.join import join
 from fedkit_client.retired import CLOSED
 
@@ -139,3 +140,12 @@ def test_the_old_folder_is_closed_before_the_new_one_is_there_and_open_again_if_
     with pytest.raises(DeploymentError, match="FK740"):
         join(_address(coordinator), coordinator.invite(), tmp_path / "new", old=old.path)
     assert old.enrolment().site == SITE
+
+
+def test_files_that_are_not_fedkits_are_named_and_left_to_their_owner(coordinator, old, tmp_path, capsys):
+    (old.path / "table.csv").write_text("age\n7\n")
+    (old.path / "webhook.secret").write_text("s" * 32)
+    (tmp_path / "token").write_text(coordinator.invite())
+    words = ["--token-file", str(tmp_path / "token"), "--from", str(old.path), "--folder", str(tmp_path / "new")]
+    main(["join", _address(coordinator), *words])
+    assert f"in {old.path} there are left: table.csv, webhook.secret\n" in capsys.readouterr().out

@@ -60,6 +60,7 @@ class Federation:
 
     Attributes:
         site_program: what starts a site, in place of ``python -m fedkit client``.
+        coordinator_words: further ones of ``server start``.
         host: the address that sites reach the coordinator at.
         inside: party to the words before its commands, such as those that enter a network namespace.
     """
@@ -69,6 +70,7 @@ class Federation:
     max_epsilon: float = 8.0
     unprotected: bool = False
     site_program: tuple[str, ...] = ("-m", "fedkit", "client")
+    coordinator_words: tuple[str, ...] = ()
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
     port: int = 0
     host: str = "127.0.0.1"
@@ -131,7 +133,8 @@ class Federation:
         log.close()
 
     def start_coordinator(self, *, wait_up=True):
-        self._spawn("coordinator", "-m", "fedkit", "server", "start", "coordinator", "--bind", self.host)
+        words = ("server", "start", "coordinator", "--bind", self.host, *self.coordinator_words)
+        self._spawn("coordinator", "-m", "fedkit", *words)
         if wait_up:
             wait(lambda: self.reaches("coordinator"), 60, "the coordinator does not answer")
 

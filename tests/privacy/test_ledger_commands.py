@@ -154,3 +154,10 @@ def test_what_cannot_be_used_is_refused_by_its_code(path, tmp_path):
 @pytest.mark.parametrize("name", ["create", "show", "verify", "export", "reconcile"])
 def test_every_help_has_an_example(name):
     assert f"Example: fedkit ledger {name}" in " ".join(run(name, "--help").split())
+
+
+def test_a_runs_name_is_whole_where_another_command_reads_it(path):
+    name = "20260101-120000-" + "a-name-that-no-screen-of-eighty-columns-holds-" * 3
+    with Ledger(path) as ledger:
+        ledger.admit("icu", name, "sepsis", Job("record", "add_remove", (rounded(ROUND),)), 4e9)
+    assert name in run("show", "--ledger", path)

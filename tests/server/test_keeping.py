@@ -42,9 +42,10 @@ def test_a_folder_that_was_put_back_serves_the_same_federation_and_new_keys_and_
     fedkit("start", first, *start)
     before = fedkit("status", *admin)
     fedkit("invite", "north", "--out", place / "north.token", *admin)
+    fedkit("backup", first, place / "monday")
     fedkit("halt", first)
-    shutil.copytree(first, again)
-    shutil.rmtree(first)
+    first.rename(place / "lost")
+    fedkit("restore", place / "monday", again)
     # Both of the coordinator's secrets, on the new machine.
     rotated = fedkit("rotate", again, "--coordinator-key")
     assert rotated["voided_invitations"] == 1

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from fedkit_server import watching
@@ -23,6 +24,8 @@ EVENTS = [
 
 
 class Scripted:
+    profile = SimpleNamespace(option=" --profile heart")
+
     """Answers in turn; an exception is raised."""
 
     def __init__(self, *answers):
@@ -63,7 +66,7 @@ def test_without_a_terminal_there_is_a_line_an_event_and_an_end(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(EVENTS) + 2
     assert lines[3].endswith("round 1 north received train 2.0 s")
-    assert lines[-2:] == ["r: degraded", "next: `fedkit server pull r`"]
+    assert lines[-2:] == ["r: degraded", "next: `fedkit server pull r --profile heart`"]
     assert [after for _, after in remote.asked] == [0, 3, 6]
 
 

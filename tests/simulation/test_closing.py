@@ -72,3 +72,14 @@ def test_a_statement_names_each_site_and_counts_that_stood_in():
     assert "stood in" not in result["statement"]
     result = fedkit.simulate("heart_disease", overrides=[*overrides, "data.records=null"]).result
     assert result["statement"].endswith("The true counts stood in for declared ones and are not protected.")
+
+
+def test_a_run_whose_output_nobody_reads_any_more_is_left_as_interrupted(monkeypatch):
+    # As a console does when its pipe is closed.
+    def gone(*_, **__):
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        fedkit.simulate("heart_disease", overrides=PLAIN, progress=gone)
+    manifest = read_json(_folder() / "manifest.json")
+    assert manifest["outcome"] == "interrupted" and "output" in manifest["notes"][-1]
