@@ -55,7 +55,7 @@ def console_user(
     Example: fedkit client console-user site/site.yaml add ana
     """
     from fedkit.web.credentials import manage
-    from fedkit.web.users import Users
+    from fedkit_client.console_factors import CLEAR, users_of, with_keys
     from fedkit_client.pausing import folder_to_pause
 
     if bool(name) == (act is Act.list):
@@ -68,7 +68,8 @@ def console_user(
         record(folder, "console_user", user=user, action=what)
 
     issuer = f"fedkit {folder.enrolment().site}"
-    told, text = manage(act, name, Users(folder.console_users), folder.console_wrong, issuer, tell)
+    users = users_of(with_keys(folder, site_yaml))
+    told, text = manage(act, name, users, folder.console_wrong, issuer, tell, CLEAR)
     _print(told, json_, text)
 
 

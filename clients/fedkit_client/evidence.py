@@ -20,6 +20,7 @@ from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.envelope import Kind, read, seal, unseal
 from fedkit.storage.keys import SigningKey
 from fedkit.storage.private import make_folder, write_new
+from fedkit_client.evidence_kept import STAMP
 from fedkit_client.folder import SiteFolder
 
 MANIFEST = "manifest.json"
@@ -40,7 +41,7 @@ def keep_evidence(folder: SiteFolder, key: SigningKey, now: float) -> dict[str, 
     Raises:
         DeploymentError: FK700, FK704, the new folder cannot be made or the manifest not be written.
     """
-    target = folder.evidence / datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    target = folder.evidence / datetime.fromtimestamp(now, UTC).strftime(STAMP)
     if not folder.evidence.exists():
         make_folder(folder.evidence)
     make_folder(target)

@@ -15,10 +15,10 @@ from fedkit.web.app import make_app
 from fedkit.web.desk import Desk, Visit
 from fedkit.web.door import Door
 from fedkit.web.shield import Shield
-from fedkit.web.users import Users
 from fedkit_client.audit import record
 from fedkit_client.console import actions, views
 from fedkit_client.console.site import Site
+from fedkit_client.console_factors import users_of
 from fedkit_client.folder import SiteFolder
 from fedkit_client.start import open_site
 
@@ -58,7 +58,7 @@ def door_of(folder: SiteFolder, clock: Callable[[], float] = time.time) -> Door:
     def told(what: str, name: str) -> None:
         record(folder, f"console_{what}", by=name)
 
-    return Door(Users(folder.console_users), folder.console_wrong, told, clock)
+    return Door(users_of(folder), folder.console_wrong, told, clock)
 
 
 def desk_of(folder: SiteFolder, name: str, host: str, clock: Callable[[], float] = time.time) -> Desk:
@@ -85,14 +85,19 @@ def opened_app(path: Path) -> Callable[[str], Shield]:
 
     Raises:
         ConfigError: FK120.
-        DeploymentError: FK796, nobody could log in; FK795, FK706, FK741, FK752, the folder.
+        DeploymentError: FK796, nobody could log in; FK795, FK706, FK741, FK752, the folder; FK790, FK791, FK793,
+            its key.
     """
     opened = open_site(path)
-    if not Users(opened.folder.console_users).read():
+    users = users_of(opened.folder)
+    known = users.read()
+    if not known:
         raise DeploymentError(
             "nobody could log in: the console has no user yet",
             code="FK796",
             remedy=f"fedkit client console-user {path} add NAME",
         )
+    # Nobody could log in without the key: who starts the console is told why, and not who comes to it.
+    users.factors(known)
     site = Site(path, opened.folder)
     return lambda host: console_app(desk_of(opened.folder, opened.file.site, host), site)

@@ -39,6 +39,13 @@ _ACTIONS: Mapping[str, Callable[[pages.Federation, Visit], Response]] = {
 }
 
 
+CLEAR = (
+    "the secret lies in the clear in dashboard_users.json (0600), beside the profile's token and key: whoever copies"
+    " the profile acts as its user by these, without the page"
+)
+"""Why no key seals it: it would protect from nobody who has not more in hand already."""
+
+
 def users_of(profile: Path) -> Users:
     """Who may log in to the dashboard of a profile."""
     return Users(profile / "dashboard_users.json")
