@@ -57,10 +57,12 @@ def console_user(
     from fedkit.web.credentials import manage
     from fedkit_client.console_factors import CLEAR, users_of, with_keys
     from fedkit_client.pausing import folder_to_pause
+    from fedkit_client.unlinked import require_unlinked
 
     if bool(name) == (act is Act.list):
         raise typer.BadParameter("list takes no NAME" if name else f"{act} needs a NAME")
     folder = folder_to_pause(site_yaml)
+    require_unlinked(folder.path)
 
     def tell(what: str, user: str) -> None:
         from fedkit_client.audit import record

@@ -17,6 +17,7 @@ from fedkit_client import evidence_kept, lineage, usage
 from fedkit_client.alert_book import AlertBook
 from fedkit_client.folder import SiteFolder
 from fedkit_client.studies import studies_of, summaries
+from fedkit_client.unlinked import require_unlinked
 
 KIND = "deleted"
 """Of the receipt in the audit log."""
@@ -62,6 +63,8 @@ def due(folder: SiteFolder, site: str, retention: Retention, now: float) -> list
     Raises:
         FedkitError: a ledger, agreement or lineage that cannot be read: of what cannot be told nothing is deleted.
     """
+    # A link may have come since the site has started.
+    require_unlinked(folder.path)
     agreed = _agreed(folder, site)
     found = [*_replies(folder, retention, agreed, now), *_lineage(folder, retention, now)]
     for path, how in _texts(folder):

@@ -21,7 +21,7 @@ from typing import Any
 
 from fedkit.config.wording import shown
 from fedkit.errors import DeploymentError
-from fedkit.storage.private import replace, require_private
+from fedkit.storage.private import read, replace, require_private
 from fedkit.storage.sealing import Vault
 from fedkit.web import passwords, second_factor, totp
 
@@ -74,8 +74,7 @@ class Users:
         """
         require_private([self.path])
         try:
-            with self.path.open("rb") as file:
-                content = file.read(_MOST_BYTES + 1)
+            content = read(self.path, _MOST_BYTES + 1)
         except FileNotFoundError:
             return {}
         except OSError as error:

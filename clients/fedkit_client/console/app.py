@@ -21,6 +21,7 @@ from fedkit_client.console.site import Site
 from fedkit_client.console_factors import users_of
 from fedkit_client.folder import SiteFolder
 from fedkit_client.start import open_site
+from fedkit_client.unlinked import require_unlinked
 
 _NAV = (
     ("/", "Overview"),
@@ -50,6 +51,7 @@ _ACTIONS: Mapping[str, Callable[[Site, Visit], Response]] = {
     "/resume": actions.resume,
     "/withdraw": actions.withdraw,
 }
+_ALWAYS = ("/pause", "/quarantine")
 
 
 def door_of(folder: SiteFolder, clock: Callable[[], float] = time.time) -> Door:
@@ -76,8 +78,18 @@ def desk_of(folder: SiteFolder, name: str, host: str, clock: Callable[[], float]
 
 def console_app(desk: Desk, site: Site) -> Shield:
     """The application."""
-    pages = {path: partial(view, site) for path, view in _PAGES.items()}
-    return make_app(desk, pages, {path: partial(act, site) for path, act in _ACTIONS.items()})
+    pages = {path: _of(site, view) for path, view in _PAGES.items()}
+    # Nothing may keep a site from being stopped.
+    actions = {path: partial(act, site) if path in _ALWAYS else _of(site, act) for path, act in _ACTIONS.items()}
+    return make_app(desk, pages, actions)
+
+
+def _of(site: Site, view: Callable[[Site, Visit], Response]) -> Callable[[Visit], Response]:
+    def looked(visit: Visit) -> Response:
+        require_unlinked(site.folder.path)
+        return view(site, visit)
+
+    return looked
 
 
 def opened_app(path: Path) -> Callable[[str], Shield]:
