@@ -64,7 +64,9 @@ def desk_of(profile: Path, of: str, host: str, clock: Callable[[], float] = time
 
     door = Door(users_of(profile), counts_of(profile), told, clock)
     templates = Path(__file__).with_name("templates")
-    return Desk(of, host, secrets.token_bytes(32), templates, _NAV, "fedkit server dashboard-user", door)
+    return Desk(
+        of, host, secrets.token_bytes(32), templates, _NAV, "fedkit server dashboard-user", door, 2 * pages.MOST
+    )
 
 
 def dashboard_app(desk: Desk, federation: pages.Federation) -> Shield:

@@ -11,6 +11,7 @@ from fedkit.reporting.text import describe, epsilon, number, ordered
 
 WIDTH, HEIGHT = 640, 160
 _MOST_LINES, _MOST_METRICS, _MOST_ROWS = 8, 6, 40
+_MOST_ROUNDS, _LAST_ROUND, _LARGEST = 1000, 10**9, 1e100
 Points = list[tuple[int, float]]
 
 
@@ -65,16 +66,27 @@ def curves(rounds: Sequence[Mapping[str, Any]]) -> list[Curve]:
 def _series(rounds: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Points]]]:
     spent: dict[str, Points] = {}
     metrics: dict[str, dict[str, Points]] = {}
-    for each in rounds:
-        at = int(each["round"])
+    for each in rounds[:_MOST_ROUNDS]:
+        at = each["round"]
+        # The coordinator may tell anything; what is no figure is not drawn.
+        if not _is_figure(at) or not 0 <= at <= _LAST_ROUND:
+            continue
+        at = int(at)
         for site, value in each["epsilon"].items():
-            spent.setdefault(str(site), []).append((at, float(value)))
+            if _is_figure(value):
+                spent.setdefault(str(site), []).append((at, float(value)))
         for site, told in each["sites"].items():
             for name, value in told.items():
-                metrics.setdefault(str(name), {}).setdefault(str(site), []).append((at, float(value)))
+                if _is_figure(value):
+                    metrics.setdefault(str(name), {}).setdefault(str(site), []).append((at, float(value)))
     yield "Epsilon spent by this run, by site", spent
     for name in ordered(metrics)[:_MOST_METRICS]:
         yield f"{describe(name).label}, by site", metrics[name]
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether it is a number that can be drawn: beyond 10^100 differences are none any more."""
+    return type(value) in (int, float) and abs(value) <= _LARGEST
 
 
 def _few(series: dict[str, Points]) -> dict[str, Points]:
