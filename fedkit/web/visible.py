@@ -22,14 +22,14 @@ def visible(text: str, most: int | None = None) -> str:
         most: characters of it that are shown; None for all.
 
     >>> visible("a\u202eb\x1b[31m\u3164"), visible("Zürich, 東京"), visible("a" * 9, 3)
-    ('a\\u202eb\\x1b[31m\\u3164', 'Zürich, 東京', 'aaa… (6 characters more)')
+    ('a\\u202eb\\x1b[31m\\u3164', 'Zürich, 東京', 'aaa ... (6 characters more)')
     """
     more = 0 if most is None else len(text) - most
     if more > 0:
         text = text[:most]
     if not (text.isascii() and text.isprintable()):
         text = _escaped(text)
-    return f"{text}… ({more:,} characters more)" if more > 0 else text
+    return f"{text} ... ({more:,} characters more)" if more > 0 else text
 
 
 def plain(value: object) -> str:

@@ -75,7 +75,6 @@ def run(federation: Federation, visit: Visit) -> Response:
     view = View(name)
     for event in events:
         view.take(event)
-    rows = list(view.rows(visit.now))
     role = federation.ask("/status")["you"]["role"]
     told = [{**each, "detail": with_text(str(each.get("detail") or ""))} for each in reversed(events[-_NEWEST:])]
     return visit.page(
@@ -83,8 +82,8 @@ def run(federation: Federation, visit: Visit) -> Response:
         f"Run {name}",
         name=name,
         found=found,
-        rows=rows[:_ROWS],
-        unshown=max(0, len(rows) - _ROWS),
+        rows=list(islice(view.rows(visit.now), _ROWS)),
+        unshown=max(0, len(view.sites) - _ROWS),
         waits=waits_for(found),
         events=told,
         older=max(0, len(events) - _NEWEST),
@@ -141,7 +140,7 @@ def report(federation: Federation, visit: Visit) -> Response:
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
-        return value if len(value) <= MOST else f"{value[:MOST]}… ({len(value) - MOST:,} characters more)"
+        return value if len(value) <= MOST else f"{value[:MOST]} ... ({len(value) - MOST:,} characters more)"
     if isinstance(value, dict):
         return {_cut(name): _cut(each) for name, each in value.items()}
     return [_cut(each) for each in value] if isinstance(value, list) else value

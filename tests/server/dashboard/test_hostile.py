@@ -41,6 +41,7 @@ class Hostile:
 
     def __init__(self, text=EVIL, number=1.0, many=3):
         self.text, self.number, self.many = text, number, many
+        self._answers = {}
 
     def run(self, name=None):
         return {
@@ -60,6 +61,12 @@ class Hostile:
         }  # fmt: skip
 
     def get(self, path, **query):
+        # To make it up takes as long as to show it.
+        if path not in self._answers:
+            self._answers[path] = self._answer(path)
+        return self._answers[path]
+
+    def _answer(self, path):
         runs = [self.run() for _ in range(self.many)]
         match path.split("/")[-1]:
             case "status":
@@ -159,18 +166,19 @@ def test_a_figure_that_is_none_is_not_drawn_and_the_others_are(value):
 def test_thousands_of_sites_runs_and_events_of_any_length_are_pages_within_a_second(before, path):
     lead = before(Hostile("n" * 3000, 1.0, many=5000))
     lead.browser.get(path)
-    began = time.perf_counter()
+    # Of this process: others on the machine take their time too.
+    began = time.process_time()
     found = lead.browser.get(path)
-    assert found.status_code == 200 and time.perf_counter() - began < 1.0 and len(found.text) < 2_000_000
+    assert found.status_code == 200 and time.process_time() - began < 1.0 and len(found.text) < 2_000_000
 
 
 def test_a_text_of_ten_megabytes_is_cut(before):
     lead = before(Hostile("\u202e" * 10_000_000, 1.0, many=1))
     for path in PAGES:
-        began = time.perf_counter()
+        began = time.process_time()
         found = lead.browser.get(path)
         assert found.status_code == 200 and "characters more" in found.text
-        assert len(found.text) < 500_000 and time.perf_counter() - began < 2.0, path
+        assert len(found.text) < 500_000 and time.process_time() - began < 1.0, path
 
 
 def test_pages_have_an_end_at_both_sides(before):
