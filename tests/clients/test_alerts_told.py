@@ -61,7 +61,7 @@ def _burn(place):
     for number in range(1, 20):
         train(place.made, job, number)
         place.watch.once()
-        if place.watch.figures.facts.budgets[DATASET].spent > 0.3:
+        if place.watch.figures.facts.budgets[DATASET].spent > 0.26:
             return
     raise AssertionError("it is not spent that fast")
 

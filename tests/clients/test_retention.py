@@ -338,19 +338,25 @@ def test_a_bound_that_cannot_be_is_refused(made, given, word):
 
 def test_a_real_site_deletes_by_itself_when_it_connects_and_its_log_still_verifies(running):
     coordinator, site = running(start=False)
-    values = json.loads(site.folder.site_yaml.read_text()) | {"retention": {"caches": 0, "replies": 0}}
+    values = json.loads(site.folder.site_yaml.read_text()) | {"retention": {"caches": 0, "replies": 0, "alerts": 0, "evidence": 0}}
     site.folder.site_yaml.write_text(json.dumps(values))
     site.start().event("connected")
     reply = coordinator.ask(coordinator.request(coordinator.job("kept"), "train", 1, model(SIZE)))
     assert not reply.has_error() and site.folder.asked_file.exists()
     assert site.stop() == 0
     stop(site, "kept")
+    told_of(site, time.time() - 60, Alert("refused", "warning", "refused:FK541", 1.0, "PLANTED", "look", 1))
+    evidence = quarantined(site, time.time() - 60)
+    lift_site(site.folder, "it was found", time.time())
+    site.folder.pause.take_away()
+    time.sleep(1.1)
     site.start().event("connected")
     # A message is taken after what is due has been deleted.
     assert not coordinator.ask(coordinator.request(coordinator.job("next"), "train", 1, model(SIZE))).has_error()
     told = receipts(site)
     assert [(each["what"], each.get("run")) for each in told if each["what"] == "replies"] == [("replies", "kept")]
-    assert {each.get("name") for each in told} >= {"asked.json", "plans.json"}
+    assert {each.get("name") for each in told} >= {"asked.json", "plans.json", "alerts.sqlite", evidence.name}
+    assert not evidence.exists() and b"PLANTED" not in site.folder.alerts.read_bytes()
     folder = open_site(site.folder.site_yaml).folder
     with Ledger(folder.ledger(DATASET), read_only=True, vault=folder.vault()) as ledger:
         runs = ledger.account(DATASET).runs
