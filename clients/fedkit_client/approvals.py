@@ -275,9 +275,8 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _one(record: Record, run: str) -> AskedRun:
     # A digest is one job's, whatever name another gives itself.
-    if run in record.requests:
-        return record.requests[run]
-    found = [each for each in record.requests.values() if run == each.run]
+    by_job = record.requests.get(run)
+    found = [each for each in record.requests.values() if run == each.run] if by_job is None else [by_job]
     if len(found) == 1:
         return found[0]
     if not found:
