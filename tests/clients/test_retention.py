@@ -338,7 +338,9 @@ def test_a_bound_that_cannot_be_is_refused(made, given, word):
 
 def test_a_real_site_deletes_by_itself_when_it_connects_and_its_log_still_verifies(running):
     coordinator, site = running(start=False)
-    values = json.loads(site.folder.site_yaml.read_text()) | {"retention": {"caches": 0, "replies": 0, "alerts": 0, "evidence": 0}}
+    values = json.loads(site.folder.site_yaml.read_text()) | {
+        "retention": {"caches": 0, "replies": 0, "alerts": 0, "evidence": 0}
+    }
     site.folder.site_yaml.write_text(json.dumps(values))
     site.start().event("connected")
     reply = coordinator.ask(coordinator.request(coordinator.job("kept"), "train", 1, model(SIZE)))
