@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from fedkit import __version__
 from fedkit.federation.trail import stamped
 from fedkit.reporting.page import TEMPLATES
-from fedkit.web.visible import plain, visible
+from fedkit.reporting.visible import plain, shower
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -21,19 +21,13 @@ _HERE = Path(__file__).parent / "templates"
 
 @cache
 def _environment(own: Path, most: int | None = None) -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, Undefined
-    from markupsafe import Markup
-
-    def shown(value: Any) -> Any:
-        if value is None or isinstance(value, (bool, int, float, Markup, Undefined)):
-            return value
-        return visible(str(value), most)
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
         loader=FileSystemLoader([own, _HERE, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=shown,
+        finalize=shower(most),
         trim_blocks=True,
         lstrip_blocks=True,
     )

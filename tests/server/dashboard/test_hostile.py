@@ -1,5 +1,6 @@
 """A coordinator that tells anything, and sites and users that named things so: the page shows text, and stays quick."""
 
+import json
 import math
 import re
 import shutil
@@ -11,6 +12,7 @@ import httpx
 import pyotp
 import pytest
 import uvicorn
+from fedkit_server.archive import packed
 from fedkit_server.dashboard.app import dashboard_app, desk_of, users_of
 from fedkit_server.dashboard.curves import curves
 from fedkit_server.dashboard.pages import Federation
@@ -19,6 +21,7 @@ from fedkit_server.remote import Remote, _refused
 
 from fedkit.errors import DeploymentError
 from fedkit.web.shield import HEADERS
+from tests.reporting.conftest import Fabricated, write
 from tests.server.dashboard.test_dashboard import HOST, PASSWORD, Lead, TestClient
 from tests.web.hashes import cheap_hashes
 
@@ -139,6 +142,20 @@ def test_an_error_of_the_coordinators_is_text_too_and_has_an_end(before):
     assert found.status_code == 409 and "<script" not in found.text and len(found.text) < 60_000
     found = lead.post(f"/runs/{RUN}/fetch", "/")
     assert found.status_code == 409 and "FK713" in found.text
+
+
+def test_a_report_of_what_was_fetched_hides_nothing_either(before, tmp_path):
+    lead = before(Hostile())
+    run = write(tmp_path / "runs", Fabricated())
+    for name in ("manifest.json", "result.json", "metrics.jsonl"):
+        text = (run / name).read_text()
+        (run / name).write_text(text.replace("cleveland", json.dumps(EVIL)[1:-1]))
+    lead.remote.download = lambda path, target: target.write_bytes(b"".join(packed(run)))
+    assert lead.post(f"/runs/{RUN}/fetch", "/").status_code == 303
+    found = lead.browser.get(f"/runs/{RUN}/report")
+    assert found.status_code == 200 and "spoofed" in found.text and "\\u202e" in found.text
+    assert "<img" not in found.text and "<script" not in found.text and "<th>spoofed" not in found.text
+    assert not re.search("[\u202e\u200b\x1b]", found.text)
 
 
 @pytest.mark.parametrize("number", [

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from fedkit.web.visible import visible
+from fedkit.reporting.visible import visible
 
 TURNS = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u180e\u115f\u1160\u3164\uffa0\u2800\u034f\ufe0f\u00a0\u2003\U000e0041"
