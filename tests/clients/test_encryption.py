@@ -580,8 +580,14 @@ def test_a_lineage_that_is_no_database_is_one_error_of_whoever_encrypts_it(hospi
     assert caught.value.code == "FK593" and "backup" in caught.value.remedy
 
 
+SEALED = (
+    "lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers",
+    "console_users.json",
+)  # fmt: skip
+
+
 def _keep_only(path, kept):
-    for each in ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers"):
+    for each in SEALED:
         if each != kept and (path / each).exists():
             shutil.rmtree(path / each) if (path / each).is_dir() else (path / each).unlink()
     (path / "ledgers").mkdir(mode=0o700, exist_ok=True)
@@ -600,8 +606,7 @@ def test_each_thing_that_is_sealed_tells_that_a_vault_was_lost_and_nothing_in_th
     hospital.folder.vault_file.unlink()
     template = tmp_path / "template"
     shutil.copytree(hospital.folder.path, template)
-    parts = ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers")
-    for kept in parts:
+    for kept in SEALED:
         shutil.rmtree(hospital.folder.path)
         shutil.copytree(template, hospital.folder.path)
         _keep_only(hospital.folder.path, kept)
