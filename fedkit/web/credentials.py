@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedkit.errors import DeploymentError
-from fedkit.web.users import Users
+
+if TYPE_CHECKING:
+    from fedkit.web.users import Users
 
 
 class Act(StrEnum):
