@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -73,7 +74,7 @@ class AlertBook:
     """The file; opened for each call, so that it may be deleted at any time, which tells everything anew.
 
     Guarantee: an alert counts as told only in the transaction that queues it for every channel; a notice leaves the
-    queue only when its channel has taken it, or a full queue counts it as dropped.
+    queue only when its channel has taken it, or a full queue or a deadline counts it as dropped.
     """
 
     path: Path
@@ -197,6 +198,34 @@ class AlertBook:
             except ValueError:
                 raise self._unusable("a fact that is no JSON") from None
 
+    def older(self, before: float) -> list[str]:
+        """What is kept from before a moment: notices that were made then, alerts that were told last then.
+
+        Raises:
+            DeploymentError: FK785.
+        """
+        if not self.path.exists():
+            return []
+        with self._opened() as database:
+            return [text for _, _, text in _older(database, before)]
+
+    def forget(self, before: float) -> None:
+        """Delete that, its bytes too; a channel's notice counts as dropped, and what still stands is told anew.
+
+        Raises:
+            DeploymentError: FK785.
+        """
+        with self._opened() as database:
+            database.execute("PRAGMA secure_delete = ON")
+            for channel, key, _ in _older(database, before):
+                if channel:
+                    database.execute("DELETE FROM queue WHERE number = ?", (key,))
+                    # By the clock of now: its loss is told for a day.
+                    database.execute("INSERT INTO dropped VALUES (?, ?)", (channel, time.time()))
+                else:
+                    database.execute("DELETE FROM standing WHERE key = ?", (key,))
+            database.commit()
+
     @staticmethod
     def _queue(database: sqlite3.Connection, channel: str, alert: Alert, body: str, now: float) -> None:
         held = database.execute("SELECT count(*) FROM queue WHERE channel = ?", (channel,)).fetchone()[0]
@@ -233,6 +262,14 @@ class AlertBook:
             code="FK785",
             remedy="free space on its disk; or move the file away: what stands is then told anew",
         )
+
+
+def _older(database: sqlite3.Connection, before: float) -> list[tuple[str, int | str, str]]:
+    """Channel, number and text of notices; nothing, key and text of alerts that stand."""
+    queued = database.execute("SELECT channel, number, body FROM queue ORDER BY number").fetchall()
+    found: list[tuple[str, int | str, str]] = [row for row in queued if json.loads(row[2])["at"] < before]
+    stood = database.execute("SELECT key, body FROM standing WHERE told < ? ORDER BY key", (before,))
+    return found + [("", key, body) for key, body in stood]
 
 
 def _state(database: sqlite3.Connection, name: str, now: float) -> ChannelState:

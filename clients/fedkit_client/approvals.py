@@ -274,7 +274,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _one(record: Record, run: str) -> AskedRun:
-    found = [each for each in record.requests.values() if run in (each.run, each.job)]
+    # A digest is one job's, whatever name another gives itself.
+    by_job = record.requests.get(run)
+    found = [each for each in record.requests.values() if run == each.run] if by_job is None else [by_job]
     if len(found) == 1:
         return found[0]
     if not found:

@@ -55,12 +55,14 @@ def console_user(
     Example: fedkit client console-user site/site.yaml add ana
     """
     from fedkit.web.credentials import manage
-    from fedkit.web.users import Users
+    from fedkit_client.console_factors import CLEAR, users_of, with_keys
     from fedkit_client.pausing import folder_to_pause
+    from fedkit_client.unlinked import require_unlinked
 
     if bool(name) == (act is Act.list):
         raise typer.BadParameter("list takes no NAME" if name else f"{act} needs a NAME")
     folder = folder_to_pause(site_yaml)
+    require_unlinked(folder.path)
 
     def tell(what: str, user: str) -> None:
         from fedkit_client.audit import record
@@ -68,7 +70,8 @@ def console_user(
         record(folder, "console_user", user=user, action=what)
 
     issuer = f"fedkit {folder.enrolment().site}"
-    told, text = manage(act, name, Users(folder.console_users), folder.console_wrong, issuer, tell)
+    users = users_of(with_keys(folder, site_yaml))
+    told, text = manage(act, name, users, folder.console_wrong, issuer, tell, CLEAR)
     _print(told, json_, text)
 
 

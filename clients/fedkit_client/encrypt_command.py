@@ -32,7 +32,7 @@ def encrypt(
     Example: fedkit client encrypt site/site.yaml --rotate
     """
     from fedkit_client import lock
-    from fedkit_client.settling import settle
+    from fedkit_client.settling import seal_factors, settle
     from fedkit_client.start import open_site
 
     if rotate and check:
@@ -42,7 +42,7 @@ def encrypt(
         _check(opened, json_=json_)
         return
     with lock.hold(opened.folder.pid_file):
-        said = settle(opened.folder, renew=rotate)
+        said = [*settle(opened.folder, renew=rotate), *seal_factors(opened.folder)]
     keys = opened.folder.keys
     source = None if keys is None or keys.opened is None else keys.opened.source.shown
     text = "".join(f"{each}\n" for each in said) or f"what lies in {opened.folder.path} is encrypted by {source}\n"

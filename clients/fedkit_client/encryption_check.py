@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedkit.errors import DeploymentError
 from fedkit_client.check import Check, failed
+from fedkit_client.console_factors import users_of
 from fedkit_client.settling import PLAIN, retired
 from fedkit_client.start import Opened
 
@@ -23,6 +24,11 @@ def encryption_check(opened: Opened) -> Check:
         remedy = "`fedkit client start SITE.yaml` or `fedkit client encrypt SITE.yaml` encrypts it"
         return Check(_NAME, "warn", "the site's folder is not encrypted yet", remedy)
     found = folder.keys.opened
+    try:
+        users = users_of(folder)
+        users.factors(users.read())
+    except DeploymentError as error:
+        return failed(_NAME, error)
     if found.source == encryption.previous:
         remedy = "stop the site, then `fedkit client encrypt SITE.yaml --rotate`"
         return Check(_NAME, "warn", f"the folder is still under {found.source.shown}, the key before", remedy)

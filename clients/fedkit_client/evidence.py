@@ -19,6 +19,7 @@ from fedkit.federation.envelope import Kind, read, seal, unseal
 from fedkit.storage.backup import copy_database, described
 from fedkit.storage.keys import SigningKey
 from fedkit.storage.private import make_folder, write_new
+from fedkit_client.evidence_kept import STAMP
 from fedkit_client.folder import SiteFolder
 
 MANIFEST = "manifest.json"
@@ -37,9 +38,16 @@ def keep_evidence(folder: SiteFolder, key: SigningKey, now: float) -> dict[str, 
         The folder, its files with digest and size, and those that could not be copied with why.
 
     Raises:
-        DeploymentError: FK700, FK704, the new folder cannot be made or the manifest not be written.
+        DeploymentError: FK700, FK704, the new folder cannot be made or the manifest not be written; FK706, a link is in
+            its place.
     """
-    target = folder.evidence / datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    if folder.evidence.is_symlink():
+        raise DeploymentError(
+            f"{folder.evidence} is a link, through which nothing is written",
+            code="FK706",
+            remedy="take it away, and quarantine the site again",
+        )
+    target = folder.evidence / datetime.fromtimestamp(now, UTC).strftime(STAMP)
     if not folder.evidence.exists():
         make_folder(folder.evidence)
     make_folder(target)
@@ -97,7 +105,8 @@ def _sources(folder: SiteFolder) -> Iterator[Path]:
     seen = set[Path]()
     for pattern in _KEPT:
         for path in sorted(folder.path.glob(pattern)):
-            if path.is_file() and not path.is_symlink() and path not in seen:
+            linked = path.is_symlink() or path.parent.is_symlink()
+            if not linked and path.is_file() and path not in seen:
                 seen.add(path)
                 yield path
 

@@ -25,6 +25,7 @@ from fedkit_client.logs import printable
 from fedkit_client.questions import charged_as
 from fedkit_client.standing import Named, standing_at
 from fedkit_client.taken_back import approval_standing
+from fedkit_client.unlinked import require_unlinked
 
 _RUN = re.compile(r"\d{8}-\d{6}-")
 _SHOWN = 3
@@ -62,6 +63,7 @@ def explain(
     """
     file = read_site_file(path)
     folder, now = SiteFolder(file.folder.resolve()), time.time()
+    require_unlinked(folder.path)
     known = Asked(folder.asked_file).find(name) if name is not None and not overrides else None
     if known is not None:
         approval = approval_standing(folder, known.job, now)

@@ -284,8 +284,11 @@ class SiteFolder:
         """Refuse a folder or keys that others on this machine can reach.
 
         Raises:
-            DeploymentError: FK706, with the command that mends it.
+            DeploymentError: FK706, with the command that mends it; or a link where none may be.
         """
+        from fedkit_client.unlinked import require_unlinked
+
+        require_unlinked(self.path)
         require_private((self.path, self.node_key, self.signing_key, self.enrolment_file, self.ledgers, self.audit))
         require_private((self.withdrawals, self.rectified, self.pseudonym_key, self.lineage, self.studies))
         require_private((self.vault_file,))

@@ -110,9 +110,11 @@ def deny(
 def _folder(site_yaml: Path) -> Any:
     from fedkit.governance.site_file import read_site_file
     from fedkit_client.folder import SiteFolder
+    from fedkit_client.unlinked import require_unlinked
 
     folder = SiteFolder(read_site_file(site_yaml).folder.resolve())
     folder.enrolment()
+    require_unlinked(folder.path)
     return folder
 
 

@@ -130,6 +130,7 @@ def folder_of(site_yaml: Path) -> SiteFolder:
     from fedkit.errors import ConfigError
     from fedkit_client.folder import SiteFolder
     from fedkit_client.start import open_site
+    from fedkit_client.unlinked import require_unlinked
 
     try:
         return open_site(site_yaml).folder
@@ -137,6 +138,7 @@ def folder_of(site_yaml: Path) -> SiteFolder:
         # A file that was broken since must not keep anybody from looking.
         folder = SiteFolder(site_yaml.absolute().parent)
         folder.enrolment()
+        require_unlinked(folder.path)
         return folder
 
 

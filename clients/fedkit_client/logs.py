@@ -9,18 +9,17 @@ import fcntl
 import io
 import logging
 import os
-import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from fedkit.errors import DeploymentError
+from fedkit.storage.sealed_lines import MARK, from_text, to_text
 from fedkit.storage.sealing import Vault
-from fedkit_client.sealed_lines import MARK, from_text, to_text
+from fedkit.storage.stamped_lines import STAMP
 
 _LARGE = 20 * 2**20
 
@@ -40,7 +39,6 @@ KIND = "log"
 SITE = "fedkit.site"
 """The logger of what may speak of the table."""
 
-_STAMP = re.compile(rb"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:,]{12} ")
 _FORM = "%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"
 
 
@@ -163,36 +161,9 @@ def resealed(content: bytes, vault: Vault) -> bytes:
         if (at := line.find(MARK)) >= 0:
             with suppress(DeploymentError):
                 text = from_text(vault, line[at:], KIND)
-        stamp = line[:23].decode("ascii", "replace") if _STAMP.match(line) else ""
+        stamp = line[:23].decode("ascii", "replace") if STAMP.match(line) else ""
         found.append(f"{stamp} ".lstrip().encode() + to_text(vault, text, KIND) + b"\n")
     return b"".join(found)
-
-
-def cut(path: Path, before: float, remove: bool) -> bytes:
-    """The lines that were written before a moment, with what belongs to them; taken out of the file if asked for.
-
-    The file stays the same one, as in :func:`turn`: a line that another process writes in the moment between is lost.
-
-    Raises:
-        OSError: the disk, or there is no file.
-    """
-    with path.open("r+b" if remove else "rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX if remove else fcntl.LOCK_SH)
-        content, at, old = file.read(), 0, True
-        for line in content.splitlines(keepends=True):
-            if _STAMP.match(line):
-                old = time.mktime(time.strptime(line[:19].decode(), "%Y-%m-%d %H:%M:%S")) < before
-            if not old:
-                break
-            at += len(line)
-        if remove and at:
-            file.seek(0)
-            # Over what was there, which the file system may keep otherwise.
-            file.write(content[at:] + bytes(at))
-            file.flush()
-            os.fsync(file.fileno())
-            file.truncate(len(content) - at)
-    return content[:at]
 
 
 class _Said(io.TextIOBase):

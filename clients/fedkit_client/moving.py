@@ -18,6 +18,7 @@ from fedkit.storage.audit_line import Scalar
 from fedkit_client import lock
 from fedkit_client.folder import SiteFolder
 from fedkit_client.retired import CLOSED
+from fedkit_client.unlinked import require_unlinked
 
 _TAKEN = (
     "ledgers", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key", "lineage.sqlite", "paused.json",
@@ -54,7 +55,7 @@ def require_open(old: Path) -> SiteFolder:
     """A folder that may be taken over.
 
     Raises:
-        DeploymentError: FK757.
+        DeploymentError: FK757; FK706, there is a link in it.
     """
     folder = SiteFolder(old.absolute())
     if not folder.ledgers.is_dir() or not folder.enrolment_file.is_file():
@@ -64,6 +65,7 @@ def require_open(old: Path) -> SiteFolder:
             code="FK757",
             remedy="name the folder that was in use last, in which ledgers/ and enrolment.json lie",
         )
+    require_unlinked(folder.path)
     return folder
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from fedkit.errors import FedkitError
+from fedkit_client.console_factors import users_of
 from fedkit_client.folder import SiteFolder
 from fedkit_client.lineage import all_shown
 from fedkit_client.pseudonyms import pseudonym_key
@@ -39,6 +40,8 @@ def unopened(folder: SiteFolder, datasets: Iterable[str]) -> list[str]:
     for name in datasets:
         tried(partial(read_withdrawn, folder.withdrawals, name, vault))
         tried(partial(times_of, folder.rectified, name, "", vault))
+    users = users_of(folder)
+    tried(lambda: users.factors(users.read()))
     if folder.pseudonym_key.exists():
         tried(lambda: pseudonym_key(folder, make=False))
         tried(lambda: all_shown(folder))

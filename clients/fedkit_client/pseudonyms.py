@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.storage.private import require_private, write_new
+from fedkit.storage.sealed_lines import from_text, to_text
 from fedkit_client.folder import SiteFolder
-from fedkit_client.sealed_lines import from_text, to_text
 
 KIND = "pseudonym key"
 _KEY = re.compile(rb"[0-9a-f]{64}")

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedkit.errors import DeploymentError, FederationError
+from fedkit.storage.sealed_lines import from_text, to_text
 from fedkit.storage.sealing import Vault
 from fedkit_client.appending import append, appending, mended, read_shared
-from fedkit_client.sealed_lines import from_text, to_text
 
 KIND = "rectification"
 

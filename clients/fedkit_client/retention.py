@@ -12,9 +12,12 @@ from typing import Any
 
 from fedkit.governance.retention import DAY, Retention
 from fedkit.storage.audit_line import Event, Scalar
-from fedkit_client import lineage, logs, usage
+from fedkit.storage.stamped_lines import cut
+from fedkit_client import evidence_kept, lineage, usage
+from fedkit_client.alert_book import AlertBook
 from fedkit_client.folder import SiteFolder
 from fedkit_client.studies import studies_of, summaries
+from fedkit_client.unlinked import require_unlinked
 
 KIND = "deleted"
 """Of the receipt in the audit log."""
@@ -26,9 +29,9 @@ class Due:
 
     Attributes:
         what: one of `fedkit.governance.retention.KEPT`.
-        name: a file's, for logs and caches.
-        deadline: seconds since the epoch, whole, at which it passed, of the newest of what it counts; for logs, the
-            moment before which its lines were written.
+        name: a file's, for logs, caches and alerts; a folder's, for evidence.
+        deadline: seconds since the epoch, whole, at which it passed, of the newest of what it counts; for logs and
+            alerts, the moment before which they were written.
         reason: whose bound it was.
         digest: SHA-256 of what is deleted; for replies, over the digests that the ledger's chain has of them.
         size: bytes.
@@ -60,11 +63,18 @@ def due(folder: SiteFolder, site: str, retention: Retention, now: float) -> list
     Raises:
         FedkitError: a ledger, agreement or lineage that cannot be read: of what cannot be told nothing is deleted.
     """
+    # A link may have come since the site has started.
+    require_unlinked(folder.path)
     agreed = _agreed(folder, site)
     found = [*_replies(folder, retention, agreed, now), *_lineage(folder, retention, now)]
-    for path, cut in _texts(folder):
-        found += _lines(path, cut, retention, now)
-    return [*found, *_caches(folder, retention, now)]
+    for path, how in _texts(folder):
+        found += _lines(path, how, retention, now)
+    return [
+        *found,
+        *_caches(folder, retention, now),
+        *_alerts(folder, retention, now),
+        *_evidence(folder, retention, now),
+    ]
 
 
 def delete(folder: SiteFolder, each: Due) -> None:
@@ -85,6 +95,10 @@ def delete(folder: SiteFolder, each: Due) -> None:
     elif each.what == "logs":
         path = folder.path / each.name
         dict(_texts(folder))[path](path, each.deadline, True)
+    elif each.what == "alerts":
+        AlertBook(folder.alerts).forget(each.deadline)
+    elif each.what == "evidence":
+        evidence_kept.remove(folder, each.name)
     else:
         (folder.path / each.name).unlink(missing_ok=True)
 
@@ -151,17 +165,17 @@ Cut = Callable[[Path, float, bool], bytes]
 
 
 def _texts(folder: SiteFolder) -> Iterator[tuple[Path, Cut]]:
-    for path, cut in ((folder.log, logs.cut), (folder.usage, usage.cut)):
-        yield path.with_name(f"{path.name}.1"), cut
-        yield path, cut
+    for path, how in ((folder.log, cut), (folder.usage, usage.cut)):
+        yield path.with_name(f"{path.name}.1"), how
+        yield path, how
 
 
-def _lines(path: Path, cut: Cut, retention: Retention, now: float) -> Iterator[Due]:
+def _lines(path: Path, how: Cut, retention: Retention, now: float) -> Iterator[Due]:
     days = retention.days.get("logs")
     if days is None:
         return
     with suppress(FileNotFoundError):
-        gone = cut(path, int(now) - days * DAY, False)
+        gone = how(path, int(now) - days * DAY, False)
         if gone:
             digest, count = hashlib.sha256(gone).hexdigest(), gone.count(b"\n")
             # The bound by which `delete` finds the same lines again.
@@ -177,6 +191,28 @@ def _caches(folder: SiteFolder, retention: Retention, now: float) -> Iterator[Du
         if changed + days * DAY <= now:
             digest = hashlib.sha256(content).hexdigest()
             yield Due("caches", int(changed + days * DAY), "retention.caches", digest, len(content), 1, name=path.name)
+
+
+def _alerts(folder: SiteFolder, retention: Retention, now: float) -> Iterator[Due]:
+    days = retention.days.get("alerts")
+    if days is None:
+        return
+    before = int(now) - days * DAY
+    texts = AlertBook(folder.alerts).older(before)
+    if texts:
+        content = "".join(f"{text}\n" for text in texts).encode()
+        digest = hashlib.sha256(content).hexdigest()
+        yield Due("alerts", before, "retention.alerts", digest, len(content), len(texts), name=folder.alerts.name)
+
+
+def _evidence(folder: SiteFolder, retention: Retention, now: float) -> Iterator[Due]:
+    days = retention.days.get("evidence")
+    if days is None:
+        return
+    for name, since in evidence_kept.ended(folder):
+        if since + days * DAY <= now:
+            digest, size, count = evidence_kept.described(folder, name)
+            yield Due("evidence", int(since + days * DAY), "retention.evidence", digest, size, count, name=name)
 
 
 def read_due(values: Any) -> list[Due]:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.governance.encryption import default_source
 from fedkit.storage.private import replace
-from fedkit_client import logs, pseudonyms, rectified, usage, withdrawals
+from fedkit.storage.sealed_lines import MARK, from_text, is_settled, to_text
+from fedkit_client import console_factors, logs, pseudonyms, rectified, usage, withdrawals
 from fedkit_client.appending import appending
 from fedkit_client.hidden import resealed_count, resealed_units
 from fedkit_client.key_source import make_key_file
-from fedkit_client.sealed_lines import MARK, from_text, is_settled, to_text
 from fedkit_client.vault_lost import require_vault
 from fedkit_client.vaults import SEAL, UNFINISHED, Keys, Opened, finished, make_vault, open_vault, renewed
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from fedkit.storage.sealing import Vault
     from fedkit_client.folder import SiteFolder
 
-PLAIN = "the site's folder is not encrypted (allow_plaintext): whoever copies it reads what it holds"
+PLAIN = (
+    "the site's folder is not encrypted (allow_plaintext): whoever copies it reads what it holds, second factors of the"
+    " console among it"
+)
 
 
 def settle(folder: SiteFolder, *, renew: bool = False) -> list[str]:
@@ -114,6 +117,27 @@ def _seal_all(folder: SiteFolder, vault: Vault, *, plain: bool) -> None:
         for each in (path.with_name(path.name + ".1"), path):
             if each.exists():
                 _rewritten(each, _renewer(each.name, vault))
+    console_factors.renew(folder, vault, _rewritten, plain=plain)
+
+
+def seal_factors(folder: SiteFolder) -> list[str]:
+    """Second factors of a version before, which has left them in the clear in a folder that it had encrypted.
+
+    Nobody but a person can tell them from what somebody has written there, so that no start does this.
+
+    Returns:
+        What that person should know, as sentences.
+
+    Raises:
+        DeploymentError: FK795, FK706, FK700; FK790, FK791, FK793, the key.
+    """
+    found = console_factors.seal_clear(folder, _rewritten)
+    if not found:
+        return []
+    return [
+        f"second factors of the console lay in the clear and are encrypted: {', '.join(found)}; remove whom you do not"
+        " know by `fedkit client console-user SITE.yaml remove NAME`"
+    ]
 
 
 def _evidence_in_clear(folder: SiteFolder) -> list[str]:

@@ -141,7 +141,7 @@ def leave(
     from fedkit.storage.private import replace
     from fedkit_client.audit import record
 
-    folder, studies = _site(site_yaml)
+    folder, studies = _site(site_yaml, leaving=True)
     fields: dict[str, Any] = {"study": name}
     try:
         left = studies.leave(name, load_signing_key(folder.signing_key), time.time())
@@ -180,13 +180,17 @@ def _fields(study: Study) -> dict[str, Any]:
     return {"study": study.agreement.study, "version": study.agreement.version, "agreement": study.digest}
 
 
-def _site(site_yaml: Path) -> tuple[SiteFolder, Studies]:
+def _site(site_yaml: Path, *, leaving: bool = False) -> tuple[SiteFolder, Studies]:
     from fedkit.governance.site_file import read_site_file
     from fedkit_client.folder import SiteFolder
     from fedkit_client.studies import studies_of
+    from fedkit_client.unlinked import require_unlinked
 
     file = read_site_file(site_yaml)
     folder = SiteFolder(file.folder.resolve())
+    # A link elsewhere keeps nobody from leaving.
+    if not leaving or folder.studies.is_symlink():
+        require_unlinked(folder.path)
     return folder, studies_of(folder, file.site)
 
 

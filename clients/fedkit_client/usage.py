@@ -14,9 +14,9 @@ from typing import Any
 from fedkit.errors import DeploymentError
 from fedkit.federation.public_codes import COMMON
 from fedkit.storage.private import replace
+from fedkit.storage.sealed_lines import from_text, to_text
 from fedkit.storage.sealing import Vault
 from fedkit_client.executor import Done
-from fedkit_client.sealed_lines import from_text, to_text
 
 MOST_BYTES = 8 * 2**20
 """Of the file; as much lies beside it in ``usage.jsonl.1``."""

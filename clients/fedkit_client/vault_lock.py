@@ -73,6 +73,6 @@ class VaultLock:
                     raise DeploymentError(
                         f"another process uses the keys of {self._folder}",
                         code="FK793",
-                        remedy="stop the site and wait for other commands, then try again",
+                        remedy="stop the site and its console, wait for other commands, then try again",
                     ) from None
                 time.sleep(0.05)

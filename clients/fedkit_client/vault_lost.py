@@ -14,9 +14,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from fedkit.errors import DeploymentError
+from fedkit.storage.sealed_lines import piece_of
 from fedkit.storage.sealing import MAGIC, is_sealed
 from fedkit_client.folder import SiteFolder
-from fedkit_client.sealed_lines import piece_of
 
 _LOGGED = re.compile(rb"(?:\S+ \S+ (?:\d+ [A-Z]+ \S+: )?)?(sealed:\S+)")
 """A line of the log that is sealed, and none that speaks of one: what others sent may stand behind its beginning."""
@@ -56,7 +56,9 @@ def _sealed(folder: SiteFolder) -> Path | None:
         for each in (path, path.with_name(path.name + ".1")):
             if any(_is_sealed_line(line) for line in _lines(each)):
                 return each
-    return None
+    from fedkit_client.console_factors import any_sealed
+
+    return folder.console_users if any_sealed(folder.console_users) else None
 
 
 def _lines(path: Path) -> list[bytes]:

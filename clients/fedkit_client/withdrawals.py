@@ -16,9 +16,9 @@ from typing import Literal
 from fedkit.data.table import name_text
 from fedkit.data.units import is_no_id
 from fedkit.errors import DeploymentError, FederationError
+from fedkit.storage.sealed_lines import from_text, to_text
 from fedkit.storage.sealing import Vault
 from fedkit_client.appending import append, appending, mended, read_shared
-from fedkit_client.sealed_lines import from_text, to_text
 
 Action = Literal["withdrawn", "revoked"]
 _FIELDS = {"at": int, "data": str, "unit": str, "action": str}

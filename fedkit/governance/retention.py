@@ -14,6 +14,8 @@ KEPT: dict[str, str] = {
     "lineage": "whose records a round has read, from that round",
     "logs": "lines of client.log and usage.jsonl, from when they were written",
     "caches": "asked.json and plans.json, from their last change",
+    "alerts": "alerts.sqlite: notices that no channel took, from when they were made, and what was told last then",
+    "evidence": "evidence/, from the end of its quarantine",
 }
 """What has a deadline, and from when it counts."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedkit.errors import RunError
 from fedkit.reporting import text
+from fedkit.reporting.visible import shower
 from fedkit.storage.atomic import write_text
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ def _environment() -> Environment:
         # Names of sites, columns and runs come from tables and command lines: everything is escaped.
         autoescape=True,
         undefined=StrictUndefined,
+        # Nor may one be taken for another, or turn what stands beside it.
+        finalize=shower(keep="\n\t"),
         trim_blocks=True,
         lstrip_blocks=True,
     )

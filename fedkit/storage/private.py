@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tempfile
@@ -95,6 +96,19 @@ def replace(path: Path, content: bytes) -> None:
         if name:
             Path(name).unlink(missing_ok=True)
         raise _cannot(path, error) from None
+
+
+def read(path: Path, most: int = -1) -> bytes:
+    """What a regular file holds, up to ``most`` bytes; a link is not followed, and a pipe not waited for.
+
+    Raises:
+        OSError: there is none, it is a link or no file, or it cannot be read.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return file.read(most)
 
 
 def require_private(paths: Iterable[Path]) -> None:

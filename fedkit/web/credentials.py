@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedkit.errors import DeploymentError
-from fedkit.web.users import Users
+
+if TYPE_CHECKING:
+    from fedkit.web.users import Users
 
 
 class Act(StrEnum):
@@ -24,23 +26,24 @@ class Act(StrEnum):
 
 
 def manage(
-    act: Act, name: str, users: Users, counts: Path, issuer: str, tell: Callable[[str, str], None]
+    act: Act, name: str, users: Users, counts: Path, issuer: str, tell: Callable[[str, str], None], clear: str
 ) -> tuple[dict[str, Any], str]:
     """Do it; returns what ``--json`` prints, and the same for a person.
 
     Args:
         issuer: whose second factor it is, as an authenticator app shows it.
         tell: puts on record what happens to whom, or raises, and then it does not happen.
+        clear: what a secret that no key seals means, a sentence.
 
     Raises:
-        DeploymentError: FK795 to FK798, FK706, FK700; whatever ``tell`` raises.
+        DeploymentError: FK795 to FK798, FK706, FK700; whatever ``tell`` and the vault of ``users`` raise.
     """
     match act:
         case Act.list:
             told = {each: user.since for each, user in sorted(users.read().items())}
             return {"users": told}, "".join(f"{each}\n" for each in told) or "nobody can log in yet\n"
         case Act.add | Act.password:
-            return _credentials(act, name, users, issuer, tell)
+            return _credentials(act, name, users, issuer, tell, clear)
         case Act.unlock:
             from fedkit.web.door import unlock
 
@@ -57,13 +60,14 @@ def manage(
 
 
 def _credentials(
-    act: Act, name: str, users: Users, issuer: str, tell: Callable[[str, str], None]
+    act: Act, name: str, users: Users, issuer: str, tell: Callable[[str, str], None], clear: str
 ) -> tuple[dict[str, Any], str]:
     from fedkit.web import passwords, totp
 
     passwords.require_libraries()
     # What is refused for the name is refused before a password is asked for.
     users.require(name, there=act is Act.password)
+    sealed = users.vault() is not None
     password = passwords.new_password(_typed(), name)
     tell("added" if act is Act.add else "password", name)
     secret = (users.add if act is Act.add else users.change)(name, password, time.time())
@@ -72,9 +76,9 @@ def _credentials(
     text = (
         f"{name} {done}\n"
         f"  second factor, shown once; give it to an authenticator app (codes of 6 digits, every {totp.STEP} s):\n"
-        f"  {uri}\n  secret: {secret}\n"
+        f"  {uri}\n  secret: {secret}\n" + ("" if sealed else f"  {clear}\n")
     )
-    return {"user": name, "otpauth": uri, "secret": secret}, text
+    return {"user": name, "otpauth": uri, "secret": secret, "encrypted": sealed}, text
 
 
 def _typed() -> str:

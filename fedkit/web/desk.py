@@ -34,6 +34,7 @@ class Desk:
         templates: the folder of its own templates.
         nav: address and text of each page that all pages lead to.
         users_command: what makes users, for the login's page.
+        most: characters of one value that its pages show; None for all.
     """
 
     of: str
@@ -43,6 +44,7 @@ class Desk:
     nav: Sequence[tuple[str, str]]
     users_command: str
     door: Door
+    most: int | None = None
     sessions: Sessions = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Desk:
     def page(self, template: str, title: str, status: int = 200, **context: Any) -> Response:
         """A page; one for nobody in particular unless the context has a ``session``."""
         shared = {"title": title, "of": self.of, "nav": self.nav, "users_command": self.users_command}
-        return render(self.templates, template, status, **shared | context)
+        return render(self.templates, self.most, template, status, **shared | context)
 
 
 @dataclass(frozen=True)

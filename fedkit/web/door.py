@@ -46,14 +46,15 @@ class Door:
 
     def __post_init__(self) -> None:
         """Make what stands in for a user who is not there, before anybody's time is taken."""
-        self._nobody = User(passwords.decoy(), totp.decoy(), 0)
+        self._nobody, self._decoy = User(passwords.decoy(), "", 0), totp.decoy()
 
     def login(self, name: str, password: str, code: str) -> User | None:
         """The user, or None: the name, the password or the code is wrong, or the name is locked.
 
         Raises:
             Busy: others log in at this moment.
-            DeploymentError: FK795, FK706, FK700, the files; whatever ``record`` raises: who comes in must be on record.
+            DeploymentError: FK795, FK706, FK700, the files; whatever the vault of ``users`` raises, and ``record``: who
+                comes in must be on record.
         """
         # One hash at a time: each takes 64 MiB.
         if not self._turn.acquire(timeout=_PATIENCE):
@@ -68,10 +69,11 @@ class Door:
         self._tell(LOGOUT, name)
 
     def _login(self, name: str, password: str, code: str) -> User | None:
-        user = self.users.read().get(name, self._nobody)
+        known_users = self.users.read()
+        secrets, user = self.users.factors(known_users), known_users.get(name, self._nobody)
         right = passwords.matches(user.password, password)
         now = self.clock()
-        step = totp.step_of(user.secret, code, now)
+        step = totp.step_of(secrets.get(name, self._decoy), code, now)
         with self.users.changing() as users:
             wrong = Wrong.read(self.counts)
             there = users.get(name, self._nobody)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,8 +21,9 @@ from typing import Any
 
 from fedkit.config.wording import shown
 from fedkit.errors import DeploymentError
-from fedkit.storage.private import replace, require_private
-from fedkit.web import passwords, totp
+from fedkit.storage.private import read, replace, require_private
+from fedkit.storage.sealing import Vault
+from fedkit.web import passwords, second_factor, totp
 
 _FORMAT = 1
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,31}")
@@ -36,7 +37,7 @@ class User:
 
     Attributes:
         password: argon2id, with salt and cost.
-        secret: of the second factor, base32.
+        secret: of the second factor, as the file has it; see `fedkit.web.second_factor`.
         since: seconds since the epoch of the last new password.
         step: the time step of the code that was taken last.
     """
@@ -56,10 +57,14 @@ class User:
 class Users:
     """The file, shared by the page and the command line.
 
+    Args:
+        vault: finds what seals the secrets of second factors, or raises; None where they lie in the clear.
+
     Guarantee: what cannot be read lets nobody in; a crash leaves the file as it was or as it is to be.
     """
 
     path: Path
+    vault: Callable[[], Vault | None] = field(default=second_factor.no_vault, repr=False, compare=False)
 
     def read(self) -> dict[str, User]:
         """All users by name.
@@ -69,8 +74,7 @@ class Users:
         """
         require_private([self.path])
         try:
-            with self.path.open("rb") as file:
-                content = file.read(_MOST_BYTES + 1)
+            content = read(self.path, _MOST_BYTES + 1)
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -82,6 +86,15 @@ class Users:
             return {name: _user(name, each) for name, each in values["users"].items()}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise unreadable(self.path, "it is not what fedkit writes") from None
+
+    def factors(self, users: Mapping[str, User]) -> dict[str, str]:
+        """The secrets of all of these, whoever it is that comes: what does not open tells nothing about a name.
+
+        Raises:
+            DeploymentError: FK795; whatever ``vault`` raises.
+        """
+        vault = self.vault()
+        return {name: second_factor.shown(vault, name, each.password, each.secret) for name, each in users.items()}
 
     def require(self, name: str, *, there: bool) -> None:
         """Refuse a name that cannot be one, or that is not there, or that is.
@@ -100,25 +113,26 @@ class Users:
         """Add a user; returns the secret of the second factor, which nobody is shown again.
 
         Raises:
-            DeploymentError: FK796, the name is taken; FK797, FK795, FK706, FK700.
+            DeploymentError: FK796, the name is taken; FK797, FK795, FK706, FK700; whatever ``vault`` raises.
         """
-        with self.changing() as users:
-            _free(users, name)
-            user = _made(name, password, totp.new_secret(), now)
-            users[name] = user
-        return user.secret
+        return self._put(name, password, now, _free)
 
     def change(self, name: str, password: str, now: float) -> str:
         """Give a user a new password and a new secret, which is returned; every session of the user ends.
 
         Raises:
-            DeploymentError: FK796, FK797, FK795, FK706, FK700.
+            DeploymentError: FK796, FK797, FK795, FK706, FK700; whatever ``vault`` raises.
         """
+        return self._put(name, password, now, _known)
+
+    def _put(self, name: str, password: str, now: float, check: Callable[[dict[str, User], str], None]) -> str:
+        secret = totp.new_secret()
+        # Before the file's lock: whoever seals the folder holds its vault and waits for that.
+        vault = self.vault()
         with self.changing() as users:
-            _known(users, name)
-            user = _made(name, password, totp.new_secret(), now)
-            users[name] = user
-        return user.secret
+            check(users, name)
+            users[name] = _made(name, password, secret, now, vault or self.vault())
+        return secret
 
     def remove(self, name: str) -> None:
         """Take a user away; every session of the user ends.
@@ -143,7 +157,7 @@ class Users:
             yield users
             if users != before:
                 plain = {name: asdict(user) for name, user in sorted(users.items())}
-                replace(self.path, (json.dumps({"format": _FORMAT, "users": plain}, indent=1) + "\n").encode())
+                replace(self.path, second_factor.written({"format": _FORMAT, "users": plain}))
 
 
 @contextmanager
@@ -183,9 +197,10 @@ def _possible(name: str) -> None:
         )
 
 
-def _made(name: str, password: str, secret: str, now: float) -> User:
+def _made(name: str, password: str, secret: str, now: float, vault: Vault | None) -> User:
     _possible(name)
-    return User(passwords.hashed(passwords.new_password(password, name)), secret, int(now))
+    hashed = passwords.hashed(passwords.new_password(password, name))
+    return User(hashed, second_factor.kept(vault, name, hashed, secret), int(now))
 
 
 def _free(users: dict[str, User], name: str) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedkit.storage.private import replace, require_private
+from fedkit.storage.private import read, replace, require_private
 from fedkit.web.users import unreadable
 
 EVERY, SPAN = 10, 900.0
@@ -60,7 +60,7 @@ class Wrong:
         """
         require_private([path])
         try:
-            values = json.loads(path.read_bytes())
+            values = json.loads(read(path))
             if set(values) != {"key", "counts"} or len(values["key"]) != 64:
                 raise ValueError
             return cls(

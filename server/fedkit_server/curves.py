@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedkit_server.evaluated import evaluations
+
 MOST = 300
 """Rounds that are told; of more, as many evenly spread, the first and the last among them."""
 
@@ -17,13 +19,20 @@ _METRICS = "metrics.jsonl"
 def curves_of(folder: Path) -> list[dict[str, Any]]:
     """Each round with epsilon and metrics by site, how many sites trained and how many were missing.
 
+    A private run has no exact metrics; ``charged`` are the estimates of its released histograms, where a round has any.
+
     Args:
         folder: the run's; it need not be there.
     """
-    rounds = list(_rounds(folder / _METRICS))
+    charged = evaluations(folder)
+    rounds = [_with(each, charged.get(each["round"])) for each in _rounds(folder / _METRICS)]
     if len(rounds) <= MOST:
         return rounds
     return [rounds[round(place * (len(rounds) - 1) / (MOST - 1))] for place in range(MOST)]
+
+
+def _with(told: dict[str, Any], charged: Mapping[str, Any] | None) -> dict[str, Any]:
+    return told if charged is None else {**told, "charged": charged}
 
 
 def _rounds(path: Path) -> Iterator[dict[str, Any]]:

@@ -49,12 +49,13 @@ def dashboard_user(
     Example: fedkit server dashboard-user add ana --profile heart-admin
     """
     from fedkit.web.credentials import manage
-    from fedkit_server.dashboard.app import counts_of, users_of
+    from fedkit_server.dashboard.app import CLEAR, counts_of, users_of
     from fedkit_server.profile import open_profile
 
     if bool(name) == (act is Act.list):
         raise typer.BadParameter("list takes no NAME" if name else f"{act} needs a NAME")
     found = open_profile(profile)
     issuer = f"fedkit {found.address}"
-    told, text = manage(act, name, users_of(found.path), counts_of(found.path), issuer, lambda what, user: None)
+    users, counts = users_of(found.path), counts_of(found.path)
+    told, text = manage(act, name, users, counts, issuer, lambda what, user: None, CLEAR)
     show(told, text, json_=json_)

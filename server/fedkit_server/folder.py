@@ -38,6 +38,7 @@ class Settings:
         bind: address to listen on.
         retention_days: for how long updates and journals of a run are kept once it has ended; None for ever, unless a
             study's agreement says less.
+        log_days: for how long lines of ``server.log`` are kept; None for ever.
     """
 
     format: int
@@ -49,6 +50,7 @@ class Settings:
     root: str
     bind: str = "0.0.0.0"  # noqa: S104  # sites come from outside, over TLS
     retention_days: int | None = None
+    log_days: int | None = None
 
     @property
     def address(self) -> str:
@@ -56,14 +58,15 @@ class Settings:
         return joined(self.hosts[0], self.port)
 
 
-def require_days(days: object) -> None:
+def require_days(*bounds: object) -> None:
     """Refuse a bound that cannot be.
 
     Raises:
-        ValueError: it is no whole number of days from 0 to 36,500, and not None.
+        ValueError: one is no whole number of days from 0 to 36,500, and not None.
     """
-    if days is not None and (type(days) is not int or not 0 <= days <= MOST_DAYS):
-        raise ValueError(f"retention_days is {days!r}")
+    for days in bounds:
+        if days is not None and (type(days) is not int or not 0 <= days <= MOST_DAYS):
+            raise ValueError(f"a bound is {days!r} days")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class ServerFolder:
             values = json.loads(self.settings_file.read_text(encoding="utf-8"))
             require_known(self.settings_file, values.get("format"), FORMAT, writer=values.get("fedkit"))
             settings = Settings(**{**values, "hosts": tuple(values["hosts"])})
-            require_days(settings.retention_days)
+            require_days(settings.retention_days, settings.log_days)
             if settings.format != FORMAT:
                 raise ValueError(f"format {settings.format!r}")
         except (OSError, ValueError, TypeError, KeyError, AttributeError):

@@ -31,6 +31,7 @@ from fedkit.storage.atomic import write_text
 from fedkit.training.model import declared_model
 from fedkit.training.plan import declared_plans
 from fedkit.types import ClientUpdate, Dataset, Examples, Float32, Metrics, RoundReport, Site
+from fedkit_server.evaluated import note_evaluation
 
 MOST_RECORDED = 2 * 2**30
 """Bytes of updates that a run directory keeps for `fedkit replay`; a run that would bring more records none."""
@@ -100,6 +101,7 @@ class Record:
         self.exact = report.sites or self.exact
         if report.histograms:
             self.measured = report.round, report.histograms
+            note_evaluation(self.directory.path, self.prepared, *self.measured)
 
     def restore(self) -> None:
         """Take up what the folder says of the rounds that it holds."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,13 @@ from fedkit import __version__
 from fedkit.errors import DeploymentError
 from fedkit.federation.authority_file import PATH as AUTHORITIES
 from fedkit.federation.keyring import Keyring, open_keyring
+from fedkit_server.archive import MOST_BYTES
 from fedkit_server.profile import Profile
 
 PREFIX = "/fedkit/v1"
 _TIMEOUT = 30.0
+_LONGEST, _MOST_ANSWER = 120.0, 64 * 2**20
+"""Seconds and bytes of one answer that is no archive."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +77,11 @@ class Remote:
             try:
                 with client.stream("GET", PREFIX + path) as response, target.open("wb") as file:
                     if response.status_code != 200:
-                        response.read()
-                        raise _refused(response)
+                        raise _refused(response, _content(response))
                     for part in response.iter_bytes():
                         file.write(part)
+                        if file.tell() > MOST_BYTES:
+                            raise _strange(response, f"more than {MOST_BYTES:,} bytes of an archive")
             except httpx.HTTPError as error:
                 raise self._unreachable(error) from None
 
@@ -84,14 +90,15 @@ class Remote:
 
         with self._client() as client:
             try:
-                response = client.request(method, PREFIX + path, params=dict(query), json=body)
+                with client.stream(method, PREFIX + path, params=dict(query), json=body) as response:
+                    content = _content(response)
             except httpx.HTTPError as error:
                 raise self._unreachable(error) from None
         if response.status_code != 200:
-            raise _refused(response)
+            raise _refused(response, content)
         try:
-            found = response.json()
-        except ValueError:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
             found = None
         if not isinstance(found, dict):
             raise _strange(response)
@@ -134,17 +141,33 @@ def segment(name: str) -> str:
     return quote(name, safe="")
 
 
-def _refused(response: Any) -> DeploymentError:
+def _content(response: Any) -> bytes:
+    """A whole answer, which neither fills the memory nor has no end.
+
+    Raises:
+        DeploymentError: FK712.
+    """
+    content, until = bytearray(), time.monotonic() + _LONGEST
+    for part in response.iter_bytes():
+        content += part
+        if len(content) > _MOST_ANSWER:
+            raise _strange(response, f"more than {_MOST_ANSWER:,} bytes")
+        if time.monotonic() > until:
+            raise _strange(response, f"an answer that had no end within {_LONGEST:g} s")
+    return bytes(content)
+
+
+def _refused(response: Any, content: bytes | None = None) -> DeploymentError:
     try:
-        error = response.json()["error"]
+        error = json.loads(response.content if content is None else content)["error"]
         return DeploymentError(str(error["message"]), code=str(error["code"]), remedy=str(error["remedy"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return _strange(response)
 
 
-def _strange(response: Any) -> DeploymentError:
+def _strange(response: Any, what: str = "no JSON of fedkit's") -> DeploymentError:
     return DeploymentError(
-        f"{response.request.url.host} answered with status {response.status_code} and no JSON of fedkit's",
+        f"{response.request.url.host} answered with status {response.status_code} and {what}",
         code="FK712",
         remedy="see that the address is the coordinator's and that no proxy answers in its place",
     )

@@ -1,4 +1,4 @@
-"""What a running coordinator does by the clock: delete what it keeps of runs beyond its deadline, once an hour."""
+"""What a running coordinator does by the clock: delete what it keeps beyond its deadline, once an hour."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from fedkit.storage.audit_line import Event
 from fedkit.storage.chain import Head
 from fedkit_server.folder import ServerFolder
+from fedkit_server.log_retention import purge_log
 from fedkit_server.retention import purge
 from fedkit_server.store import Store
 
@@ -58,11 +59,20 @@ class Upkeep:
         if 0 <= now - self._last < EVERY:
             return
         self._last = now
-        try:
-            for each in purge(self._folder, self._store, now, self._tell):
-                _LOG.info("updates and journal of %s were deleted: %s", each.run, each.reason)
-        except Exception as error:
-            _LOG.error("what is beyond its deadline is not deleted: %s", error)
+        # Neither waits for the other.
+        for part in (self._runs, self._lines):
+            try:
+                part(now)
+            except Exception as error:
+                _LOG.error("what is beyond its deadline is not deleted: %s", error)
+
+    def _runs(self, now: float) -> None:
+        for each in purge(self._folder, self._store, now, self._tell):
+            _LOG.info("updates and journal of %s were deleted: %s", each.run, each.reason)
+
+    def _lines(self, now: float) -> None:
+        for each in purge_log(self._folder, now, self._tell):
+            _LOG.info("%d lines of %s were deleted: %s", each.count, each.name, each.reason)
 
     def _work(self) -> None:
         while not self._ended.is_set():

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fedkit_client import lineage, logs, settling, vaults, withdrawals
+from fedkit_client.console_factors import users_of
 from fedkit_client.evidence import check_manifest, keep_evidence
 from fedkit_client.folder import SiteFolder
 from fedkit_client.gatekeeper import Gatekeeper
@@ -106,6 +107,7 @@ def live(made):
     note_usage(folder.usage, "train", "run-1", 1, _Done(), 3.25, vault)
     key = pseudonym_key(folder)
     planted += [key.of(DATASET, UNITS[5])[:16], key._key.hex().encode(), b"1234.567", UNITS[2].encode()]
+    planted.append(users_of(folder).add("ana", "correct horse battery", time.time()).encode())
     return planted
 
 
@@ -283,6 +285,10 @@ def test_a_kill_at_any_line_of_a_rotation_leaves_the_old_key_or_the_new_one_and_
     shutil.copytree(hospital.folder.path, template)
     watched = {settling.__file__, vaults.__file__}
     last = False
+    factors = users_of(opened(hospital).folder)
+    secret = factors.factors(factors.read())["ana"]
+    # Who has opened a vault keeps others from changing it.
+    del factors
     for kill_at in range(1 + 3 * part, 2000, 12):
         shutil.rmtree(hospital.folder.path)
         shutil.copytree(template, hospital.folder.path)
@@ -293,7 +299,9 @@ def test_a_kill_at_any_line_of_a_rotation_leaves_the_old_key_or_the_new_one_and_
         last = not os.WIFSIGNALED(status)
         folder = opened(hospital).folder
         assert not unopened(folder, [DATASET]), kill_at
-        del folder
+        users = users_of(folder)
+        assert users.factors(users.read()) == {"ana": secret}, kill_at
+        del folder, users
         settle(opened(hospital).folder, renew=True)
         name_keys(hospital, key_file=str(new))
         assert not unopened(opened(hospital).folder, [DATASET]), kill_at
@@ -572,8 +580,14 @@ def test_a_lineage_that_is_no_database_is_one_error_of_whoever_encrypts_it(hospi
     assert caught.value.code == "FK593" and "backup" in caught.value.remedy
 
 
+SEALED = (
+    "lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers",
+    "console_users.json",
+)  # fmt: skip
+
+
 def _keep_only(path, kept):
-    for each in ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers"):
+    for each in SEALED:
         if each != kept and (path / each).exists():
             shutil.rmtree(path / each) if (path / each).is_dir() else (path / each).unlink()
     (path / "ledgers").mkdir(mode=0o700, exist_ok=True)
@@ -592,8 +606,7 @@ def test_each_thing_that_is_sealed_tells_that_a_vault_was_lost_and_nothing_in_th
     hospital.folder.vault_file.unlink()
     template = tmp_path / "template"
     shutil.copytree(hospital.folder.path, template)
-    parts = ("lineage.sqlite", "pseudonym.key", "withdrawals.jsonl", "usage.jsonl", "client.log", "ledgers")
-    for kept in parts:
+    for kept in SEALED:
         shutil.rmtree(hospital.folder.path)
         shutil.copytree(template, hospital.folder.path)
         _keep_only(hospital.folder.path, kept)

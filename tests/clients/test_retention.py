@@ -3,16 +3,22 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fedkit_client import lineage, retention
+from fedkit_client import evidence_kept, lineage, retention
+from fedkit_client.alert import Alert
+from fedkit_client.alert_book import AlertBook
 from fedkit_client.answering import answerer
-from fedkit_client.retention import purge
+from fedkit_client.evidence import keep_evidence
+from fedkit_client.quarantining import lift_site
+from fedkit_client.retention import due, purge
 from fedkit_client.start import open_site
 from fedkit_client.upkeep import EVERY, Upkeep
 
@@ -153,6 +159,103 @@ def test_caches_go_when_nothing_has_changed_them(made):
     train(made, "run-2")
 
 
+def told_of(made, now, *alerts):
+    """What a site whose webhook is away has in its book."""
+    book = AlertBook(made.folder.alerts)
+    return book.settle([*alerts], {"webhook": "info"}, 3600.0, SITE, now)
+
+
+def test_notices_that_no_channel_took_go_with_what_was_told_last_then_and_the_memory_of_the_log_stays(made):
+    now = float(int(time.time()))
+    old = Alert("refused", "warning", "refused:FK541", now, "PLANTED-OLD", "look", 1)
+    new = dataclasses.replace(old, key="refused:FK542", text="PLANTED-NEW")
+    told_of(made, now, old)
+    told_of(made, now + 9 * DAY, dataclasses.replace(old, key="refused:FK543"), new)
+    AlertBook(made.folder.alerts).remember({"head": [7, "ab"]})
+    assert run_purge(made, now + 10 * DAY - 1, alerts=10) == [] and receipts(made) == []
+    (gone,) = run_purge(made, now + 10 * DAY + 1, alerts=10)
+    # The first notice alone: what was told last then was cleared since, and that is a newer notice.
+    assert (gone.what, gone.name, gone.count) == ("alerts", "alerts.sqlite", 1)
+    (told,) = receipts(made)
+    assert told["reason"] == "retention.alerts" and told["deadline"] == int(now) + 1 and len(told["digest"]) == 64
+    book = AlertBook(made.folder.alerts)
+    assert [json.loads(each.body)["key"] for each in book.due("webhook", now + 11 * DAY)] == [
+        "refused:FK543", "refused:FK542", "refused:FK541",
+    ]  # fmt: skip
+    assert book.recall() == {"head": [7, "ab"]}
+    # The channel's loss is told for a day.
+    assert book.channels(["webhook"], time.time())["webhook"].dropped == 1
+    assert {each.count for each in run_purge(made, now + 30 * DAY, alerts=10)} == {5}
+    assert b"PLANTED" not in made.folder.alerts.read_bytes()
+    assert run_purge(made, now + 60 * DAY, alerts=10) == []
+
+
+def quarantined(made, now):
+    """A quarantine with its evidence, by a clock that is the test's."""
+    made.folder.quarantine.put("a laptop was stolen", now)
+    return Path(keep_evidence(made.folder, load_signing_key(made.folder.signing_key), now)["folder"])
+
+
+def test_evidence_goes_when_its_days_after_the_quarantine_are_over_and_never_within_it(made, monkeypatch):
+    train(made)
+    now = float(int(time.time()))
+    kept = quarantined(made, now - 100 * DAY)
+    assert run_purge(made, now + 1000 * DAY, evidence=30) == [] and kept.exists()
+    lift_site(made.folder, "it was found", now)
+    # From the lift on: for a hundred days it was of an open quarantine.
+    assert run_purge(made, now + 30 * DAY - 60, evidence=30) == [] and kept.exists()
+    size = sum(path.stat().st_size for path in kept.rglob("*") if path.is_file())
+    (gone,) = run_purge(made, now + 30 * DAY + 60, evidence=30)
+    assert (gone.what, gone.name, gone.size) == ("evidence", kept.name, size) and not kept.exists()
+    told = receipts(made)[-1]
+    assert told["what"] == "evidence" and told["reason"] == "retention.evidence" and told["count"] == gone.count > 5
+    assert run_purge(made, now + 90 * DAY, evidence=30) == []
+
+
+def test_evidence_whose_deletion_was_broken_off_is_found_again_with_a_receipt_of_what_is_left(made, monkeypatch):
+    now = time.time()
+    kept = quarantined(made, now)
+    lift_site(made.folder, "it was found", now)
+
+    def dies(path):
+        (path / "site.yaml").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence_kept.shutil, "rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_purge(made, now + DAY, evidence=0)
+    (gone,) = run_purge(made, now + DAY, evidence=0)
+    first, second = receipts(made)[-2:]
+    assert first["count"] == second["count"] + 1 == gone.count + 1 and not kept.exists()
+
+
+def test_a_log_that_was_altered_keeps_the_evidence_for_it_may_tell_of_another_end(made):
+    now = time.time()
+    kept = quarantined(made, now)
+    lift_site(made.folder, "it was found", now)
+    lines = made.folder.audit.read_bytes().splitlines(keepends=True)
+    made.folder.audit.write_bytes(lines[0][: len(lines[0]) // 2] + b"\n" + b"".join(lines[1:]))
+    assert due(made.folder, SITE, Retention({"evidence": 0}), now + 1000 * DAY) == [] and kept.exists()
+
+
+def test_a_link_in_the_place_of_evidence_deletes_nothing_that_it_leads_to(made, tmp_path):
+    now, outside = time.time(), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "a file").write_text("somebody's")
+    kept = quarantined(made, now)
+    lift_site(made.folder, "it was found", now)
+    (kept / "inner").symlink_to(outside)
+    kept.with_name("20200101T000000.000000Z").symlink_to(outside)
+    assert [each.name for each in run_purge(made, now + DAY, evidence=0)] == [kept.name]
+    assert not kept.exists() and (outside / "a file").exists()
+    shutil.rmtree(made.folder.evidence)
+    moved = tmp_path / "20200101T000000.000000Z"
+    moved.mkdir()
+    made.folder.evidence.symlink_to(tmp_path)
+    assert run_purge(made, now + 2 * DAY, evidence=0) == [] and moved.exists()
+
+
 def test_nothing_is_deleted_whose_receipt_cannot_be_written(made):
     train(made)
     stop(made)
@@ -235,19 +338,27 @@ def test_a_bound_that_cannot_be_is_refused(made, given, word):
 
 def test_a_real_site_deletes_by_itself_when_it_connects_and_its_log_still_verifies(running):
     coordinator, site = running(start=False)
-    values = json.loads(site.folder.site_yaml.read_text()) | {"retention": {"caches": 0, "replies": 0}}
+    values = json.loads(site.folder.site_yaml.read_text()) | {
+        "retention": {"caches": 0, "replies": 0, "alerts": 0, "evidence": 0}
+    }
     site.folder.site_yaml.write_text(json.dumps(values))
     site.start().event("connected")
     reply = coordinator.ask(coordinator.request(coordinator.job("kept"), "train", 1, model(SIZE)))
     assert not reply.has_error() and site.folder.asked_file.exists()
     assert site.stop() == 0
     stop(site, "kept")
+    told_of(site, time.time() - 60, Alert("refused", "warning", "refused:FK541", 1.0, "PLANTED", "look", 1))
+    evidence = quarantined(site, time.time() - 60)
+    lift_site(site.folder, "it was found", time.time())
+    site.folder.pause.take_away()
+    time.sleep(1.1)
     site.start().event("connected")
     # A message is taken after what is due has been deleted.
     assert not coordinator.ask(coordinator.request(coordinator.job("next"), "train", 1, model(SIZE))).has_error()
     told = receipts(site)
     assert [(each["what"], each.get("run")) for each in told if each["what"] == "replies"] == [("replies", "kept")]
-    assert {each.get("name") for each in told} >= {"asked.json", "plans.json"}
+    assert {each.get("name") for each in told} >= {"asked.json", "plans.json", "alerts.sqlite", evidence.name}
+    assert not evidence.exists() and b"PLANTED" not in site.folder.alerts.read_bytes()
     folder = open_site(site.folder.site_yaml).folder
     with Ledger(folder.ledger(DATASET), read_only=True, vault=folder.vault()) as ledger:
         runs = ledger.account(DATASET).runs

@@ -31,7 +31,8 @@ def opened(tmp_path, *overrides, models=None, **changes):
 
 def report(number, **more):
     sites = more.pop("sites", {name: {"accuracy": 0.5} for name in RECORDS})
-    return RoundReport(number, tuple(RECORDS) if number else (), {}, sites, {}, "0" * 64, 0.1, {}, **more)
+    more = {"histograms": {}} | more
+    return RoundReport(number, tuple(RECORDS) if number else (), {}, sites, {}, "0" * 64, 0.1, **more)
 
 
 def updates(size):

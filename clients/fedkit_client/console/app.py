@@ -15,12 +15,13 @@ from fedkit.web.app import make_app
 from fedkit.web.desk import Desk, Visit
 from fedkit.web.door import Door
 from fedkit.web.shield import Shield
-from fedkit.web.users import Users
 from fedkit_client.audit import record
 from fedkit_client.console import actions, views
 from fedkit_client.console.site import Site
+from fedkit_client.console_factors import users_of
 from fedkit_client.folder import SiteFolder
 from fedkit_client.start import open_site
+from fedkit_client.unlinked import require_unlinked
 
 _NAV = (
     ("/", "Overview"),
@@ -50,6 +51,7 @@ _ACTIONS: Mapping[str, Callable[[Site, Visit], Response]] = {
     "/resume": actions.resume,
     "/withdraw": actions.withdraw,
 }
+_ALWAYS = ("/pause", "/quarantine")
 
 
 def door_of(folder: SiteFolder, clock: Callable[[], float] = time.time) -> Door:
@@ -58,7 +60,7 @@ def door_of(folder: SiteFolder, clock: Callable[[], float] = time.time) -> Door:
     def told(what: str, name: str) -> None:
         record(folder, f"console_{what}", by=name)
 
-    return Door(Users(folder.console_users), folder.console_wrong, told, clock)
+    return Door(users_of(folder), folder.console_wrong, told, clock)
 
 
 def desk_of(folder: SiteFolder, name: str, host: str, clock: Callable[[], float] = time.time) -> Desk:
@@ -76,8 +78,18 @@ def desk_of(folder: SiteFolder, name: str, host: str, clock: Callable[[], float]
 
 def console_app(desk: Desk, site: Site) -> Shield:
     """The application."""
-    pages = {path: partial(view, site) for path, view in _PAGES.items()}
-    return make_app(desk, pages, {path: partial(act, site) for path, act in _ACTIONS.items()})
+    pages = {path: _of(site, view) for path, view in _PAGES.items()}
+    # Nothing may keep a site from being stopped.
+    actions = {path: partial(act, site) if path in _ALWAYS else _of(site, act) for path, act in _ACTIONS.items()}
+    return make_app(desk, pages, actions)
+
+
+def _of(site: Site, view: Callable[[Site, Visit], Response]) -> Callable[[Visit], Response]:
+    def looked(visit: Visit) -> Response:
+        require_unlinked(site.folder.path)
+        return view(site, visit)
+
+    return looked
 
 
 def opened_app(path: Path) -> Callable[[str], Shield]:
@@ -85,14 +97,19 @@ def opened_app(path: Path) -> Callable[[str], Shield]:
 
     Raises:
         ConfigError: FK120.
-        DeploymentError: FK796, nobody could log in; FK795, FK706, FK741, FK752, the folder.
+        DeploymentError: FK796, nobody could log in; FK795, FK706, FK741, FK752, the folder; FK790, FK791, FK793,
+            its key.
     """
     opened = open_site(path)
-    if not Users(opened.folder.console_users).read():
+    users = users_of(opened.folder)
+    known = users.read()
+    if not known:
         raise DeploymentError(
             "nobody could log in: the console has no user yet",
             code="FK796",
             remedy=f"fedkit client console-user {path} add NAME",
         )
+    # Nobody could log in without the key: who starts the console is told why, and not who comes to it.
+    users.factors(known)
     site = Site(path, opened.folder)
     return lambda host: console_app(desk_of(opened.folder, opened.file.site, host), site)

@@ -20,7 +20,7 @@ from fedkit_client.approvals import DAYS, MOST_DAYS, Approvals, Decision
 from fedkit_client.audit import examined
 from fedkit_client.console.history import HEIGHT, WIDTH, past
 from fedkit_client.console.site import Site
-from fedkit_client.deciding import described, flat
+from fedkit_client.deciding import asked_for, described
 from fedkit_client.inventory import inventory
 from fedkit_client.ledgers import budgets
 from fedkit_client.status import status
@@ -73,7 +73,7 @@ def request_page(site: Site, visit: Visit) -> Response:
     if run is None:
         raise DeploymentError(f"no run with the digest {job[:80]} has asked", code="FK763", remedy="see the requests")
     told = described(run, record, visit.now)
-    whole = {} if told["last_approved"] is not None else flat(told["config"])
+    whole = {} if told["last_approved"] is not None else asked_for(told)
     return visit.page(
         "request", f"Request {run.run}", told=told, whole=whole, days=f"{DAYS:g}", most_days=f"{MOST_DAYS:g}"
     )

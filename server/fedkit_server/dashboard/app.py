@@ -39,6 +39,13 @@ _ACTIONS: Mapping[str, Callable[[pages.Federation, Visit], Response]] = {
 }
 
 
+CLEAR = (
+    "the secret lies in the clear in dashboard_users.json (0600), beside the profile's token and key: whoever copies"
+    " the profile acts as its user by these, without the page"
+)
+"""Why no key seals it: it would protect from nobody who has not more in hand already."""
+
+
 def users_of(profile: Path) -> Users:
     """Who may log in to the dashboard of a profile."""
     return Users(profile / "dashboard_users.json")
@@ -57,7 +64,9 @@ def desk_of(profile: Path, of: str, host: str, clock: Callable[[], float] = time
 
     door = Door(users_of(profile), counts_of(profile), told, clock)
     templates = Path(__file__).with_name("templates")
-    return Desk(of, host, secrets.token_bytes(32), templates, _NAV, "fedkit server dashboard-user", door)
+    return Desk(
+        of, host, secrets.token_bytes(32), templates, _NAV, "fedkit server dashboard-user", door, 2 * pages.MOST
+    )
 
 
 def dashboard_app(desk: Desk, federation: pages.Federation) -> Shield:

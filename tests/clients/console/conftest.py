@@ -17,6 +17,7 @@ import pyotp
 import pytest
 from fedkit_client.console.app import console_app, desk_of
 from fedkit_client.console.site import Site
+from fedkit_client.start import open_site
 
 from fedkit.web.users import Users
 from tests.clients.conftest import FEDKIT, NO_PROXY
@@ -49,7 +50,7 @@ class Desk:
     browser: TestClient = field(init=False)
 
     def __post_init__(self):
-        self.desk = desk_of(self.made.folder, "north", HOST, lambda: self.now)
+        self.desk = desk_of(open_site(self.made.folder.site_yaml).folder, "north", HOST, lambda: self.now)
         self.site = Site(self.made.folder.site_yaml, self.made.folder, pause_seconds=1.0)
         self.browser = self.another()
 
