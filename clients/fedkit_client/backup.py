@@ -17,6 +17,7 @@ from fedkit.errors import DeploymentError
 from fedkit.storage.backup import becoming, copy_file, write_list
 from fedkit_client.folder import SiteFolder
 from fedkit_client.retired import CLOSED
+from fedkit_client.unlinked import require_unlinked
 from fedkit_client.vault_lock import unchanged
 
 KIND = "site"
@@ -42,7 +43,7 @@ def make_backup(folder: SiteFolder, site: str, target: Path, now: float | None =
         The list, and ``left_out``: files that are not fedkit's, such as a table, which are the hospital's to copy.
 
     Raises:
-        DeploymentError: FK704, FK700, FK766; FK793, the folder's keys are being changed.
+        DeploymentError: FK704, FK700, FK766; FK706, a link in the folder; FK793, its keys are being changed.
         PrivacyError: a ledger that is not what was written, or does not know a charge that the log tells of.
 
     Guarantee: the backup is there as a whole, on disk and read again, or not at all; nothing in the folder changes.
@@ -51,6 +52,7 @@ def make_backup(folder: SiteFolder, site: str, target: Path, now: float | None =
         raise DeploymentError(
             f"{target} lies in the folder that is to be copied", code="FK704", remedy="name a folder on another disk"
         )
+    require_unlinked(folder.path)
     at = time.time() if now is None else now
     with unchanged(folder.path), becoming(target) as scrap:
         names: list[str] = []

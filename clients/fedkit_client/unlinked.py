@@ -16,9 +16,9 @@ from pathlib import Path
 from fedkit.errors import DeploymentError
 
 _KEPT = (
-    "enrolment.json", "enrolment.closed.json", "keyring.jsonl", "ledgers", "rounds.json", "plans.json", "asked.json",
-    "approvals.*", "studies", "usage.jsonl*", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key",
-    "lineage.sqlite*", "audit.*", "client.pid", "state.json", "alerts.sqlite*",
+    "enrolment.json", "enrolment.closed.json", "authorities.jsonl", "keyring.jsonl", "ledgers", "rounds.json",
+    "plans.json", "asked.json", "approvals.*", "studies", "usage.jsonl*", "withdrawals.jsonl", "rectified.jsonl",
+    "pseudonym.key", "lineage.sqlite*", "audit.*", "client.pid", "state.json", "alerts.sqlite*",
     "evidence", "console_users.*", "console_wrong.json", "vault.*", "client.log*",
 )  # fmt: skip
 """What fedkit makes and changes, but for a pause, which whatever lies at its place is.

@@ -25,7 +25,8 @@ from tests.web.hashes import cheap_hashes
 
 __all__ = ["cheap_hashes"]
 FILES = (
-    "enrolment.json", "keyring.jsonl", "rounds.json", "plans.json", "asked.json", "approvals.jsonl", "approvals.lock",
+    "enrolment.json", "authorities.jsonl", "keyring.jsonl", "rounds.json", "plans.json", "asked.json",
+    "approvals.jsonl", "approvals.lock",
     "usage.jsonl", "usage.jsonl.1", "withdrawals.jsonl", "rectified.jsonl", "pseudonym.key", "lineage.sqlite",
     "audit.jsonl", "state.json", "client.pid", "alerts.sqlite", "console_users.json", "console_users.lock",
     "console_wrong.json", "vault.json", "vault.lock", "client.log", "client.log.1", f"ledgers/{DATASET}.sqlite",
@@ -36,7 +37,7 @@ COMMANDS = (
     ("inventory",), ("log", "show", "--kind", "all"), ("log", "verify"), ("log", "text"), ("alerts",), ("purge",),
     ("encrypt",), ("encrypt", "--rotate"), ("encrypt", "--check"), ("console-user", "list"),
     ("console-user", "remove", "ana"), ("withdraw", "--data", DATASET, "--unit", "7"), ("study", "list"),
-    ("explain", "run-1"),
+    ("explain", "run-1"), ("backup", "copy"), ("trust",),
     ("incident", "--since", "7d", "--out", "incident"),
 )  # fmt: skip
 PLANTED = "PLANTED-OUTSIDE"
