@@ -89,7 +89,7 @@ class TrunkGradients:
         piece = self._trunk.piece
         for stage in self._stages:
             # Room for all places at once: lots differ in size, and to make room takes as long as some rows.
-            stage.begin(block.size)
+            stage.begin(block.size, piece)
         features = torch.empty(len(x), self._trunk.features)
         pieces = range(0, len(x), piece)
         for first in pieces:
@@ -101,7 +101,7 @@ class TrunkGradients:
         *of_head, (errors,) = self._head.of_block(features, y, block, expected, of_inputs=True)
         errors = errors.index_select(0, torch.from_numpy(block.places))
         told = self._room(block.size)
-        for first in pieces:
+        for first in reversed(pieces):
             here = block.places[first : first + piece].tolist()
             error = self._planes(errors[first : first + piece]).permute(0, 2, 3, 1)
             at = len(told)

@@ -33,8 +33,8 @@ class Stage(Protocol):
     parts: list[Part]
     tells: list[Shape]
 
-    def begin(self, rows: int) -> None:
-        """Parameters have moved, and so many rows may pass before the next call."""
+    def begin(self, rows: int, piece: int) -> None:
+        """Parameters have moved, and so many rows may pass before the next call, in pieces of so many."""
         ...
 
     def forward(self, x: Tensor, first: int) -> Tensor:
@@ -88,7 +88,7 @@ class Convolution:
         self._weight, self._turned = torch.zeros(width, self._outputs), torch.zeros(0)
         self._given, self._slopes = slabs(0, high, wide, self._outputs), slabs(0, *self._taken[1:], self._taken[0])
 
-    def begin(self, rows: int) -> None:
+    def begin(self, rows: int, piece: int) -> None:
         """Take the parameters, and make room for so many rows."""
         weight = self._layer.weight.detach().reshape(self._outputs, self._taken[0], *self._kernel)
         self._weight[: self._numbers] = self._windows.lines(weight)
@@ -98,7 +98,7 @@ class Convolution:
             self._turned = self._errors.lines(weight.transpose(0, 1).flip(2, 3)).contiguous()
         if rows > self._given.shape[0]:
             self._given = slabs(rows, *self._given.shape[1:], clear=False)
-            self._windows.hold(rows)
+            self._windows.hold(rows, min(rows, piece))
 
     def forward(self, x: Tensor, first: int) -> Tensor:
         """As :class:`Stage`."""
@@ -117,7 +117,7 @@ class Convolution:
             return None
         if error.shape[0] > self._slopes.shape[0]:
             self._slopes = slabs(error.shape[0], *self._slopes.shape[1:], clear=False)
-            self._errors.hold(error.shape[0])
+            self._errors.hold(error.shape[0], error.shape[0])
         slopes = self._slopes[: error.shape[0]]
         for windows, slope in zip(self._errors.of(error, 0), slopes.flatten(1, 2).unbind(0), strict=True):
             torch.mm(windows, self._turned, out=slope)
@@ -145,7 +145,7 @@ class Relu:
         self._relu = torch.relu_ if in_place else torch.relu
         self._given: dict[int, Tensor] = {}
 
-    def begin(self, rows: int) -> None:
+    def begin(self, rows: int, piece: int) -> None:
         """As :class:`Stage`."""
         self._given.clear()
 
@@ -179,7 +179,7 @@ class MaxPool:
             return False
         return all(s >= k for s, k in zip(_pair(part.stride), _pair(part.kernel_size), strict=True))
 
-    def begin(self, rows: int) -> None:
+    def begin(self, rows: int, piece: int) -> None:
         """As :class:`Stage`."""
         self._seen.clear()
 

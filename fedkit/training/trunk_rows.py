@@ -31,7 +31,7 @@ class Pointwise:
         """Whether a module is one."""
         return type(part) in POINTWISE
 
-    def begin(self, rows: int) -> None:
+    def begin(self, rows: int, piece: int) -> None:
         """As :class:`Stage`."""
         self._seen.clear()
 
@@ -61,7 +61,7 @@ class GroupNorm:
         self.tells: list[Shape] = [(self._channels,) for _ in self.parts]
         self._seen: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
 
-    def begin(self, rows: int) -> None:
+    def begin(self, rows: int, piece: int) -> None:
         """As :class:`Stage`."""
         self._seen.clear()
 
@@ -104,7 +104,7 @@ class Alone:
         self.tells: list[Shape] = [(each.size,) for each in self.parts]
         self._seen: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def begin(self, rows: int) -> None:
+    def begin(self, rows: int, piece: int) -> None:
         """As :class:`Stage`."""
         self._seen.clear()
 

@@ -75,16 +75,17 @@ class Windows:
         reach = zip(given, stride, dilation, kernel, strict=True)
         self._padded_sizes = [(count - 1) * s + d * (k - 1) + 1 for count, s, d, k in reach]
         self._from, self._into = zip(*map(_overlap, self._sizes, before, apart, self._padded_sizes), strict=True)
-        self.hold(0)
+        self.hold(0, 0)
 
-    def hold(self, rows: int) -> None:
-        """Make room for so many rows; what was held is gone."""
+    def hold(self, rows: int, piece: int) -> None:
+        """Make room for so many rows, and for the windows of a piece of them; what was held is gone."""
+        self._filled = -1
         width, count, channels = self._numbers + self._ones, math.prod(self._given), self._channels
         if self._few:
             padded = slabs(rows, channels, *self._padded_sizes)
             row, plane, line, one = padded.stride()
-            held = slabs(rows, width, count, clear=False)
-            inside = held[:, : self._numbers].view(rows, channels, *self._kernel, *self._given)
+            held = slabs(piece, width, count, clear=False)
+            inside = held[:, : self._numbers].view(piece, channels, *self._kernel, *self._given)
             (down, right), (by_i, by_j) = self._stride, self._dilation
             strides = (row, plane, by_i * line, by_j * one, down * line, right * one)
             self._inside = padded[:, :, *self._into]
@@ -93,8 +94,8 @@ class Windows:
         else:
             padded = slabs(rows, *self._padded_sizes, channels)
             row, line, one, number = padded.stride()
-            held = slabs(rows, count, -(-width // _PITCH) * _PITCH, clear=False)[..., :width]
-            inside = held[..., : self._numbers].view(rows, *self._given, *self._kernel, channels)
+            held = slabs(piece, count, -(-width // _PITCH) * _PITCH, clear=False)[..., :width]
+            inside = held[..., : self._numbers].view(piece, *self._given, *self._kernel, channels)
             (down, right), (by_i, by_j) = self._stride, self._dilation
             strides = (row, down * line, right * one, by_i * line, by_j * one, number)
             self._inside = padded[:, *self._into]
@@ -102,19 +103,25 @@ class Windows:
             self._rows, self._turned = held.unbind(0), other.unbind(0)
         if self._ones:
             last.fill_(1.0)
-        self._windows, self._shifted = inside, padded.as_strided(inside.shape, strides)
+        self._windows, self._shifted = inside, padded.as_strided((rows, *inside.shape[1:]), strides)
 
     def of(self, x: Tensor, first: int) -> Sequence[Tensor]:
-        """The windows of rows [rows, height, width, channels], held from ``first`` on, [windows, numbers] each."""
-        rows = slice(first, first + x.shape[0])
+        """The windows of a piece [rows, height, width, channels], from row ``first`` on: [windows, numbers] each."""
         x = x[:, *self._from]
-        self._inside[rows].copy_(x.permute(0, 3, 1, 2) if self._few else x)
-        self._windows[rows].copy_(self._shifted[rows])
-        return self._rows[rows]
+        self._inside[first : first + x.shape[0]].copy_(x.permute(0, 3, 1, 2) if self._few else x)
+        self._fill(x.shape[0], first)
+        return self._rows[: x.shape[0]]
 
     def turned(self, rows: int, first: int) -> Sequence[Tensor]:
         """The windows of so many rows as they are held, [numbers, windows] each."""
-        return self._turned[first : first + rows]
+        # To copy them again takes less than to fetch them from where a whole lot's are.
+        if self._filled != first:
+            self._fill(rows, first)
+        return self._turned[:rows]
+
+    def _fill(self, rows: int, first: int) -> None:
+        self._windows[:rows].copy_(self._shifted[first : first + rows])
+        self._filled = first
 
     def lines(self, kernels: Tensor) -> Tensor:
         """Kernels [outputs, channels, height, width] as [numbers, outputs], in the order of a window."""

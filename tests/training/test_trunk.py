@@ -185,7 +185,7 @@ def test_a_convolution_gives_what_torchs_gives():
             return (t.unsqueeze(2) if signal else t).permute(0, 2, 3, 1)
 
         with torch.no_grad():
-            ours.begin(5)
+            ours.begin(5, 5)
             found = ours.forward(image(x.detach()), 0)
             rows = torch.zeros(5, *ours.tells[0])
             slope = ours.backward(image(error), 0, [rows.unbind(0)])
