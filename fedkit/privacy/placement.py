@@ -13,6 +13,10 @@ clipped integers, exactly; and DP of each such pair of draws is DP of the mixtur
 - *Columns*, where so many places cost too much: each row draws one of a few columns; rows of a column take one block
   after the other, and all blocks have one shape, so which block a row is in changes nothing.
 - *Alone*, for units of several rows: a unit is an array of its own.
+- *By themselves*, in the trunk of a convolutional model (:mod:`fedkit.training.trunk_layers`): arrays have as many rows
+  as the lot, but each product and function that rounds is called once a row, with operands of one shape on one boundary
+  of memory. A row's call is the same call whichever rows there are, so no place is needed: the pair of draws above is
+  one draw. What is summed over rows has places again.
 
 What a model draws at random (dropout) is seeded anew for each block.
 """
@@ -60,6 +64,19 @@ def blocks_of(rows: int, source: Source, *, max_lot: int, lot_size: float, d: in
         yield from slots_of(rows, source, max_lot, most)
     else:
         yield from columns_of(rows, source, min(COLUMNS, most))
+
+
+def drawn_blocks(rows: int, source: Source, *, max_lot: int, lot_size: float, d: int, most: int) -> int:
+    """How many blocks :func:`blocks_of` would give, with its draws and no block: for who places rows otherwise.
+
+    >>> from fedkit.privacy.randomness import Seeded
+    >>> drawn_blocks(9, Seeded(1), max_lot=80, lot_size=8.0, d=10**6, most=64)
+    4
+    """
+    if in_slots(rows, max_lot=max_lot, lot_size=lot_size, d=d):
+        place = source.permutation(max_lot)[:rows]
+        return len(np.unique(place // most)) if max_lot > most else int(rows > 0)
+    return int(np.bincount(source.columns(rows, min(COLUMNS, most))).max(initial=0))
 
 
 def in_slots(rows: int, *, max_lot: int, lot_size: float, d: int) -> bool:

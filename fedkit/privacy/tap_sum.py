@@ -111,8 +111,9 @@ class TapSum:
 
     def __init__(self, parts: Sequence[Part], max_grad_norm: float) -> None:
         self._parts, self._clip = parts, max_grad_norm
-        self._totals = [torch.zeros(_shape(part), dtype=torch.int64) for part in parts]
-        self._below = [torch.zeros(_shape(part), dtype=torch.int64) for part in parts if isinstance(part, Product)]
+        # Most lots are one block: what it adds is the sum, and nothing is added to zeros.
+        self._totals: list[Tensor | None] = [None] * len(parts)
+        self._below: list[Tensor | None] = [None] * len(parts)
         self._held = 0
 
     def add(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> None:
@@ -134,38 +135,37 @@ class TapSum:
             return
         factors = factors[here]
         to_lattice = (factors * G).to(torch.float32)
-        products = iter(zip(self._below, sizes, strict=True))
-        for part, total, values in zip(self._parts, self._totals, told, strict=True):
+        products = iter(sizes)
+        for at, (part, values) in enumerate(zip(self._parts, told, strict=True)):
             if isinstance(part, Product):
-                below, size = next(products)
-                below += _product(part, values[0][here], values[1][here], size[here], factors).to(torch.int64)
+                added = _product(part, values[0][here], values[1][here], next(products)[here], factors)
+                self._below[at] = _plus(self._below[at], added.to(torch.int64))
             elif isinstance(part, Explicit):
-                total += _integers(values[0][here], to_lattice).sum(0, dtype=torch.float64).to(torch.int64)
+                added = _integers(values[0][here], to_lattice).sum(0, dtype=torch.float64)
+                self._totals[at] = _plus(self._totals[at], added.to(torch.int64))
             else:
                 lines, entries = values[0][here].reshape(-1), _integers(values[1][here], to_lattice).to(torch.int64)
-                total.index_add_(0, lines, entries.reshape(-1, part.columns))
+                total = _plus(self._totals[at], torch.zeros(_shape(part), dtype=torch.int64))
+                self._totals[at] = total.index_add_(0, lines, entries.reshape(-1, part.columns))
         self._held += len(here)
         if self._held >= _FOLD:
             self._fold()
 
     def result(self) -> list[Tensor]:
         """int64 of each part, [outputs, width], [size] or [lines, columns]; multiply by C / G for the sum itself."""
-        self._fold()
-        below = iter(self._below)
-        half = 1 << (_SHIFT - 1)
-        return [
-            total + ((next(below) + half) >> _SHIFT) if isinstance(part, Product) else total
-            for part, total in zip(self._parts, self._totals, strict=True)
-        ]
+        found = []
+        for part, total, below in zip(self._parts, self._totals, self._below, strict=True):
+            if below is not None:
+                total = _plus(total, below.add(1 << (_SHIFT - 1)).bitwise_right_shift_(_SHIFT), keep=True)
+            found.append(torch.zeros(_shape(part), dtype=torch.int64) if total is None else total)
+        return found
 
     def _fold(self) -> None:
         """Move whole lattice steps to the totals; what is left is below one."""
-        below = iter(self._below)
-        for part, total in zip(self._parts, self._totals, strict=True):
-            if isinstance(part, Product):
-                rest = next(below)
-                total += rest >> _SHIFT
-                rest &= (1 << _SHIFT) - 1
+        for at, below in enumerate(self._below):
+            if below is not None:
+                self._totals[at] = _plus(self._totals[at], below >> _SHIFT)
+                below &= (1 << _SHIFT) - 1
         self._held = 0
 
     def _clipped(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -185,6 +185,13 @@ class TapSum:
         return torch.where(torch.isfinite(squares), factors, math.nan), sizes
 
 
+def _plus(total: Tensor | None, added: Tensor, *, keep: bool = False) -> Tensor:
+    """The sum, in the place of ``total`` where that may be."""
+    if total is None:
+        return added
+    return total + added if keep else total.add_(added)
+
+
 def _shape(part: Part) -> tuple[int, ...]:
     if isinstance(part, Product):
         return part.outputs, part.width
@@ -201,4 +208,5 @@ def _product(part: Product, a: Tensor, e: Tensor, size: Tensor, factors: Tensor)
 
 
 def _integers(values: Tensor, factors: Tensor) -> Tensor:
-    return (values * factors.view(-1, *[1] * (values.dim() - 1))).round_()
+    """In the place of the values."""
+    return values.mul_(factors.view(-1, *[1] * (values.dim() - 1))).round_()

@@ -34,6 +34,8 @@ from fedkit.training.stack import Layer, linear_stack
 from fedkit.training.tap_gradients import most_places
 from fedkit.training.tapped import Tapped, tapped
 from fedkit.training.taps import Taps, probe
+from fedkit.training.trunk import Trunk, trunk_of
+from fedkit.training.trunk_probe import steady
 from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
 from fedkit.training.vmapped import refused as refused_by_vmap
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
@@ -220,7 +222,8 @@ def _taps(
         return "FK417", found, remedy
     if not tap_sum.fits(found.parts):
         return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
-    gigabytes = _bytes_of_taps(found) / 2**30
+    trunk = trunk_of(model, found, input_shape)
+    gigabytes = _bytes_of_taps(found, trunk) / 2**30
     if gigabytes > training.memory_gb:
         told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
         return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
@@ -234,7 +237,7 @@ def _taps(
             return "FK417", error.message, remedy
     kinds = sorted({tap.kind.__name__ for tap in found.taps})
     why = f"the model trains {len(found.taps)} layers of {', '.join(kinds)}"
-    taps = Taps(found)
+    taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
     most = max(1, int(training.memory_gb // gigabytes))
     return Engine("taps", why, taps.train, taps.check, most_workers=most)
 
@@ -268,10 +271,10 @@ def _vmap(
     return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)
 
 
-def _bytes_of_taps(found: Tapped) -> int:
+def _bytes_of_taps(found: Tapped, trunk: Trunk | None) -> int:
     """An upper estimate of what one site takes: parameters, sums, noise, moments; a block of rows and its passes."""
     d = sum(part.size for part in found.parts)
-    return 80 * d + 4 * most_places(found) * (6 * found.held + 2 * found.passing)
+    return 80 * d + 4 * most_places(found) * (6 * found.held + 2 * found.passing) + 4 * (trunk.passing if trunk else 0)
 
 
 def _places(plan: LocalPlan) -> int:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedkit.privacy.dp_sgd import SampleLosses, most_rows
 from fedkit.privacy.independence import Untouched, check_independence, moved, refusal, snapshot
 from fedkit.privacy.lattice import LatticeSum
-from fedkit.privacy.placement import Block, blocks_of, columns_of, slots_of
+from fedkit.privacy.placement import Block, columns_of, drawn_blocks, slots_of
 from fedkit.privacy.randomness import Source
 from fedkit.privacy.tap_sum import MOST_PLACES, Explicit, Part, Product, TapSum
 from fedkit.training.tap_layers import Told
@@ -29,9 +29,9 @@ from fedkit.types import Int64
 
 _HELD = 2**25
 """float32 numbers that are held of a block's rows."""
-_CALL, _MULTIPLICATION = 15e-6, 0.2e-9
+_CALL, _MULTIPLICATION, _OF_VECTORS = 15e-6, 0.2e-9, 0.04e-9
 """Seconds, about, that a module takes in both passes beside its work, and a multiplication of a forward pass with all
-that follows from it. They choose a width and nothing else."""
+that follows from it; in a model of vectors. They choose a width and nothing else."""
 
 
 class TapGradients:
@@ -63,17 +63,18 @@ class TapGradients:
         Guarantee: a row that joins or leaves changes no other row's term, bit for bit.
         """
         # What the reference would draw here: its noise comes after it.
-        for _ in blocks_of(len(x), source, max_lot=max_lot, lot_size=lot_size, d=self.d, most=most_rows(self.d)):
+        shape = {"max_lot": max_lot, "most": most_rows(self.d)}
+        for _ in range(drawn_blocks(len(x), source, lot_size=lot_size, d=self.d, **shape)):
             source.seed()
         total = TapSum(self._tapped.parts, max_grad_norm)
         self._keep()
         for block in self._blocks(len(x), max_lot):
             present = np.zeros(block.size, dtype=np.bool_)
             present[block.places] = True
-            width = block_width(self._tapped, lot_size * min(1.0, block.size / max_lot), block.size)
-            total.add(self._of_block(x[block.rows], y[block.rows], block, width), torch.from_numpy(present))
+            told = self.of_block(x[block.rows], y[block.rows], block, lot_size * min(1.0, block.size / max_lot))
+            total.add(told, torch.from_numpy(present))
         self._check()
-        return self._packed(total.result())
+        return self.packed(total.result())
 
     def of_units(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float, source: Source) -> Tensor:
         """The sum of the clipped gradients of units of any number of rows, each in arrays of its own.
@@ -136,16 +137,22 @@ class TapGradients:
             return slots_of(rows, self._places, max_lot, self._most)
         return columns_of(rows, self._places, min(max_lot, self._most))
 
-    def _of_block(self, x: Tensor, y: Tensor, block: Block, width: int) -> list[Told]:
-        """What the layers tell of the rows of a block, each at its place; zeros elsewhere."""
+    def of_block(self, x: Tensor, y: Tensor, block: Block, expected: float, *, of_inputs: bool = False) -> list[Told]:
+        """What the layers tell of the rows of a block, each at its place; zeros, or what is nobody's, elsewhere.
+
+        Args:
+            expected: public, the rows that may be expected in it.
+            of_inputs: whether the loss's derivative by ``x`` comes last, as if a further part told it.
+        """
+        width = block_width(self._tapped, expected, block.size)
         if width >= block.size:
-            return self._told(*_placed(x, y, block.places, block.size))
+            return self._told(*_placed(x, y, block.places, block.size), of_inputs)
         if width == 1:
             rows, chosen = np.arange(len(block.rows)), None
-            told = [self._told(x[k : k + 1].clone(), y[k : k + 1].clone()) for k in rows]
+            told = [self._told(x[k : k + 1].clone(), y[k : k + 1].clone(), of_inputs) for k in rows]
         else:
             inner = list(columns_of(len(block.rows), self._places, width))
-            told = [self._told(*_placed(x[each.rows], y[each.rows], each.places, width)) for each in inner]
+            told = [self._told(*_placed(x[each.rows], y[each.rows], each.places, width), of_inputs) for each in inner]
             # A row's number among all columns of all blocks.
             chosen = torch.from_numpy(np.concatenate([k * width + each.places for k, each in enumerate(inner)]))
             rows = np.concatenate([each.rows for each in inner])
@@ -158,30 +165,34 @@ class TapGradients:
     def _of_rows(self, x: Tensor, y: Tensor) -> list[Tensor]:
         return self._through.of_sum(x.clone(), lambda outputs: self._losses(outputs, y.clone()))
 
-    def _told(self, x: Tensor, y: Tensor) -> list[Told]:
-        return self._through.told(x, lambda outputs: self._losses(outputs, y))[1]
+    def _told(self, x: Tensor, y: Tensor, of_inputs: bool) -> list[Told]:
+        return self._through.told(x.requires_grad_(of_inputs), lambda outputs: self._losses(outputs, y))[1]
 
     def _weighted(self, x: Tensor, weights: Tensor, target: torch.dtype) -> tuple[Tensor, list[Tensor]]:
         """Outputs, and each row's gradient of unequal weights of them: the sum of a softmax has none."""
         outputs, told = self._through.told(x, lambda outputs: _weigh(outputs, weights))
         self._losses(outputs.detach(), torch.zeros(len(x), dtype=target))
         rows = zip(*(_rows(part, values) for part, values in zip(self._tapped.parts, told, strict=True)), strict=True)
-        flat = torch.stack([self._packed(list(row)) for row in rows])
+        flat = torch.stack([self.packed(list(row)) for row in rows])
         parts = torch.split(flat, [p.numel() for p in self._through.parameters], 1)
         return outputs.detach(), [
             part.view(-1, *p.shape) for part, p in zip(parts, self._through.parameters, strict=True)
         ]
 
-    def _packed(self, parts: Sequence[Tensor]) -> Tensor:
+    def packed(self, parts: Sequence[Tensor]) -> Tensor:
         """[d] of each part's numbers, in the order in which a model is packed."""
-        found = []
+        found = parts[0].new_empty(sum(part.numel() for part in parts))
+        at = 0
         for part, numbers in zip(self._tapped.parts, parts, strict=True):
+            here = found[at : at + numbers.numel()]
             if isinstance(part, Product):
-                weight, bias = numbers[:, : part.inputs], numbers[:, part.inputs :]
-                found += [weight.reshape(-1), bias.reshape(-1)]
+                weight, bias = here.tensor_split([part.inputs * part.outputs])
+                weight.view(part.outputs, part.inputs).copy_(numbers[:, : part.inputs])
+                bias.copy_(numbers[:, part.inputs :].reshape(-1))
             else:
-                found.append(numbers.reshape(-1))
-        return torch.cat(found)
+                here.copy_(numbers.reshape(-1))
+            at += numbers.numel()
+        return found
 
     def _keep(self) -> None:
         if self._untouched is not None:
@@ -225,13 +236,21 @@ def block_width(tapped: Tapped, rows: float, places: int) -> int:
     (80, 1)
     """
 
-    def seconds(width: int) -> float:
-        share = rows / width
-        passes = 1.0 if width == places else share + math.sqrt(2 * share * math.log(width))
-        return passes * (_CALL * tapped.calls + width * _MULTIPLICATION * tapped.work)
-
     widths: list[int] = [1 << k for k in range(places.bit_length()) if 1 << k < places]
-    return min([*widths, places], key=seconds)
+    return min([*widths, places], key=lambda width: _seconds(tapped, rows, places, width))
+
+
+def expected_seconds(tapped: Tapped, rows: float, places: int) -> float:
+    """What a lot's passes should take, about, in blocks of that width."""
+    return _seconds(tapped, rows, places, block_width(tapped, rows, places))
+
+
+def _seconds(tapped: Tapped, rows: float, places: int, width: int) -> float:
+    of_vectors = bool(tapped.taps) and all(isinstance(part, Product) for part in tapped.parts)
+    each = _OF_VECTORS if of_vectors else _MULTIPLICATION
+    share = rows / width
+    passes = 1.0 if width == places else share + math.sqrt(2 * share * math.log(width))
+    return passes * (_CALL * tapped.calls + width * each * tapped.work)
 
 
 def _placed(x: Tensor, y: Tensor, places: Int64, size: int) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,8 @@ class Passes:
     def told(self, x: Tensor, loss: Loss) -> tuple[Tensor, list[Told]]:
         """Outputs, and what each part of the model tells of each row.
 
+        Where ``x`` wants a gradient, the loss's derivative by it comes last, as if a further part told it.
+
         Raises:
             TrainingError: FK404, a layer is called twice or not at all, does not keep the rows as first dimension, or
                 took something that is written over.
@@ -48,18 +50,21 @@ class Passes:
             if len(self._seen) != len(self._layers):
                 raise refusal("a layer is not called")
             seen = [self._seen[index] for index in range(len(self._layers))]
-            errors = torch.autograd.grad(value, [output for _, output, _, _ in seen], allow_unused=True)
+            asked = [output for _, output, _, _ in seen] + ([x] if x.requires_grad else [])
+            errors = torch.autograd.grad(value, asked, allow_unused=True)
         finally:
             self._seen = None
         found: list[Told] = []
         rows = x.shape[0]
         with torch.no_grad():
-            for layer, tap, (a, output, before, after), e in zip(self._layers, self._taps, seen, errors, strict=True):
+            for layer, tap, (a, output, before, after), e in zip(self._layers, self._taps, seen, errors, strict=False):
                 if (a._version, output._version) != (before, after):
                     raise refusal(f"what {tap.name} took or gave is written over")
                 if a.shape[0] != rows or output.shape[0] != rows:
                     raise refusal(f"{tap.name} does not keep the batch as the first dimension")
                 found += KINDS[tap.kind].told(layer, a, torch.zeros_like(output) if e is None else e)
+            if x.requires_grad:
+                found.append((torch.zeros_like(x) if errors[-1] is None else errors[-1],))
         return outputs, found
 
     def of_sum(self, x: Tensor, loss: Loss) -> list[Tensor]:

@@ -7,28 +7,33 @@ The rounds are those of :mod:`fedkit.training.local`, with its lots, noise, upda
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import nn
 
 from fedkit.errors import TrainingError, first_line
 from fedkit.models.flat import unpack
-from fedkit.privacy.dp_sgd import ClippedSums
 from fedkit.privacy.independence import refusal
-from fedkit.privacy.randomness import Seeded, Source
-from fedkit.training.local import as_found, copy_of, on_records, summed, train_site
+from fedkit.privacy.randomness import Seeded
+from fedkit.training.local import Sums, as_found, copy_of, on_records, summed, train_site
 from fedkit.training.losses import target_type
 from fedkit.training.tap_gradients import tap_gradients
 from fedkit.training.tapped import Tapped
+from fedkit.training.trunk import Trunk, cut, stages
+from fedkit.training.trunk_gradients import trunk_gradients
 from fedkit.types import ClientUpdate, RoundPlan, Site, SiteState, Task
 
 
 @dataclass(frozen=True)
 class Taps:
-    """A model that is tapped, trained at one site after another."""
+    """A model that is tapped, trained at one site after another.
+
+    Attributes:
+        trunk: where it is cut, if it is.
+    """
 
     tapped: Tapped
+    trunk: Trunk | None = None
 
     def train(
         self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
@@ -44,12 +49,14 @@ class Taps:
         updates = []
         with as_found():
             worker = copy_of(model)
+            sums = self._sums(worker)
             for site in sites:
                 with on_records(plan.sites[site.name].privacy is not None, site.name):
-                    updates.append(train_site(worker, task, site, plan, self._sums))
+                    updates.append(train_site(worker, task, site, plan, sums))
                 if not self.tapped.proven:
                     # What a model keeps outside its parameters must not cross from one hospital to the next.
                     worker = copy_of(model)
+                    sums = self._sums(worker)
         return updates, {site.name: state.get(site.name, {}) for site in sites}
 
     def check(self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
@@ -74,8 +81,14 @@ class Taps:
                 for shape in {site.train.x.shape[1:] for site in private}:
                     probe(probed, self.tapped, task, shape)
 
-    def _sums(self, worker: nn.Module, task: Task, places: Source) -> AbstractContextManager[ClippedSums]:
-        return tap_gradients(worker, self.tapped, summed(task), places)
+    def _sums(self, worker: nn.Module) -> Sums:
+        """What sums the lots of a copy of the model."""
+        trunk = self.trunk
+        if trunk is None:
+            return lambda worker, task, places: tap_gradients(worker, self.tapped, summed(task), places)
+        # One room for the rows of all sites: to make it anew would take as long as some lots.
+        through = stages(cut(worker)[0], trunk.shapes)
+        return lambda worker, task, places: trunk_gradients(worker, self.tapped, trunk, through, summed(task), places)
 
 
 def probe(module: nn.Module, tapped: Tapped, task: Task, shape: tuple[int, ...]) -> None:

@@ -14,11 +14,12 @@ from fedkit.config.experiment import ModelConfig
 from fedkit.errors import TrainingError
 from fedkit.models import MODELS, build
 from fedkit.models.flat import pack
-from fedkit.training import tap_gradients
+from fedkit.training import tap_gradients, trunk_gradients
 from fedkit.training.local import train
 from fedkit.training.stack import POINTWISE
 from fedkit.training.tapped import tapped
 from fedkit.training.taps import Taps, probe
+from fedkit.training.trunk import trunk_of
 from fedkit.types import Examples, Site, Task
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan
 
@@ -42,22 +43,27 @@ def private(name, steps=50, optimizer="sgd", rate=0.1, **changes):
     return local_plan(steps, 8, rate, optimizer, plan)
 
 
-def engine(model, shape, task):
+def engine(model, shape, task, *, cut=True):
     found = tapped(model, shape)
     assert not isinstance(found, str), found
     if not found.proven:
         probe(model, found, task, shape)
-    return Taps(found)
+    return Taps(found, trunk_of(model, found, shape) if cut else None)
 
 
 def assert_same(model, shape, task, sites, plan):
-    ours, _ = engine(model, shape, task).train(model, task, sites, plan, {})
+    """In blocks, and where the model can be cut in a trunk and a head, whichever would be chosen."""
     theirs, _ = train(model, task, sites, plan, {})
     received = pack(model)
-    for mine, other in zip(ours, theirs, strict=True):
-        weights, expected = received + mine.delta, received + other.delta
-        assert (mine.site, mine.weight, mine.metrics) == (other.site, other.weight, other.metrics)
-        assert np.linalg.norm(weights - expected) <= 1e-5 * np.linalg.norm(expected)
+    whole, cut = (engine(model, shape, task, cut=cut) for cut in (False, True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trunk_gradients, "cheaper", lambda *_: True)
+        for taps in (whole, cut) if cut.trunk else (whole,):
+            ours, _ = taps.train(model, task, sites, plan, {})
+            for mine, other in zip(ours, theirs, strict=True):
+                weights, expected = received + mine.delta, received + other.delta
+                assert (mine.site, mine.weight, mine.metrics) == (other.site, other.weight, other.metrics)
+                assert np.linalg.norm(weights - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
 SHAPES = {"logistic": (5,), "mlp": (5,), "cnn": (1, 8, 8)}
@@ -209,7 +215,8 @@ def test_rows_of_a_patient_need_not_be_neighbours_and_may_be_more_than_are_held(
 @pytest.mark.parametrize(("max_lot", "most"), [(30, 256), (30, 7), (5, 256), (5, 2)])
 def test_lots_in_blocks_of_any_width_and_beyond_their_places_are_whole(width, max_lot, most, monkeypatch):
     monkeypatch.setattr("fedkit.training.tap_gradients.block_width", lambda tapped, rows, places: min(width, places))
-    monkeypatch.setattr("fedkit.training.tap_gradients.most_places", lambda tapped: most)
+    for module in (tap_gradients, trunk_gradients):
+        monkeypatch.setattr(module, "most_places", lambda tapped: most)
     plans = {"north": private("north", 10, sample_rate=0.4, max_lot=max_lot)}
     assert_same(CNN, IMAGE, THREE, [site("north", 40, IMAGE, 1)], round_plan(CNN, plans))
 
