@@ -236,7 +236,8 @@ def _federation(config: ExperimentConfig) -> Iterator[str]:
         if federation.kind != "ray":
             yield f"federation.address is set, and federation={federation.kind} has none; set federation=ray, or null"
         if not re.fullmatch(r"auto|local|[^\s/:@]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", federation.address):
-            yield f"federation.address is {federation.address}; it must be auto, local or HOST:PORT, Ray's own port"
+            told = federation.address if "@" not in federation.address else "not what it may be"
+            yield f"federation.address is {told}; it must be auto, local or HOST:PORT, Ray's own port"
     for name in ("num_rounds", "min_sites", "evaluate_every"):
         value = getattr(federation, name)
         if value < 1:
