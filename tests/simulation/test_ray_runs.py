@@ -129,6 +129,7 @@ def somebodys(tmp_path_factory):
             end(family)
 
 
+@pytest.mark.slow
 def test_somebodys_cluster_is_joined_with_its_token_and_left_as_it_was(tmp_path, somebodys):
     address, variables, owner, log = somebodys
     write_table(tmp_path / "my", sizes=FOUR)
@@ -170,6 +171,7 @@ def test_a_cluster_of_another_ray_is_refused(monkeypatch, somebodys):
     assert caught.value.code == "FK552"
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_process_no_folder_and_no_port_was_open_to_others(tmp_path):
     write_table(tmp_path / "my", sizes=FOUR)
     words = ["simulate", "data=icu", "federation=ray", "federation.num_rounds=1000", "privacy=none"]
