@@ -107,7 +107,10 @@ def run_local(
         else:
             runtime.trainer = made = stack.enter_context(spread(work, asked, rounds, federation.timeout))
             runtime.reducer = reduce_here(work, precise=adds.precise) if adds and as_ray else None
-        loop = make_loop(prepared, InProcessGrid(runtime, order), strategy)
+        grid = InProcessGrid(runtime, order)
+        # Where each update travels: something for every actor.
+        grid.least_together = max(grid.least_together, 2 * len(made) if isinstance(made, Actors) else 0)
+        loop = make_loop(prepared, grid, strategy)
         if runtime.reducer is not None:
             loop = replace(loop, reduce=runtime.reduced, keep_updates=False)
         if not evaluate:

@@ -35,7 +35,7 @@ _INLINE_BYTES = 64 << 10
 """What is sent with a call; larger models lie in the cluster's memory and are referred to."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     """A share of a round, and what is called with it.
 
@@ -49,7 +49,7 @@ class _Job:
     begun: float = 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Actor:
     handle: Any
     who: str = "an actor"
@@ -286,10 +286,11 @@ def _count(cluster: Cluster, asked: str, most: int, a_round: int) -> tuple[int, 
         if cluster.cpus <= most:
             return cluster.cpus, f"{cluster.cpus} CPUs were free"
         return most, f"the memory budget holds {most}" if most < a_round else f"a round has {most} sites"
-    if int(asked) > max(cluster.cpus, 1):
+    count = min(int(asked), most)
+    if count > cluster.cpus:
         raise TrainingError(
             f"training.workers={asked}, each with a CPU of its own; the cluster has {cluster.cpus} free",
             code="FK418",
             remedy="set training.workers=auto, or add machines to it",
         )
-    return min(int(asked), most), f"training.workers={asked}"
+    return count, f"training.workers={asked}"

@@ -7,8 +7,9 @@ import time
 import pytest
 
 import fedkit
-from fedkit.errors import FederationError, PrivacyError
-from fedkit.simulation import ray_probe
+from fedkit.errors import FederationError, FedkitError, PrivacyError
+from fedkit.simulation import ray_actors, ray_probe
+from fedkit.simulation.ray_cluster import Cluster
 from tests.simulation.conftest import write_table
 
 
@@ -56,6 +57,21 @@ def test_something_that_listens_and_is_no_ray_is_given_up(monkeypatch):
         with pytest.raises(FederationError, match="did not answer as Ray does within 2 s") as caught:
             ray_probe.check(f"127.0.0.1:{silent.getsockname()[1]}")
     assert caught.value.code == "FK551" and time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "most", "count"),
+    [(8, "auto", 5, 5), (3, "auto", 5, 3), (8, "6", 5, 5), (2, "2", 5, 2), (2, "4", 2, 2)],
+)
+def test_there_are_as_many_actors_as_free_processors_sites_and_memory_allow(free, asked, most, count):
+    assert ray_actors._count(Cluster(free, 1, "2"), asked, most, 5)[0] == count
+
+
+@pytest.mark.parametrize(("free", "asked", "code"), [(0, "auto", "FK554"), (2, "3", "FK418"), (0, "1", "FK418")])
+def test_more_actors_than_processors_are_refused(free, asked, code):
+    with pytest.raises(FedkitError) as caught:
+        ray_actors._count(Cluster(free, 1, "2"), asked, 5, 5)
+    assert caught.value.code == code and caught.value.remedy
 
 
 def test_sites_with_ledgers_are_not_trained_in_a_cluster(tmp_path):
