@@ -121,7 +121,11 @@ def somebodys(tmp_path_factory):
                 stderr=log,
             )
         try:
-            yield f"127.0.0.1:{port}", variables, started, folder / "log"
+            deadline = time.monotonic() + 60
+            while "Ray runtime started" not in (told := (folder / "log").read_text()):
+                assert started.poll() is None and time.monotonic() < deadline, told
+                time.sleep(0.1)
+            yield f"127.0.0.1:{port}", variables, started
         finally:
             family = descendants({started.pid})
             started.terminate()
@@ -131,14 +135,10 @@ def somebodys(tmp_path_factory):
 
 @pytest.mark.slow
 def test_somebodys_cluster_is_joined_with_its_token_and_left_as_it_was(tmp_path, somebodys):
-    address, variables, owner, log = somebodys
+    address, variables, owner = somebodys
     write_table(tmp_path / "my", sizes=FOUR)
     words = ["simulate", "data=icu", "federation=ray", f"federation.address={address}", "federation.num_rounds=2"]
     words += ["--config-dir", str(tmp_path / "my"), f"runs_dir={tmp_path / 'runs'}", "--json", "training.workers=1"]
-    deadline = time.monotonic() + 60
-    while "Ray runtime started" not in log.read_text():
-        assert owner.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
     done = command(words, **variables)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outcome"] == "complete"
@@ -152,12 +152,16 @@ def test_somebodys_cluster_is_joined_with_its_token_and_left_as_it_was(tmp_path,
 def test_whoever_has_no_token_is_not_let_in_and_does_not_wait_for_long(monkeypatch, somebodys):
     address, variables, *_ = somebodys
     monkeypatch.setattr(ray_probe, "SECONDS", 3.0)
+    monkeypatch.setattr(ray_probe, "_ANSWERED", set())
     for name, value in {**variables, "RAY_AUTH_TOKEN": "0" * 64}.items():
         monkeypatch.setenv(name, value)
     begun = time.monotonic()
     with pytest.raises(FederationError) as caught:
         ray_probe.check(address)
     assert caught.value.code == "FK551" and time.monotonic() - begun < 10
+    monkeypatch.setenv("RAY_AUTH_TOKEN", variables["RAY_AUTH_TOKEN"])
+    monkeypatch.setattr(ray_probe, "SECONDS", 28.0)
+    ray_probe.check(address)
 
 
 def test_a_cluster_of_another_ray_is_refused(monkeypatch, somebodys):
