@@ -24,6 +24,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,6 +81,8 @@ def variants(work: Work, quick: bool) -> dict[str, tuple[Callable[[], Ends], int
         told = f", noise={noise}" if work.private else ""
         found[f"{ours}{told}"] = fedkit_run(work, ours, noise), work.samples
         found[f"{ours}, 2 workers{told}"] = fedkit_run(work, ours, noise, WORKERS), work.samples
+        if find_spec("ray"):
+            found[f"{ours}, 2 Ray actors{told}"] = fedkit_run(work, ours, noise, WORKERS, "ray"), work.samples
         if not quick:
             found[f"reference{told}"] = fedkit_run(few, "reference", noise), few.samples
     name = "Opacus loop" if work.private else "torch loop"

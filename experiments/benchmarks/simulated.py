@@ -72,7 +72,7 @@ class Work:
             found[f"site{k:05d}"] = {"x": x, "y": y, "x_test": x[:10], "y_test": y[:10]}
         return found
 
-    def prepared(self, engine: str, noise: str = "seeded", workers: int = 1) -> Prepared:
+    def prepared(self, engine: str, noise: str = "seeded", workers: int = 1, federation: str = "local") -> Prepared:
         """The federation as `fedkit.simulate` would run it."""
         private = [
             "privacy=record_dp", f"privacy.noise={noise}", f"privacy.noise_multiplier={SIGMA}", "privacy.epsilon=null",
@@ -81,7 +81,7 @@ class Work:
         plain = ["privacy=none", "privacy.sample_rate=null", f"training.batch_size={self.batch}"]
         words = [
             *(private if self.private else plain), f"training.engine={engine}",
-            f"training.workers={workers}", "training.local_steps=null",
+            f"federation={federation}", f"training.workers={workers}", "training.local_steps=null",
             "training.local_epochs=1", f"training.learning_rate={RATE}", f"federation.num_rounds={self.rounds}",
             f"federation.fraction_train={self.a_round / self.sites}", f"federation.evaluate_every={self.rounds}",
         ]  # fmt: skip
@@ -89,9 +89,11 @@ class Work:
         return prepare(compose(None, words), model=self.network, data=self.data, task=task)
 
 
-def fedkit_run(work: Work, engine: str, noise: str = "seeded", workers: int = 1) -> Callable[[], Ends]:
+def fedkit_run(
+    work: Work, engine: str, noise: str = "seeded", workers: int = 1, federation: str = "local"
+) -> Callable[[], Ends]:
     """All rounds through fedkit's loop, messages and checks included; data and plans ready, no evaluation."""
-    prepared = work.prepared(engine, noise, workers)
+    prepared = work.prepared(engine, noise, workers, federation)
 
     def run() -> Ends:
         ends: Ends = []

@@ -201,12 +201,14 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
     yield from one_of("training.optimizer", training.optimizer, ["sgd", "adam"])
     yield from one_of("training.engine", training.engine, ["auto", "closed_form", "taps", "vmap", "reference"])
     yield from one_of("training.device", training.device, ["auto", "cpu", "cuda"])
-    if training.device == "cuda" and config.federation.kind == "flower":
-        told = "training.device is cuda; federation=flower trains on the CPU"
+    if training.device == "cuda" and config.federation.kind in ("flower", "ray"):
+        told = f"training.device is cuda; federation={config.federation.kind} trains on the CPU"
         yield f"{told}: set training.device=cpu, or federation=local"
     if training.engine in ("closed_form", "taps", "vmap") and config.federation.kind == "flower":
         told = f"training.engine is {training.engine}; federation=flower trains a site a process"
         yield f"{told}: set training.engine=auto"
+    if training.engine == "vmap" and config.federation.kind == "ray":
+        yield "training.engine is vmap, for one process; federation=ray trains in several: set training.engine=auto"
     if training.workers != "auto" and not re.fullmatch(r"[1-9][0-9]{0,2}", training.workers):
         yield f"training.workers is {training.workers}; it must be auto, or a whole number from 1 to 999"
     for name in ("learning_rate", "local_epochs", "memory_gb"):
@@ -229,7 +231,13 @@ def _training(config: ExperimentConfig) -> Iterator[str]:
 
 def _federation(config: ExperimentConfig) -> Iterator[str]:
     federation = config.federation
-    yield from one_of("federation.kind", federation.kind, ["local", "flower"])
+    yield from one_of("federation.kind", federation.kind, ["local", "flower", "ray"])
+    if federation.address is not None:
+        if federation.kind != "ray":
+            yield f"federation.address is set, and federation={federation.kind} has none; set federation=ray, or null"
+        if not re.fullmatch(r"auto|local|[^\s/:@]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", federation.address):
+            told = federation.address if "@" not in federation.address else "not what it may be"
+            yield f"federation.address is {told}; it must be auto, local or HOST:PORT, Ray's own port"
     for name in ("num_rounds", "min_sites", "evaluate_every"):
         value = getattr(federation, name)
         if value < 1:

@@ -172,7 +172,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class FederationConfig:
-    """``kind``: local (in this process) | flower (a stock SuperLink and SuperNodes)."""
+    """``kind``: local (this machine's processes) | ray (actors, on one machine or many) | flower (a stock SuperLink and
+    SuperNodes)."""
 
     kind: str
     num_rounds: int
@@ -183,6 +184,9 @@ class FederationConfig:
     """Seconds that a round may take before absent sites are left out."""
     policies: str | None = None
     """Folder with site files, SITE.yaml, that a simulation is held against before its first round; null: none is."""
+    address: str | None = None
+    """ray: the cluster that is joined, auto (one that runs on this machine) or HOST:PORT; null or local: one is started
+    on this machine for the run."""
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ class FederationSchema:
     evaluate_every: int = 1
     timeout: float = 600.0
     policies: str | None = None
+    address: str | None = None
 
 
 @dataclass

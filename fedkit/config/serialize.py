@@ -85,6 +85,7 @@ def digest(config: ExperimentConfig) -> str:
     """
     values = to_dict(config)
     del values["runs_dir"], values["ledgers_dir"], values["purpose"], values["federation"]["policies"]
+    del values["federation"]["address"]
     # Memory and processes change no bit, and what an engine does not is for the manifest to say: a config has one
     # digest with it or without, as a run has that was recorded before there was a choice.
     for key in ("max_clients_at_once", "memory_gb", "workers"):

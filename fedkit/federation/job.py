@@ -226,6 +226,8 @@ def _raw_problems(config: Mapping[str, Any]) -> Iterator[str]:
     federation = config.get("federation")
     if isinstance(federation, dict) and federation.get("policies") is not None:
         yield "federation.policies is set; folders are each site's own"
+    if isinstance(federation, dict) and (federation.get("kind") == "ray" or federation.get("address") is not None):
+        yield "federation.kind is ray, or federation.address is set; sites train by themselves, never in a cluster"
     for key, value in _DEFAULTS.items():
         if config.get(key, value) != value:
             yield f"{key} is set; folders are each site's own"

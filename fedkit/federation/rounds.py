@@ -24,10 +24,12 @@ from fedkit.federation.driving import drive
 from fedkit.federation.events import OnProgress, unheard
 from fedkit.federation.flower_internals import local_identity
 from fedkit.federation.outcome import Finish
+from fedkit.federation.reduced import Reduce
 from fedkit.federation.running import OnRound, Running, digest, pick_up
 from fedkit.federation.strategy_guard import check_patience
 from fedkit.runs.journal import Journal
 from fedkit.strategies import AnyStrategy
+from fedkit.strategies.streaming import Streaming
 from fedkit.types import Float32
 
 __all__ = ["Finish", "OnRound", "RoundLoop", "digest"]
@@ -56,6 +58,8 @@ class RoundLoop:
         declared: site to its declared records, which no weight exceeds, for what is said of missing sites too; None:
             the weights.
         keep_updates: without a journal, hold every update until the round's end and hand it to ``on_round``.
+        reduce: trains a round's sites and adds up their updates, which the Grid is then not asked for. For strategies
+            that stream, without a journal, ``keep_updates`` or ``declared``; no single site's step is told.
     """
 
     grid: Grid
@@ -77,6 +81,7 @@ class RoundLoop:
     on_progress: OnProgress = field(default=unheard)
     keep_updates: bool = True
     declared: Mapping[str, float] | None = None
+    reduce: Reduce | None = None
 
     def run(self, parameters: Float32, on_round: OnRound) -> Finish:
         """Run every round, or those that the journal says are left.
@@ -93,6 +98,10 @@ class RoundLoop:
         """
         if not self.trains:
             raise FederationError("no site has enough records to train", code="FK520")
+        if self.reduce is not None and (
+            self.journal or self.keep_updates or self.declared or not isinstance(self.strategy, Streaming)
+        ):
+            raise ValueError("a mean holds no single update, and this loop needs each of them")
         check_patience(self.strategy, train=len(self.sample(1)), evaluate=len(self.evaluates & self.sites.keys()))
         driver = drive(self.strategy, self.grid, self.sites, self.shapes, self.seed, journaled=self.journal is not None)
         courier = Courier(

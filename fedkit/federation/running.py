@@ -15,11 +15,12 @@ from fedkit.errors import FederationError, RunError
 from fedkit.federation import wire
 from fedkit.federation.admission import check_update
 from fedkit.federation.courier import Courier, Reception
-from fedkit.federation.driving import Driver, Heard
+from fedkit.federation.driving import Driver, Heard, Sum
 from fedkit.federation.events import Event, EventKind, Purpose, Stopped
 from fedkit.federation.folding import InOrder
 from fedkit.federation.outcome import Finish, reasons, round_note
 from fedkit.federation.packed import all_finite
+from fedkit.federation.reduced import Reduce
 from fedkit.runs.resume import Phase, Resume
 from fedkit.strategies.streaming import ServerState
 from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
@@ -158,6 +159,8 @@ class Running:
         total = self.driver.begin(number, self.parameters, self.state)
         order = InOrder(phase.asked, total.add, loop.journal, number, loop.keep_updates or total.holds)
         planned, declared, needs_loss = loop.weights or {}, loop.declared or {}, self.driver.needs_loss
+        if loop.reduce is not None:
+            return self._folded(order, total, self._reduced(loop.reduce, phase.asked, mu, order, total))
 
         def accept(site: str, content: RecordDict) -> None:
             update = wire.unpack_update(content, site, len(self.parameters))
@@ -171,7 +174,18 @@ class Running:
             order.accept(update)
 
         reception = Reception(accept, order.restore, order.settle, self._note)
-        failed = self.courier.carry(number, "train", phase, self.parameters, reception)
+        return self._folded(order, total, self.courier.carry(number, "train", phase, self.parameters, reception))
+
+    def _reduced(self, reduce: Reduce, asked: Sequence[str], mu: float, order: InOrder, total: Sum) -> dict[str, str]:
+        """One mean in all updates' place; who sent none that counts, and why."""
+        found = reduce(order.round, asked, self.parameters, mu, self.loop.weights)
+        order.accepted = dict(found.accepted)
+        if found.accepted:
+            total.add(ClientUpdate("", found.mean, found.weight))
+        return {site: found.refused[site] for site in asked if site in found.refused}
+
+    def _folded(self, order: InOrder, total: Sum, failed: dict[str, str]) -> tuple[InOrder, dict[str, str], str | None]:
+        loop, number = self.loop, order.round
         least = max(loop.config.min_sites, total.least)
         after = total.finish(order.updates()) if len(order.accepted) >= least else None
         if not loop.keep_updates:

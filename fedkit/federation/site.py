@@ -14,6 +14,7 @@ from fedkit.errors import FederationError
 from fedkit.federation import wire
 from fedkit.federation.gate import Gate, Recall, request_digest
 from fedkit.federation.public_codes import on_records
+from fedkit.federation.reduced import Reduced, Reducer
 from fedkit.privacy.histogram import noisy_histogram
 from fedkit.privacy.randomness import Secure, Seeded, Source
 from fedkit.training.engine import REFERENCE, Engine
@@ -49,6 +50,7 @@ class SiteRuntime:
         state: what each site keeps from round to round; where it has a gate, the ledger keeps it.
         engine: what trains them.
         trainer: what trains those without a gate, where it is not the engine in this process.
+        reducer: what trains them and adds up their updates, in a simulation that asks for it.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class SiteRuntime:
     recall: Recall[RecordDict] = field(default_factory=Recall)
     engine: Engine = REFERENCE
     trainer: Trainer | None = None
+    reducer: Reducer | None = None
 
     def answer_query(self, name: str) -> RecordDict:
         """Who the site is and what it takes part in."""
@@ -85,17 +88,49 @@ class SiteRuntime:
             FederationError: FK535, a round that a site's plan does not contain or another request had, or a private
                 site that keeps no ledger; FK536, parameters or proximal_mu out of bounds.
         """
-        self._check_request(names, parameters, proximal_mu)
-        for name in names:
-            privacy = self.plans[name].privacy if name in self.plans else None
-            if privacy is not None and not 1 <= server_round <= privacy.rounds:
-                raise FederationError(f"the plan has no round {server_round}", code="FK535")
-        plan = RoundPlan(self.seed, server_round, parameters, proximal_mu, {n: self.plans[n] for n in names})
+        plan = self._plan(names, parameters, server_round, proximal_mu)
         gates = {name: self._gate(name) for name in names}
         through = [self._through_gate(gate, self.sites[name], plan) for name, gate in gates.items() if gate]
         return self._free([n for n, gate in gates.items() if gate is None], plan) | {
             update.site: wire.pack_update(update) for update in through
         }
+
+    def reduced(
+        self,
+        server_round: int,
+        names: Sequence[str],
+        parameters: Float32,
+        proximal_mu: float,
+        weights: Mapping[str, float] | None,
+    ) -> Reduced:
+        """Train a batch of sites of a simulation and add up their updates, which none of them sends by itself.
+
+        Raises:
+            FederationError: as :meth:`train`; sites with ledgers, whose answers leave through their gates.
+        """
+        plan = self._plan(names, parameters, server_round, proximal_mu)
+        if self.reducer is None or not self.exact or any(self._gate(name) for name in names):
+            raise FederationError("a site's answer is not added to others' before it has left it", code="FK535")
+        digest = request_digest("", plan.round, "train", plan.parameters, plan.proximal_mu)
+        once = [name for name in names if self._secure(name)]
+        if any(self.recall.reply(name, "train", plan.round, digest) is not None for name in once):
+            raise FederationError(f"round {server_round} was answered update by update", code="FK535")
+        try:
+            found = self.reducer(names, plan, self.state, weights)
+        finally:
+            # There is no reply to give again: noise is not drawn for a second one.
+            for name in once:
+                self.recall.keep(name, "train", plan.round, digest, None)
+        self.state.update({name: state for name, state in found.state.items() if state or name in self.state})
+        return found
+
+    def _plan(self, names: Sequence[str], parameters: Float32, server_round: int, proximal_mu: float) -> RoundPlan:
+        self._check_request(names, parameters, proximal_mu)
+        for name in names:
+            privacy = self.plans[name].privacy if name in self.plans else None
+            if privacy is not None and not 1 <= server_round <= privacy.rounds:
+                raise FederationError(f"the plan has no round {server_round}", code="FK535")
+        return RoundPlan(self.seed, server_round, parameters, proximal_mu, {n: self.plans[n] for n in names})
 
     def _free(self, names: Sequence[str], plan: RoundPlan) -> dict[str, RecordDict]:
         """The updates of sites without a gate; those with real noise train once a round."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,10 @@ from fedkit.privacy.plan import epsilon_at
 from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, strategy_for
-from fedkit.simulation.spread import check_workers, spread
+from fedkit.simulation.ray_actors import Actors, actors
+from fedkit.simulation.seat import Outfit, reduce_here
+from fedkit.simulation.shares import for_training
+from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
 from fedkit.strategies.streaming import Streaming
@@ -50,8 +53,9 @@ def run_local(
     gates: Mapping[str, Gate] | None = None,
     engine: Engine | None = None,
     manifest: dict[str, Any] | None = None,
+    as_ray: bool = False,
 ) -> Finish:
-    """Run every round on this machine, the sites of a round in as many processes as pay.
+    """Run every round, the sites of a round in as many processes of this machine as pay, or in actors of Ray.
 
     Args:
         strategy: the caller's own, else the one that the config names.
@@ -60,6 +64,10 @@ def run_local(
         gates: site to the gate of its ledger.
         engine: what trains the sites, else what the config asks for.
         manifest: is told, under ``engine``, how many processes trained and why.
+        as_ray: add updates up as actors of Ray do, without any: the bits of a run that had them.
+
+    Raises:
+        FedkitError: as of a simulation; see :mod:`fedkit.simulation.ray_probe`.
     """
     sites = {site.name: site for site in prepared.dataset.sites}
     strategy = strategy or strategy_for(prepared)
@@ -85,16 +93,34 @@ def run_local(
     )
     # A site with a ledger answers before the next is asked.
     asked = "1" if gates else training.workers
-    with one_thread(), spread(work, asked, rounds, prepared.config.federation.timeout) as runtime.trainer:
-        loop = make_loop(prepared, InProcessGrid(runtime, order), strategy)
+    federation = prepared.config.federation
+    # What is recorded is recorded update by update.
+    adds = strategy if isinstance(strategy, Streaming) and not is_private(prepared.config) else None
+    made: Actors | Spread
+    with one_thread(), ExitStack() as stack:
+        if federation.kind == "ray":
+            rows = {name: for_training(sites[name]) for name in plans}
+            task, shape = prepared.dataset.task, prepared.dataset.input_shape
+            outfit = Outfit(training, prepared.model, task, shape, plans, rows, plans)
+            runtime.trainer = made = stack.enter_context(actors(engine, outfit, len(plans), federation))
+            runtime.reducer = made.reducer(precise=adds.precise) if adds else None
+        else:
+            runtime.trainer = made = stack.enter_context(spread(work, asked, rounds, federation.timeout))
+            runtime.reducer = reduce_here(work, precise=adds.precise) if adds and as_ray else None
+        grid = InProcessGrid(runtime, order)
+        # Where each update travels: something for every actor.
+        grid.least_together = max(grid.least_together, 2 * len(made) if isinstance(made, Actors) else 0)
+        loop = make_loop(prepared, grid, strategy)
+        if runtime.reducer is not None:
+            loop = replace(loop, reduce=runtime.reduced, keep_updates=False)
         if not evaluate:
             loop = replace(loop, measures={})
         try:
             finish = loop.run(pack(prepared.model), on_round)
         finally:
             if manifest is not None:
-                manifest["engine"] |= runtime.trainer.record()
-        return replace(finish, notes=(*finish.notes, *runtime.trainer.notes))
+                manifest["engine"] |= made.record()
+        return replace(finish, notes=(*finish.notes, *made.notes))
 
 
 def engine_for(prepared: Prepared) -> Engine:
@@ -103,10 +129,10 @@ def engine_for(prepared: Prepared) -> Engine:
     Raises:
         TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose` and :func:`check_workers`.
     """
-    if prepared.config.federation.kind != "local":
-        return replace(REFERENCE, why=f"federation={prepared.config.federation.kind} trains a site a process")
+    if prepared.config.federation.kind == "flower":
+        return replace(REFERENCE, why="federation=flower trains a site a process")
     dataset = prepared.dataset
-    training = prepared.config.training
+    training = for_kind(prepared.config.training, prepared.config.federation.kind)
     engine = choose(training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
     check_workers(training, engine)
     return engine

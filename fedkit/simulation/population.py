@@ -7,8 +7,9 @@ are those of every simulation.
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -22,7 +23,9 @@ from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_at
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.local import one_thread
-from fedkit.simulation.spread import check_workers, spread
+from fedkit.simulation.ray_actors import Actors, actors
+from fedkit.simulation.seat import Outfit
+from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies.streaming import Streaming
 from fedkit.training.engine import choose
@@ -127,7 +130,7 @@ def run_population(
     """
     names = population.names()
     first = population.plan_of(next(iter(names)), 0)
-    engine = choose(training, model, task, input_shape, {"": first})
+    engine = choose(for_kind(training, federation.kind), model, task, input_shape, {"": first})
     check_workers(training, engine)
     sites, plans = MadeByName(names, population.make), MadeByName(names, population.plan_of)
     runtime = SiteRuntime(model, task, seed, sites, plans, frozenset(), exact=True, engine=engine)
@@ -136,7 +139,16 @@ def run_population(
     def spent(rounds: int) -> dict[str, float]:
         return {"each site": epsilon_at(first.privacy, rounds)} if first.privacy else {}
 
-    with one_thread(), _names_left_alone(), spread(work, training.workers, federation.num_rounds) as runtime.trainer:
+    a_round = math.ceil(federation.fraction_train * population.size)
+    trainer: Actors | Spread
+    with one_thread(), _names_left_alone(), ExitStack() as stack:
+        if federation.kind == "ray":
+            outfit = Outfit(training, model, task, input_shape, {"": first}, sites, plans)
+            trainer = stack.enter_context(actors(engine, outfit, a_round, federation))
+            runtime.reducer = trainer.reducer(precise=strategy.precise)
+        else:
+            trainer = stack.enter_context(spread(work, training.workers, federation.num_rounds))
+        runtime.trainer = trainer
         grid = InProcessGrid(runtime)
         loop = RoundLoop(
             grid,
@@ -150,6 +162,7 @@ def run_population(
             spent,
             private=first.privacy is not None,
             keep_updates=False,
+            reduce=None if runtime.reducer is None else runtime.reduced,
         )
         finish = loop.run(pack(model), on_round)
-        return replace(finish, notes=(*finish.notes, *runtime.trainer.notes))
+        return replace(finish, notes=(*finish.notes, *trainer.notes))

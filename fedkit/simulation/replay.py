@@ -121,7 +121,8 @@ def replay(
         prepared = prepare(_engine_of(path, manifest, full), model=model, data=data, task=task)
         _check_fingerprints(manifest, prepared.dataset.fingerprints)
         trained = replace(prepared.config, federation=federation)
-        run_local(replace(prepared, config=trained), compare, strategy=strategy, evaluate=False)
+        as_ray = manifest.get("federation") == "ray"
+        run_local(replace(prepared, config=trained), compare, strategy=strategy, evaluate=False, as_ray=as_ray)
         module = prepared.model
     different = [number for number in sorted(recorded) if found.get(number) != recorded[number]]
     left = _model_digest(path, manifest, module)

@@ -29,6 +29,7 @@ from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
 from fedkit.simulation.local import engine_for, predict_all, run_local
 from fedkit.simulation.measured import measured
 from fedkit.simulation.prepare import Load, Prepared, holding_notes, prepare, strategy_for
+from fedkit.simulation.ray_probe import check as check_ray
 from fedkit.simulation.rehearsal import check_rehearsed, rehearse
 from fedkit.simulation.result import build_result
 from fedkit.training.engine import Engine
@@ -124,6 +125,8 @@ def simulate(
     if not isinstance(config, ExperimentConfig):
         config = compose(config, overrides, config_dir)
     refuse_uncharged(config, baselines=baselines)
+    if config.federation.kind == "ray":
+        check_ray(config.federation.address)
     given = {"model": model, "data": data, "strategy": strategy}
     rehearsed = rehearse(config, [name for name, value in given.items() if value is not None])
     prove_writable(Path(config.runs_dir))

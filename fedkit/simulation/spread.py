@@ -10,13 +10,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.simulation.forked import CannotStart, inside
 from fedkit.simulation.worker import Work
 from fedkit.simulation.workers import Answers, Workers, cost, split
-from fedkit.training.engine import Engine
+from fedkit.training.engine import SEVERAL, Engine
 from fedkit.training.on_device import CPU
 from fedkit.types import RoundPlan, SiteState
 
@@ -44,13 +45,20 @@ def check_workers(training: TrainingConfig, engine: Engine) -> None:
             code="FK418",
             remedy="set training.workers=1, or training.device=cpu",
         )
-    if training.workers != AUTO and 1 < int(training.workers) > engine.most_workers:
+    if training.workers not in (AUTO, SEVERAL) and 1 < int(training.workers) > engine.most_workers:
         raise TrainingError(
             f"training.workers={training.workers}, each with a site in memory; training.memory_gb and"
             f" training.max_clients_at_once hold {engine.most_workers}",
             code="FK418",
             remedy=f"set training.workers={engine.most_workers}, or raise what bounds it",
         )
+
+
+def for_kind(training: TrainingConfig, kind: str) -> TrainingConfig:
+    """What an engine is chosen for: actors of Ray are several, whatever their number turns out to be, and on CPUs."""
+    if kind != "ray":
+        return training
+    return replace(training, device=CPU.type, workers=SEVERAL if training.workers == AUTO else training.workers)
 
 
 class Spread:

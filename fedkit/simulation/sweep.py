@@ -175,8 +175,8 @@ def _alone(configs: Sequence[ExperimentConfig]) -> str:
     """Why these cells come one after another; empty where they need not."""
     if any(config.ledgers_dir is not None for config in configs):
         return "they spend from the same ledgers, and which is refused must not depend on which is faster"
-    if any(config.federation.kind != "local" for config in configs):
-        return "federation=flower starts processes of its own"
+    if kinds := sorted({config.federation.kind for config in configs} - {"local"}):
+        return f"federation={kinds[0]} starts processes of its own"
     return ""
 
 

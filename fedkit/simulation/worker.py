@@ -47,13 +47,18 @@ class Work:
     @property
     def piece(self) -> int:
         """Updates that are in shared memory together."""
-        return max(1, PIECE_BYTES // (4 * self.size))
+        return piece(self.size)
 
     def train(
         self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]
     ) -> tuple[list[ClientUpdate], dict[str, SiteState]]:
         """Updates and next states of some sites, in this process."""
         return self.engine.train(self.model, self.task, [self.sites[name] for name in names], plan, state)
+
+
+def piece(size: int) -> int:
+    """Updates of a model of so many parameters that are to be in memory together."""
+    return max(1, PIECE_BYTES // (4 * size))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,9 @@ Check = Callable[[nn.Module, Task, Sequence[Site], RoundPlan], None]
 
 
 ENGINES = ("reference", "closed_form", "taps", "vmap")
+SEVERAL = "several"
+"""In ``training.workers``' place where it is auto and there will be more than one."""
+
 FAST_AT_ONCE = 128
 """Sites that share a call in the closed form: measured, more of them save no more, and leave the caches."""
 
@@ -254,7 +257,9 @@ def _vmap(
     if any(plan.privacy is not None for plan in plans.values()):
         return "FK417", "vmap is for plain training, and a site trains privately", remedy
     if training.workers not in ("auto", "1"):
-        told = f"its last bits follow from which sites share a call, and training.workers is {training.workers}"
+        several = training.workers == SEVERAL
+        told = "several actors train" if several else f"training.workers is {training.workers}"
+        told = f"its last bits follow from which sites share a call, and {told}"
         return "FK417", told, "set training.workers=1, or training.engine=reference"
     if training.engine == "auto" and (unfit := slower(model, len(plans))):
         return "FK417", unfit, remedy

@@ -70,6 +70,7 @@ def test_a_models_arguments_stand_beside_its_name():
 def test_the_digest_changes_with_what_changes_the_result_and_with_nothing_else():
     assert digest(replace(DEMO, runs_dir="elsewhere", purpose="teaching")) == digest(DEMO)
     assert digest(replace(DEMO, federation=replace(DEMO.federation, policies="p"))) == digest(DEMO)
+    assert digest(replace(DEMO, federation=replace(DEMO.federation, address="auto"))) == digest(DEMO)
     assert digest(replace(DEMO, seed=DEMO.seed + 1)) != digest(DEMO)
     assert len(digest(DEMO)) == 64
 

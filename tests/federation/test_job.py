@@ -151,6 +151,8 @@ def test_a_source_of_its_own_is_refused(source):
         ("runs_dir", "/tmp/x"),
         ("ledgers_dir", "/tmp/x"),
         ("federation__policies", "/tmp/x"),
+        ("federation__kind", "ray"),
+        ("federation__address", "10.0.0.1:6379"),
         ("privacy__noise", "seeded"),
     ],
 )

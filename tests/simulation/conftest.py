@@ -38,6 +38,16 @@ def write_table(folder, *, sizes, seed=0, records=""):
     return folder
 
 
+@pytest.fixture(scope="session")
+def cluster():
+    """One real Ray of two processors for all tests of a process; a run that needs one uses it."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedkit[ray]'")
+    from fedkit.simulation.ray_cluster import connected
+
+    with connected(None, 2) as found:
+        yield found
+
+
 @pytest.fixture
 def my(tmp_path):
     """A user folder: 120 and 80 patients in two regions."""

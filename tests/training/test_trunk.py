@@ -131,7 +131,7 @@ def test_a_row_that_joins_moves_the_sum_by_its_own_integers_and_no_more(monkeypa
     x, y = torch.randn(16, *IMAGE), torch.arange(16) % 3
     x[3], x[7] = x[3] * 1e18, math.nan
 
-    class Fixed(Seeded):
+    class Fixed(Draws):
         """One draw of places for all sixteen rows, of which those from ``first`` on are there."""
 
         first = 0
@@ -143,7 +143,7 @@ def test_a_row_that_joins_moves_the_sum_by_its_own_integers_and_no_more(monkeypa
     trunk = trunk_of(model, found, IMAGE)
 
     def summed_rows(first, last):
-        places = Fixed("places")
+        places = Fixed(bytes(32))
         places.first = first
         through = stages(cut(model)[0], trunk.shapes)
         with trunk_gradients(model, found, trunk, through, summed(THREE), places) as gradients:
