@@ -231,7 +231,7 @@ def test_rows_that_the_reference_has_in_columns_leave_the_noise_as_it_is(monkeyp
 def test_a_row_that_joins_changes_no_other_rows_term_by_a_bit(width, monkeypatch):
     """Parameters for which rounding is not small: 1e9 where some rows have nothing."""
     from fedkit.privacy.lattice import G, slack
-    from fedkit.privacy.randomness import Seeded
+    from fedkit.privacy.randomness import Draws, Seeded
     from fedkit.training.local import summed
 
     monkeypatch.setattr(tap_gradients, "block_width", lambda tapped, rows, places: min(width, places))
@@ -243,7 +243,7 @@ def test_a_row_that_joins_changes_no_other_rows_term_by_a_bit(width, monkeypatch
     x = torch.randn(16, *IMAGE)
     y = torch.arange(16) % 3
 
-    class Fixed(Seeded):
+    class Fixed(Draws):
         """One draw of places for all sixteen rows, of which those from ``first`` on are there."""
 
         first = 0
@@ -257,7 +257,7 @@ def test_a_row_that_joins_changes_no_other_rows_term_by_a_bit(width, monkeypatch
     found = tapped(model, IMAGE)
 
     def summed_rows(first, last):
-        places = Fixed("places")
+        places = Fixed(bytes(32))
         places.first = first
         with tap_gradients.tap_gradients(model, found, summed(THREE), places) as gradients:
             lot = x[first:last], y[first:last]

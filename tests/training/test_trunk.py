@@ -15,7 +15,7 @@ from fedkit.config.experiment import ModelConfig
 from fedkit.models import build
 from fedkit.privacy.lattice import G, slack
 from fedkit.privacy.placement import Block, blocks_of, drawn_blocks
-from fedkit.privacy.randomness import Secure, Seeded
+from fedkit.privacy.randomness import Draws, Secure, Seeded
 from fedkit.training import trunk_gradients as cut_gradients
 from fedkit.training.engine import choose
 from fedkit.training.local import summed
