@@ -118,7 +118,7 @@ def _end_to_end(rows: Sequence[Mapping[str, Any]]) -> list[Floor]:
 
 def _ray(rows: Sequence[Mapping[str, Any]]) -> Floor:
     promise = f"W1, 2 Ray actors on one machine: at least {RAY:g} x Flower"
-    row = next((row for row in rows if row["work"] == "W1" and row["kind"] == "ray"), None)
+    row = next((row for row in rows if row["work"] == "W1" and row["kind"] == "ray" and row["noise"] == "seeded"), None)
     if row is None or "ratio_flower" not in row:
         return Floor(promise)
     return Floor(promise, f"{row['ratio_flower'][0]:g} x", row["ratio_flower"][0] >= RAY)

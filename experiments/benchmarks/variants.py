@@ -49,7 +49,8 @@ def variants(work: Work, folder: Path, peers: Environment, quick: bool) -> list[
     if not work.private:
         found.append(_fedkit(work, folder, ours, "vmap", "seeded", 1))
     if with_ray():
-        found.append(_fedkit(work, folder, ours, engine_of(work), "seeded", CORES, "federation=ray"))
+        ways = [(noise, workers) for noise, workers in _ways(work, quick) if workers == CORES]
+        found += [_fedkit(work, folder, ours, engine_of(work), *how, "federation=ray") for how in ways]
     loop = "Opacus loop" if work.private else "torch loop"
     script = str(PEERS / "opacus_loop.py")
     for processes in (CORES,) if quick else (1, CORES):
