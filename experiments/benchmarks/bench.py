@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from environment import look, refusal
+
 HERE = Path(__file__).parent
 PARTS = ("step", "aggregation", "parts", "population", "simulation")
 LARGE = ("population",)
@@ -31,6 +33,8 @@ def main(words: Sequence[str]) -> int:
     parts = chosen.only.split(",") if chosen.only else [p for p in PARTS if not (chosen.quick and p in LARGE)]
     if unknown := sorted({*parts} - {*PARTS}):
         parser.error(f"--only {','.join(unknown)}: there are {', '.join(PARTS)}")
+    if chosen.write and "simulation" in parts and (missing := look().missing):
+        parser.error(refusal(missing))
     begun = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedkit-bench-") as name:
         results = HERE if chosen.write else Path(name)

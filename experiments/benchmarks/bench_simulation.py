@@ -27,13 +27,15 @@ from statistics import median
 from typing import Any
 
 import simulated
-from environment import PYTHON, Environment, look
+from environment import PYTHON, Environment, look, refusal
 from peers import works
 from peers.works import WORKS, Work
 from sides import Side, SideFailed, Turn
 from simulation_table import tables
 from variants import Variant, engine_of, variants
 from write import leave, machine, options
+
+from fedkit.simulation.local import one_thread
 
 PATIENCE = 900.0
 """Seconds that a side may take for a turn, whatever the machine is busy with."""
@@ -49,6 +51,8 @@ def check_same_models(folder: Path, quick: bool) -> float:
     """
     given = works.read(folder)
     rounds = 1 if quick or given.work.network == "image" else 3
+    if quick:
+        given = replace(given, work=replace(given.work, a_round=4))
     ours, reference = (
         simulated.trained(given, simulated.prepared(given, simulated.words(given, rounds, engine, "seeded", 1)), [])
         for engine in (engine_of(given.work), "reference")
@@ -132,7 +136,8 @@ def _result(
         "workers": side.workers,
         "turns": len(figures[side.name]["rate"]),
         "samples_s": round(rate),
-        "samples_cpu_s": round(median(figures[side.name]["cpu"])),
+        # Processes that Ray ends within a turn take their figures with them.
+        "samples_cpu_s": None if side.kind == "ray" else round(median(figures[side.name]["cpu"])),
         "import_s": round(up.imported, 3),
         "with_start_s": round(first.wall + rest, 3),
         "plans_s": round(first.told.get("prepared", 0.0), 3),
@@ -168,7 +173,7 @@ def main(arguments: list[str]) -> int:
     for peer, why in missing.items():
         print(f"{peer} is missing: {why}", file=sys.stderr, flush=True)
     if chosen.write and missing:
-        parser.error(f"--write needs every peer; the tables stay as they are. Missing: {', '.join(missing)}")
+        parser.error(refusal(missing))
     begun, turns = time.monotonic(), chosen.turns or (1 if chosen.quick else 7)
     # Whoever ends this script ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -187,7 +192,7 @@ def main(arguments: list[str]) -> int:
 
 def _all(chosen: Any, peers: Environment, turns: int, missing: dict[str, str]) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="fedkit-bench-") as place, simulated.one_thread():
+    with tempfile.TemporaryDirectory(prefix="fedkit-bench-", ignore_cleanup_errors=True) as place, one_thread():
         for name in chosen.works.split(","):
             folder = works.write(WORKS[name], Path(place) / name)
             print(f"{name}: engines differ by {check_same_models(folder, chosen.quick):.1e}", flush=True)

@@ -129,7 +129,7 @@ def federation_case(quick: bool) -> Case:
         lambda: run_local(prepared, lambda *_: None, evaluate=False),
         theirs,
         1,
-        3 if quick else 9,
+        2 if quick else 9,
     )
 
 

@@ -60,6 +60,11 @@ def look(python: Path = PYTHON) -> Environment:
     return Environment(python, versions, missing)
 
 
+def refusal(missing: Mapping[str, str]) -> str:
+    """Why nothing is written where peers are missing."""
+    return f"--write needs every peer; the tables stay as they are. Missing: {', '.join(missing)}; {MAKE} brings them"
+
+
 def with_ray() -> bool:
     """Whether fedkit's own environment has Ray, and fedkit a federation over it."""
     from importlib.util import find_spec

@@ -29,7 +29,8 @@ def _speed(results: Sequence[Row]) -> list[str]:
     ]
     for r in results:
         ratios = [_ratio(r.get(f"ratio_{peer}")) for peer in ("flower", "loop2", "pfl")]
-        cells = [r["work"], r["variant"], f"{r['samples_s']:,}", *ratios, f"{r['samples_cpu_s']:,}", str(r["turns"])]
+        cpu = f"{r['samples_cpu_s']:,}" if r["samples_cpu_s"] else ""
+        cells = [r["work"], r["variant"], f"{r['samples_s']:,}", *ratios, cpu, str(r["turns"])]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

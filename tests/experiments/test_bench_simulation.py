@@ -115,6 +115,17 @@ def test_write_refuses_before_any_work_where_a_peer_is_missing(bench, tmp_path, 
     assert {path: path.read_bytes() for path in before} == before
 
 
+def test_the_whole_benchmark_refuses_before_any_part_runs(benchmark_module, monkeypatch, capsys):
+    bench = benchmark_module("bench")
+    nowhere = bench.look(Path("none"))
+    monkeypatch.setattr(bench, "look", lambda: nowhere)
+    monkeypatch.setattr(bench.subprocess, "run", lambda *_, **__: pytest.fail("a part ran"))
+    for words, said in (["--write", "--quick"], "--write needs every peer"), (["--only", "speed"], "--only speed"):
+        with pytest.raises(SystemExit):
+            bench.main(words)
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--works", "W9"], ["--write", "--works", "W1"]])
 def test_a_wrong_choice_is_refused(bench, words):
     with pytest.raises(SystemExit) as stopped:

@@ -30,6 +30,9 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
+LONGEST = 40
+"""Of a folder that Ray's logs and sockets fit into: a socket's whole path has 107 characters at most."""
+
 
 def main(folder: str, actors: int) -> None:
     """Serve turns until the pipe is closed.
@@ -67,10 +70,10 @@ def main(folder: str, actors: int) -> None:
                 raise RuntimeError(f"{answers} sites answered in {rounds} rounds, not {work.a_round} in each")
             lines.answer(rounds, rounds, seconds, given.moved(result.arrays.to_torch_state_dict()))
 
-    backend = {
-        "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        "init_args": {"num_cpus": actors, "logging_level": "ERROR", "log_to_driver": False},
-    }
+    init = {"num_cpus": actors, "logging_level": "ERROR", "log_to_driver": False}
+    if len(folder) < LONGEST:
+        init["_temp_dir"] = f"{folder}/ray"
+    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": init}
     run_simulation(server, flower_app.app, work.sites, backend_config=backend)
 
 
