@@ -14,6 +14,8 @@ fedkit's engines have given the same models. A peer that is missing leaves its c
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import signal
 import sys
 import tempfile
@@ -30,6 +32,7 @@ import simulated
 from environment import PYTHON, Environment, look, refusal
 from peers import works
 from peers.works import WORKS, Work
+from processes import machine_seconds
 from sides import Side, SideFailed, Turn
 from simulation_table import tables
 from variants import Variant, engine_of, variants
@@ -175,11 +178,14 @@ def main(arguments: list[str]) -> int:
     if chosen.write and missing:
         parser.error(refusal(missing))
     begun, turns = time.monotonic(), chosen.turns or (1 if chosen.quick else 7)
+    load, busy = round(os.getloadavg()[0], 1), machine_seconds()
     # Whoever ends this script ends what it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     results = _all(chosen, peers, turns, missing)
+    seconds = time.monotonic() - begun
     told = {
-        "machine": machine(), "quick": chosen.quick, "turns": turns, "seconds": round(time.monotonic() - begun),
+        "machine": machine(), "quick": chosen.quick, "turns": turns, "seconds": round(seconds), "load_before": load,
+        "others_cores": round(max(0.0, machine_seconds() - busy - own_seconds()) / seconds, 2),
         "peers": dict(peers.versions), "missing": missing, "results": results,
     }  # fmt: skip
     print(f"\n{tables(told)}")
@@ -188,6 +194,12 @@ def main(arguments: list[str]) -> int:
         return 1
     leave(chosen, "simulation", told, tables(told))
     return 0
+
+
+def own_seconds() -> float:
+    """CPU seconds of this process and of all sides, which have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _all(chosen: Any, peers: Environment, turns: int, missing: dict[str, str]) -> list[dict[str, Any]]:

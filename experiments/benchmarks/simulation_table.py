@@ -16,6 +16,11 @@ def tables(told: Mapping[str, Any]) -> str:
         lines += ["", "The small form: all sides of a work started at the same time, which is in their starts."]
     if told["missing"]:
         lines += ["", *(f"Missing: {peer}. {why.splitlines()[0]}" for peer, why in told["missing"].items())]
+    cores = f"{told['others_cores']:.2f} of {told['machine']['cores']} cores"
+    lines += [
+        "",
+        f"{told['seconds']} s, of which other programs had {cores} on average; load {told['load_before']} before.",
+    ]
     if told["peers"]:
         versions = ", ".join(f"{name} {number}" for name, number in told["peers"].items())
         lines += ["", f"Peers in an environment of their own: {versions}."]

@@ -68,10 +68,11 @@ def test_ratios_are_of_the_same_turn_and_starts_count_the_rounds_that_are_left(b
     assert flower["with_start_s"] == pytest.approx(2 / 3, abs=0.3)  # the rounds after the first, at the timed pace
     assert all(row["turns"] == 3 and row["peak_mb"] > 1 and row["processes"] == 1 for row in rows)
     told = {"results": rows, "missing": {"pfl": "there is none\nmore"}, "peers": {"ray": "2.0"}, "quick": False}
+    told |= {"seconds": 60, "others_cores": 1.5, "load_before": 3.0, "machine": {"cores": 2}}
     text = modules["simulation_table"].tables(told)
     assert "| tiny | the fedkit | 960 | **10.0** (10.0 to 10.0) | **3.00** (3.00 to 3.00) |  |" in text
     assert "Missing: pfl. there is none\n" in text
-    assert "ray 2.0" in text
+    assert "ray 2.0" in text and "other programs had 1.50 of 2 cores" in text
 
 
 def test_a_peer_that_fails_is_left_out_and_named_and_the_others_go_on(bench, tiny, fakes, tmp_path, capsys):
@@ -165,7 +166,7 @@ def test_every_side_trains_the_same_model_where_nothing_is_drawn(modules, tiny, 
     """A wrong learning rate, first model, row, average or number of rounds would tell."""
     peers = modules["environment"].look(tmp_path / "none")
     sides = _sides(modules, tiny, tmp_path, peers)
-    assert len(sides) == 5
+    assert len(sides) >= 5  # and one of Ray, where fedkit has it
     found = {name: _distance(command, tmp_path) for name, command in sides.items()}
     assert found == pytest.approx(dict.fromkeys(found, found["torch loop"]), rel=1e-5)
     assert found["torch loop"] > 1e-3
