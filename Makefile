@@ -1,13 +1,14 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+PEERS := .venv-peers
 BIN := $(VENV)/bin
 WORKERS ?= 2
 # What was compiled once, tests with their rewritten assertions among it, is read the next time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-deploy check bench bench-simulation bench-deployed images federation federation-local docs results lock clean
+.PHONY: help demo test test-deploy check bench bench-peers bench-simulation bench-deployed images federation federation-local docs results lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,13 +45,21 @@ check: $(VENV)/.dev  ## the developer's loop: format, lint, types, import contra
 	$(BIN)/lint-imports
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not deploy"
 
-bench: $(VENV)/.dev  ## ratios against named peers, measured in one run (BENCH=--quick, BENCH=--write)
-	$(BIN)/python experiments/benchmarks/bench_step.py $(BENCH)
-	$(BIN)/python experiments/benchmarks/bench_aggregation.py $(BENCH)
-	$(BIN)/python experiments/benchmarks/bench_parts.py $(BENCH)
+$(PEERS)/.made: experiments/benchmarks/peers/requirements.txt
+	@echo "making $(PEERS) for the peers of the benchmark (Flower with Ray, pfl-research, Opacus, torch): about a minute, 1.6 GB"
+	@test -x $(PEERS)/bin/python || "$(PYTHON)" -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r experiments/benchmarks/peers/requirements.txt
+	@touch $@
 
-bench-simulation: $(VENV)/.dev  ## samples a second of simulated federations, by engine, about 15 minutes
-	$(BIN)/python experiments/benchmarks/bench_simulation.py
+bench-peers: $(PEERS)/.made  ## the environment of the peers that a simulation is measured beside
+
+bench: $(VENV)/.dev  ## ratios against named peers, and what is promised (BENCH=--quick: 3 minutes; BENCH=--write)
+	-@$(MAKE) --no-print-directory bench-peers
+	$(BIN)/python experiments/benchmarks/bench.py $(BENCH)
+
+bench-simulation: $(VENV)/.dev  ## simulated federations alone, beside Flower's simulation and pfl-research
+	-@$(MAKE) --no-print-directory bench-peers
+	$(BIN)/python experiments/benchmarks/bench_simulation.py $(BENCH)
 
 bench-deployed: $(VENV)/.dev  ## a deployed federation beside stock Flower's, about 25 minutes
 	$(BIN)/python experiments/benchmarks/bench_deployed.py

@@ -26,7 +26,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from turns import free_memory, peak_in_a_process, peak_of, ratio, shown
-from write import machine, put
+from write import leave, machine, options
 
 from fedkit.federation.flower_internals import local_identity
 from fedkit.runs.updates import as_safetensors, mapped_update
@@ -62,9 +62,12 @@ class Case:
 
 def cases(quick: bool) -> list[Case]:
     """The mean that streams, and what must see all updates at once."""
-    many, few, turns = (20, 2_000_000, 3) if quick else (100, 25_000_000, 5)
+    many, few, turns = (20, 2_000_000, 2) if quick else (100, 25_000_000, 5)
     wide = 1_000_000 if quick else 10_000_000
     liars = {"num_malicious_nodes": 3}
+    if quick:
+        names = {"fedavg": {}, "fedmedian": {}, "krum": liars}
+        return [Case(name, 20, few if name == "fedavg" else wide, turns, how) for name, how in names.items()]
     return [
         Case("fedavg", many, few, turns, {}),
         *(
@@ -259,8 +262,7 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.write(f"{peak(side, strategy, int(updates), int(parameters), json.loads(arguments))}\n")
         return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small updates, 3 turns: a look, not a result")
-    parser.add_argument("--write", action="store_true", help="write aggregation.json and its section of README.md")
+    options(parser, "small updates, few strategies, 2 turns: a look, not a result")
     chosen = parser.parse_args(words)
     logging.getLogger("flwr").setLevel(logging.ERROR)
     results = []
@@ -269,12 +271,7 @@ def main(words: Sequence[str]) -> int:
         print(table(results[-1:]).splitlines()[2], flush=True)
     told = {"machine": machine(), "quick": chosen.quick, "results": results}
     print(f"\n{table(results)}")
-    if chosen.write:
-        folder, m = Path(__file__).parent, told["machine"]
-        (folder / "aggregation.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        about = f"{'The small form (`--quick`). ' if chosen.quick else ''}{m['date']}, {m['cpu']}, {m['cores']} cores,"
-        about += f" load {m['load']} at the end; {', '.join(f'{k} {v}' for k, v in m['versions'].items())}."
-        put(folder / "README.md", "aggregation", f"{table(results)}\n\n{about}")
+    leave(chosen, "aggregation", told, table(results))
     return 0
 
 

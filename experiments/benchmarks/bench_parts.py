@@ -6,7 +6,6 @@ python experiments/benchmarks/bench_parts.py [--quick] [--write]
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from dp_accounting import DpEvent, GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from opacus.accountants import PRVAccountant
 from turns import ratio, shown, take_turns
-from write import machine, put
+from write import leave, machine, options
 
 from fedkit.privacy import accounting, pld
 from fedkit.privacy.accounting import GaussianEvent
@@ -156,8 +155,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def main(words: Sequence[str]) -> int:
     """Run every case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a few turns: a look, not a result")
-    parser.add_argument("--write", action="store_true", help="write parts.json and its section of README.md")
+    options(parser, "a few turns: a look, not a result")
     chosen = parser.parse_args(words)
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
@@ -167,12 +165,7 @@ def main(words: Sequence[str]) -> int:
         results = [measure(case) for case in todo]
     told = {"machine": machine(), "quick": chosen.quick, "results": results}
     print(table(results))
-    if chosen.write:
-        folder, m = Path(__file__).parent, told["machine"]
-        (folder / "parts.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        about = f"{'The small form (`--quick`). ' if chosen.quick else ''}{m['date']}, {m['cpu']}, {m['cores']} cores,"
-        about += f" load {m['load']} at the end; {', '.join(f'{k} {v}' for k, v in m['versions'].items())}."
-        put(folder / "README.md", "parts", f"{table(results)}\n\n{about}")
+    leave(chosen, "parts", told, table(results))
     return 0
 
 

@@ -21,16 +21,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from simulated import BATCH, CLIP, COLUMNS, RATE, ROWS, SIGMA, TASK, network
-from write import machine, put
+from peers.works import CLIP, RATE, SIGMA, WORKS, table_network
+from write import leave, machine, options
 
 from fedkit.config.experiment import FederationConfig, PrivacyConfig, TrainingConfig
 from fedkit.privacy.plan import SiteFacts, make_plan
 from fedkit.simulation.population import Population, run_population
 from fedkit.strategies.streaming import fed_avg
-from fedkit.types import Examples, LocalPlan, Site
+from fedkit.types import Examples, LocalPlan, Site, Task
 
 SITES = 100_000
+ROWS, BATCH, (COLUMNS,) = WORKS["W1"].rows, WORKS["W1"].batch, WORKS["W1"].shape
+TASK = Task("multiclass", ("class0", "class1"))
 NOBODY = Examples(np.zeros((0, COLUMNS), np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64))
 _TRUTH = np.random.default_rng(1234).standard_normal((COLUMNS, 2)).astype(np.float32)
 
@@ -70,7 +72,7 @@ def run(private: bool, a_round: int, rounds: int, workers: str) -> dict[str, Any
     """One run, in this process."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    people, model = population(private, 1 + rounds), network()
+    people, model = population(private, 1 + rounds), table_network()
     memory: list[float] = []
 
     def go(count: int) -> float:
@@ -130,8 +132,7 @@ def table(results: list[dict[str, Any]]) -> str:
 def main(arguments: list[str]) -> int:
     """Every run, and a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a result")
-    parser.add_argument("--write", action="store_true", help="write population.json and the table of README.md")
+    options(parser, "fewer rounds: a look, not a result")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.one:
@@ -147,12 +148,8 @@ def main(arguments: list[str]) -> int:
             results.append(elsewhere(private=private, a_round=1000, rounds=rounds, workers=workers))
             print(results[-1], flush=True)
     print(table(results))
-    if chosen.write:
-        folder, about = Path(__file__).parent, machine()
-        text = json.dumps({"machine": about, "results": results}, indent=2)
-        (folder / "population.json").write_text(text + "\n", encoding="utf-8")
-        told = f"{about['date']}, {about['cpu']}, {about['cores']} cores, load {about['load']} at the end."
-        put(folder / "README.md", "population", f"{table(results)}\n\n{told}")
+    told = {"machine": machine(), "quick": chosen.quick, "results": results}
+    leave(chosen, "population", told, table(results))
     return 0
 
 

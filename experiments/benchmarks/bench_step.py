@@ -17,15 +17,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from peers import Opacus, PlainTorch, opacus_federation
+from step_peers import Opacus, PlainTorch, opacus_federation
 from torch import nn
-from write import machine, table, write
+from write import leave, machine, options, table
 
 from fedkit.config.compose import compose
 from fedkit.config.experiment import ModelConfig
@@ -105,7 +104,11 @@ def training_cases(quick: bool) -> list[Case]:
     ]
     cases = []
     for name, rows, columns, hidden, calls, turns in sizes:
-        model, site, turns = _model(columns, hidden), _site(rows, columns), 3 if quick else turns
+        model, site, turns = (
+            _model(columns, hidden),
+            _site(rows, columns),
+            min(turns, 3 if columns < 50 else 1) if quick else turns,
+        )
         start = pack(model)
         opacus = Opacus(model, site, rate=RATE, clip=CLIP, sigma=SIGMA, learning_rate=LEARNING_RATE, steps=STEPS)
         plain = PlainTorch(model, site, batch_size=round(RATE * rows), learning_rate=LEARNING_RATE, steps=STEPS)
@@ -126,7 +129,7 @@ def federation_case(quick: bool) -> Case:
         lambda: run_local(prepared, lambda *_: None, evaluate=False),
         theirs,
         1,
-        3 if quick else 9,
+        2 if quick else 9,
     )
 
 
@@ -162,8 +165,7 @@ def measure(case: Case) -> dict[str, Any]:
 def main(arguments: list[str]) -> int:
     """Run every case and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 turns a case: a look, not a result")
-    parser.add_argument("--write", action="store_true", help="write results.json and the table of README.md")
+    options(parser, "1 to 3 turns a case: a look, not a result")
     chosen = parser.parse_args(arguments)
     warnings.filterwarnings("ignore")  # Opacus warns of its own hooks at every step
     start = time.perf_counter()
@@ -174,11 +176,11 @@ def main(arguments: list[str]) -> int:
         for case in [*training_cases(chosen.quick), federation_case(chosen.quick)]:
             results.append(measure(case))
             print(table(results[-1:]).splitlines()[-1], flush=True)
-    told: dict[str, Any] = {"machine": machine(), "seconds": round(time.perf_counter() - start, 1), "results": results}
+    seconds = round(time.perf_counter() - start, 1)
+    told: dict[str, Any] = {"machine": machine(), "quick": chosen.quick, "seconds": seconds, "results": results}
     print(f"\n{told['machine']['cpu']}, {told['machine']['cores']} cores, load {told['machine']['load']},", end=" ")
     print(f"one torch thread a side; {told['seconds']} s in all")
-    if chosen.write:
-        write(Path(__file__).parent, told)
+    leave(chosen, "step", told, table(results))
     return 0
 
 

@@ -136,6 +136,12 @@ def _stat(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
+def started(pid: int) -> str:
+    """When a process started, in ticks of this machine; empty for one that is gone. With its id it names a process."""
+    fields = _stat(pid)
+    return fields[19] if fields else ""
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process and of its children that were waited for (utime to cstime)."""
     fields = _stat(pid)

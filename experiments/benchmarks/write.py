@@ -1,7 +1,8 @@
-"""What the benchmarks leave: results.json, and the table between the markers of README.md."""
+"""What the benchmarks leave: a results file each, and the table between the markers of README.md."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "load": round(os.getloadavg()[0], 1),
         "system": f"{platform.system()} {platform.machine()}",
         "versions": {"python": platform.python_version()}
@@ -45,17 +47,40 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path, told: Mapping[str, Any]) -> None:
-    """Write results.json and put the table into README.md.
+def options(parser: argparse.ArgumentParser, quick: str) -> None:
+    """The options of every benchmark that leaves a results file.
+
+    Args:
+        quick: what its small form is.
+    """
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--write", action="store_true", help="write the results file and its section of README.md")
+    parser.add_argument("--results", type=Path, help="a folder that gets the results file; README.md stays as it is")
+
+
+def leave(chosen: argparse.Namespace, name: str, told: Mapping[str, Any], section: str) -> None:
+    """Leave a results file where the options of :func:`options` say, and a README's section if they say so.
+
+    Args:
+        name: of the file, without .json, and of the section.
 
     Raises:
         ValueError: README.md has no markers.
     """
-    (folder / "results.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    folder = Path(__file__).parent
+    for place in {folder} if chosen.write else {chosen.results} - {None}:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{name}.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    if chosen.write:
+        put(folder / "README.md", name, f"{section}\n\n{about(told)}")
+
+
+def about(told: Mapping[str, Any]) -> str:
+    """When, where and with which versions it was measured."""
     m = told["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in m["versions"].items())
-    about = f"{m['date']}, {m['cpu']}, {m['cores']} cores, load {m['load']} at the end; {versions}."
-    put(folder / "README.md", "bench", f"{table(told['results'])}\n\n{about}")
+    where = f"{m['date']}, {m['cpu']}, {m['cores']} cores, load {m['load']} at the end; {versions}."
+    return f"The small form (`--quick`). {where}" if told.get("quick") else where
 
 
 def put(readme: Path, name: str, text: str) -> None:
