@@ -159,18 +159,27 @@ class Running:
         order = InOrder(phase.asked, total.add, loop.journal, number, loop.keep_updates or total.holds)
         planned, declared, needs_loss = loop.weights or {}, loop.declared or {}, self.driver.needs_loss
 
-        def accept(site: str, content: RecordDict) -> None:
-            update = wire.unpack_update(content, site, len(self.parameters))
+        def check(update: ClientUpdate, squared: float | None = None) -> None:
             check_update(
                 update,
                 self.parameters,
-                weight=planned.get(site),
-                most_weight=declared.get(site),
+                weight=planned.get(update.site),
+                most_weight=declared.get(update.site),
                 needs_loss=needs_loss,
+                squared=squared,
             )
+
+        def accept(site: str, content: RecordDict) -> None:
+            update = wire.unpack_update(content, site, len(self.parameters))
+            check(update)
             order.accept(update)
 
-        reception = Reception(accept, order.restore, order.settle, self._note)
+        def take(update: ClientUpdate) -> None:
+            update, squared = wire.as_read(update, len(self.parameters))
+            check(update, squared)
+            order.accept(update, lent=True)
+
+        reception = Reception(accept, order.restore, order.settle, self._note, None if total.lasting else take)
         failed = self.courier.carry(number, "train", phase, self.parameters, reception)
         least = max(loop.config.min_sites, total.least)
         after = total.finish(order.updates()) if len(order.accepted) >= least else None

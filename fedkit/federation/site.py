@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import RecordDict
@@ -45,7 +45,8 @@ class SiteRuntime:
             ledger. Anywhere else it stays False.
         gates: site to the ledger's gate that its answers pass; where any site has one, a private site without answers
             nothing.
-        recall: what a private site of a simulation answered in the newest round, where it has no gate.
+        recall: the histograms that a private site of a simulation released in the newest round, where it has no gate.
+        updated: its update of the newest round, likewise.
         state: what each site keeps from round to round; where it has a gate, the ledger keeps it.
         engine: what trains them.
         trainer: what trains those without a gate, where it is not the engine in this process.
@@ -62,6 +63,7 @@ class SiteRuntime:
     gates: Mapping[str, Gate] = field(default_factory=dict)
     state: dict[str, SiteState] = field(default_factory=dict)
     recall: Recall[RecordDict] = field(default_factory=Recall)
+    updated: Recall[ClientUpdate] = field(default_factory=Recall)
     engine: Engine = REFERENCE
     trainer: Trainer | None = None
 
@@ -76,7 +78,14 @@ class SiteRuntime:
     def train(
         self, names: Sequence[str], parameters: Float32, server_round: int, proximal_mu: float
     ) -> dict[str, RecordDict]:
-        """Train a batch of sites.
+        """The replies of a batch of sites, which hold what :meth:`updates` gives."""
+        found = self.updates(names, parameters, server_round, proximal_mu)
+        return {update.site: wire.pack_update(update) for update in found}
+
+    def updates(
+        self, names: Sequence[str], parameters: Float32, server_round: int, proximal_mu: float
+    ) -> Generator[ClientUpdate, None, None]:
+        """Train a batch of sites; they come in any order, and a delta holds until the next is asked for.
 
         Args:
             parameters: float32 [d].
@@ -92,31 +101,36 @@ class SiteRuntime:
                 raise FederationError(f"the plan has no round {server_round}", code="FK535")
         plan = RoundPlan(self.seed, server_round, parameters, proximal_mu, {n: self.plans[n] for n in names})
         gates = {name: self._gate(name) for name in names}
-        through = [self._through_gate(gate, self.sites[name], plan) for name, gate in gates.items() if gate]
-        return self._free([n for n, gate in gates.items() if gate is None], plan) | {
-            update.site: wire.pack_update(update) for update in through
-        }
+        yield from self._free([n for n, gate in gates.items() if gate is None], plan)
+        for name, gate in gates.items():
+            if gate:
+                yield self._through_gate(gate, self.sites[name], plan)
 
-    def _free(self, names: Sequence[str], plan: RoundPlan) -> dict[str, RecordDict]:
+    def _free(self, names: Sequence[str], plan: RoundPlan) -> Iterator[ClientUpdate]:
         """The updates of sites without a gate; those with real noise train once a round."""
+        once = {name for name in names if self._secure(name)}
+        if not once:
+            yield from self._new(names, plan)
+            return
         digest = request_digest("", plan.round, "train", plan.parameters, plan.proximal_mu)
-        once = [name for name in names if self._secure(name)]
-        before = {name: self.recall.reply(name, "train", plan.round, digest) for name in once}
-        found = {name: reply for name, reply in before.items() if reply is not None}
-        new = [name for name in names if name not in found]
-        if new:
-            fresh: dict[str, RecordDict] = {}
-            with self.recall.failing([n for n in once if n not in found], "train", plan.round, digest):
-                for update, state in (self.trainer or self._trained)(new, plan, self.state):
-                    fresh[update.site] = wire.pack_update(update)
-                    # Nothing is kept of those that keep nothing: they may be very many.
-                    if state or update.site in self.state:
-                        self.state[update.site] = state
-            found |= fresh
-            for name in once:
-                if name in fresh:
-                    self.recall.keep(name, "train", plan.round, digest, fresh[name])
-        return found
+        before = {name: self.updated.reply(name, "train", plan.round, digest) for name in names if name in once}
+        yield from (update for update in before.values() if update is not None)
+        new = [name for name in names if before.get(name) is None]
+        with self.updated.failing([name for name in new if name in once], "train", plan.round, digest):
+            for update in self._new(new, plan):
+                if update.site in once:
+                    kept = replace(update, delta=update.delta.copy())
+                    self.updated.keep(update.site, "train", plan.round, digest, kept)
+                yield update
+
+    def _new(self, names: Sequence[str], plan: RoundPlan) -> Iterator[ClientUpdate]:
+        if not names:
+            return
+        for update, state in (self.trainer or self._trained)(names, plan, self.state):
+            # Nothing is kept of those that keep nothing: they may be very many.
+            if state or update.site in self.state:
+                self.state[update.site] = state
+            yield update
 
     def _trained(
         self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]

@@ -86,7 +86,7 @@ def run_local(
     # A site with a ledger answers before the next is asked.
     asked = "1" if gates else training.workers
     with one_thread(), spread(work, asked, rounds, prepared.config.federation.timeout) as runtime.trainer:
-        loop = make_loop(prepared, InProcessGrid(runtime, order), strategy)
+        loop = make_loop(prepared, InProcessGrid(runtime, order, runtime.updates), strategy)
         if not evaluate:
             loop = replace(loop, measures={})
         try:

@@ -137,7 +137,7 @@ def run_population(
         return {"each site": epsilon_at(first.privacy, rounds)} if first.privacy else {}
 
     with one_thread(), _names_left_alone(), spread(work, training.workers, federation.num_rounds) as runtime.trainer:
-        grid = InProcessGrid(runtime)
+        grid = InProcessGrid(runtime, updates=runtime.updates)
         loop = RoundLoop(
             grid,
             strategy,
