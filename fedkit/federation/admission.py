@@ -53,9 +53,10 @@ def check_update(
     if needs_loss and "train_loss" not in update.metrics:
         raise FederationError("the reply lacks train_loss, which the strategy reads", code="FK529")
     # Far below every bound, whatever float32 has rounded away: most updates are, and need not be measured exactly.
-    if len(update.delta) <= _MOST_ROUNDED:
-        if (squares(update.delta) if squared is None else squared) < MAX_ENTRY**2 / 10:
-            return
+    if len(update.delta) <= _MOST_ROUNDED and (
+        (squares(update.delta) if squared is None else squared) < MAX_ENTRY**2 / 10
+    ):
+        return
     largest, norm = _size(update.delta)
     # What is within the least bound is within any: the model is not measured anew for each update.
     bound = MAX_GROWTH * max(1.0, _size(parameters)[1]) if largest > MAX_ENTRY or norm > MAX_GROWTH else MAX_GROWTH

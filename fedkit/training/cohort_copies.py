@@ -1,0 +1,206 @@
+"""Copies of one stack of Linear layers at several sites, and all that a step of plain training writes to.
+
+Made once and used in every round: memory that is new to a process costs more than a small model's step. As in
+:mod:`fedkit.training.stacked`, what belongs to one site begins on a boundary of vectors wherever it is read, so that a
+site's bits do not depend on who shares the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedkit.training.stack import Layer, Pointwise
+from fedkit.training.stacked import GRAIN, blocks, like, whole
+from fedkit.types import Float32
+
+Residual = Callable[[Tensor, Tensor], None]
+"""Outputs [sites, places, k], of which the first are the task's -> the errors, written to the second, of :func:`blocks`."""
+
+
+@dataclass
+class _Arrays:
+    """What so many sites' steps read and write."""
+
+    weights: list[Tensor]
+    inputs: list[Tensor]
+    heads: list[Tensor]
+    outputs: list[Tensor]
+    errors: list[Tensor]
+    slopes: list[Tensor]
+
+
+class Copies:
+    """Parameters of some sites, [sites, outputs, columns] a layer: the bias is a column, and columns of zeros fill up.
+
+    Args:
+        places: rows of a step, those of nobody included.
+    """
+
+    def __init__(self, layers: Sequence[Layer], places: int) -> None:
+        self.layers, self.places, self.sites = tuple(layers), places, 0
+        self.shapes = [(rows := max(2, each.outputs), _columns(each.width, rows)) for each in layers]
+        self._ends = np.cumsum([0, *(each.size for each in layers)]).tolist()
+        self._arrays: dict[int, _Arrays] = {}
+
+    @property
+    def width(self) -> int:
+        """Columns of the first layer's input."""
+        return self.shapes[0][1]
+
+    def load(self, parameters: Float32, sites: int) -> None:
+        """Give so many copies the received model."""
+        if sites > self.sites:
+            self._make(sites)
+        received = torch.from_numpy(np.array(parameters, dtype=np.float32))
+        self._received = [received[a:b] for a, b in zip(self._ends[:-1], self._ends[1:], strict=True)]
+        for layer, (rows, columns), all_, mine in zip(
+            self.layers, self.shapes, self._parameters, self._received, strict=True
+        ):
+            one = torch.zeros(rows, columns)
+            weights = layer.inputs * layer.outputs
+            one[: layer.outputs, : layer.inputs] = mine[:weights].view(layer.outputs, layer.inputs)
+            if layer.bias:
+                one[: layer.outputs, layer.inputs] = mine[weights:]
+            all_[:sites].copy_(one.expand(sites, rows, columns))
+
+    def parameters(self, sites: int) -> list[Tensor]:
+        """Of the first sites, [sites, outputs, columns] a layer."""
+        return [each[:sites] for each in self._parameters]
+
+    def moved(self, sites: int) -> Float32:
+        """How far each copy is from the received model, float32 [sites, d], in the order in which a model is packed."""
+        found = torch.empty(sites, self._ends[-1])
+        for layer, at, trained, received in zip(
+            self.layers, self._ends, self._parameters, self._received, strict=False
+        ):
+            middle = at + layer.inputs * layer.outputs
+            shape = (layer.outputs, layer.inputs)
+            into = found[:, at:middle].view(sites, *shape)
+            before = received[: middle - at].view(1, *shape)
+            torch.sub(trained[:sites, : layer.outputs, : layer.inputs], before, out=into)
+            if layer.bias:
+                last = found[:, middle : at + layer.size]
+                torch.sub(trained[:sites, : layer.outputs, layer.inputs], received[None, middle - at :], out=last)
+        result: Float32 = found.numpy()
+        return result
+
+    def take(self, x: Tensor, index: Tensor) -> None:
+        """Put rows of ``x`` [all, width] into the first sites' places [sites, places]."""
+        into = self._of(len(index)).inputs[0]
+        flat = index.reshape(-1)
+        if into.is_contiguous():
+            torch.index_select(x, 0, flat, out=into.view(-1, self.width))
+        else:
+            into.copy_(x.index_select(0, flat).view(into.shape))
+
+    def passes(self, sites: int, residual: Residual) -> None:
+        """Forward and backward of the rows that were taken; :meth:`descend` and :meth:`slopes` read what is left."""
+        at = self._of(sites)
+        traces = []
+        for index, layer in enumerate(self.layers):
+            hidden = torch.bmm(at.inputs[index], at.weights[index].transpose(1, 2), out=at.outputs[index])
+            last = index + 1 == len(self.layers)
+            if not last and _is_relu(layer.after):
+                # Exact, so that it does not matter where a number stands.
+                torch.clamp_min(hidden, 0, out=at.heads[index])
+                traces.append([(layer.after[0], hidden, at.heads[index])])
+                continue
+            trace = []
+            if layer.after:
+                # Its own memory is the errors'.
+                hidden = blocks(*hidden.shape).copy_(hidden)
+            for function in layer.after:
+                before, hidden = hidden, like(hidden, function.forward(whole(hidden)))
+                trace.append((function, before, hidden))
+            traces.append(trace)
+            if not last:
+                at.heads[index].copy_(hidden[..., : layer.outputs])
+        residual(hidden, at.errors[-1])
+        found = at.errors[-1]
+        for index in reversed(range(len(self.layers))):
+            error, trace = at.errors[index], traces[index]
+            if trace and trace[-1][2] is (at.heads[index] if index < len(at.heads) else None):
+                torch.ops.aten.threshold_backward.grad_input(found, trace[-1][2], 0, grad_input=error)
+            else:
+                if found is not error:
+                    error.copy_(found)
+                for function, before, after in reversed(trace):
+                    error.copy_(like(error, function.backward(whole(error), whole(before), whole(after))))
+            if index:
+                found = at.outputs[index - 1]
+                torch.bmm(error, at.weights[index][..., : self.layers[index].inputs], out=found)
+
+    def descend(self, sites: int, rate: float) -> None:
+        """Move the copies against their gradients."""
+        at = self._of(sites)
+        for weight, error, taken in zip(at.weights, at.errors, at.inputs, strict=True):
+            weight.baddbmm_(error.transpose(1, 2), taken, alpha=-rate)
+
+    def slopes(self, sites: int) -> list[Tensor]:
+        """The gradients, [sites, outputs, columns] a layer; overwritten by the next call."""
+        if not self._slopes:
+            self._slopes = [torch.zeros_like(each) for each in self._parameters]
+            self._arrays.clear()
+        at = self._of(sites)
+        for slope, error, taken in zip(at.slopes, at.errors, at.inputs, strict=True):
+            torch.bmm(error.transpose(1, 2), taken, out=slope)
+        return at.slopes
+
+    def _make(self, sites: int) -> None:
+        self.sites = sites
+        self._arrays.clear()
+        self._slopes: list[Tensor] = []
+        self._parameters = [torch.zeros(sites, *shape) for shape in self.shapes]
+        self._inputs = [blocks(sites, self.places, columns) for _, columns in self.shapes]
+        for part, layer in zip(self._inputs, self.layers, strict=True):
+            whole(part).zero_()
+            if layer.bias:
+                part[..., layer.inputs] = 1.0
+        self._errors = [blocks(sites, self.places, rows) for rows, _ in self.shapes]
+        for part in self._errors:
+            whole(part).zero_()
+        # A product is written where nothing lies between the sites, which is the faster way, and then moved.
+        self._outputs = [
+            error if error.is_contiguous() else torch.zeros(error.shape) for error in self._errors
+        ]
+
+    def _of(self, sites: int) -> _Arrays:
+        found = self._arrays.get(sites)
+        if found is None:
+            weights, inputs, outputs, errors, slopes = (
+                [each[:sites] for each in kind]
+                for kind in (self._parameters, self._inputs, self._outputs, self._errors, self._slopes)
+            )
+            heads = [each[..., : layer.inputs] for each, layer in zip(inputs[1:], self.layers[1:], strict=True)]
+            outputs = [
+                error if whole_ is mine else output
+                for output, error, whole_, mine in zip(outputs, errors, self._outputs, self._errors, strict=True)
+            ]
+            found = self._arrays[sites] = _Arrays(weights, inputs, heads, outputs, errors, slopes)
+        return found
+
+
+def usable(layers: Sequence[Layer]) -> bool:
+    """Whether no layer inside has one output, whose products would be of another kind where there are few sites."""
+    return all(layer.outputs > 1 for layer in layers[:-1])
+
+
+def _is_relu(after: Sequence[Pointwise]) -> bool:
+    return len(after) == 1 and after[0].relu
+
+
+def _columns(width: int, rows: int) -> int:
+    """At least ``width``, so that sites' weights follow one another on boundaries, and rather even ones.
+
+    >>> [_columns(*shape) for shape in ((31, 64), (65, 32), (33, 2), (14, 2))]
+    [32, 65, 48, 16]
+    """
+    grain = GRAIN // int(np.gcd(GRAIN, rows))
+    even = max(grain, 8)
+    wide = -(-width // even) * even
+    return wide if grain > 1 or wide - width <= width / 16 else width

@@ -1,0 +1,206 @@
+"""Plain local training at several sites at once, by closed form: a step is a few products over all of them.
+
+The batches are the reference's; results differ by the rounding of float32. :mod:`fedkit.training.cohort_plain` is the
+form before this one, in which runs were recorded that are still to be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedkit.errors import TrainingError
+from fedkit.training.cohort_copies import Copies, Residual
+from fedkit.training.cohort_rows import padded
+from fedkit.training.losses import LOSSES, target_type
+from fedkit.training.shuffles import Shuffles
+from fedkit.training.stack import Layer
+from fedkit.training.updates import updater
+from fedkit.types import Float32, Int64, LocalPlan, RoundPlan, Site, Task
+
+_NOBODY = 0
+_VECTOR = 32
+
+
+@dataclass
+class Workspace:
+    """What steps write to, by places; kept from round to round."""
+
+    layers: tuple[Layer, ...]
+    _copies: dict[int, Copies] = field(default_factory=dict)
+    _rows: dict[int, Tensor] = field(default_factory=dict)
+
+    def copies(self, places: int) -> Copies:
+        """For steps of so many places."""
+        if places not in self._copies:
+            # Sites of one federation have few sizes of batches; what another run had need not be kept.
+            if len(self._copies) >= 4:
+                self._copies.clear()
+                self._rows.clear()
+            self._copies[places] = Copies(self.layers, places)
+        return self._copies[places]
+
+    def rows(self, sites: Sequence[Site], width: int) -> Tensor:
+        """Training rows one after another, float32 [1 + all, width], behind one that is nobody's."""
+        first, count = self.layers[0], 1 + sum(len(site.train.x) for site in sites)
+        held = self._rows.get(width)
+        if held is None or len(held) < count:
+            held = self._rows[width] = torch.zeros(count, width)
+            if first.bias:
+                held[:, first.inputs] = 1.0
+        into = held.numpy()[1:count, : first.inputs]
+        np.concatenate([site.train.x.reshape(len(site.train.x), -1) for site in sites], out=into, casting="unsafe")
+        return held[:count]
+
+
+def train_steps(
+    work: Workspace, task: Task, sites: Sequence[Site], plan: RoundPlan
+) -> tuple[Float32, list[float | None]]:
+    """One round at each site.
+
+    Args:
+        sites: of one optimizer and learning rate, of batches that are padded alike, those with more steps first.
+
+    Returns:
+        float32 [sites, d], how far each site's parameters are from the received ones; and each site's mean loss of the
+        received model, where its plan reports one.
+
+    Raises:
+        TrainingError: FK409, a site without rows.
+    """
+    counts = [len(site.train.x) for site in sites]
+    if 0 in counts:
+        name = sites[counts.index(0)].name
+        raise TrainingError(f"{name} has no training rows", code="FK409", remedy="leave the site out")
+    locals_ = [plan.sites[site.name] for site in sites]
+    local, places = locals_[0], padded(locals_[0].batch_size)
+    copies = work.copies(places)
+    copies.load(plan.parameters, len(sites))
+    x = work.rows(sites, copies.width)
+    y = torch.zeros(len(x), dtype=target_type(task))
+    np.concatenate([site.train.y for site in sites], out=y.numpy()[1:], casting="unsafe")
+    starts = np.cumsum([1, *counts])
+    losses = _losses(work.layers, task, locals_, plan.parameters, x, y, starts)
+    index = torch.from_numpy(_index(sites, locals_, plan, starts, places))
+    present = index != _NOBODY
+    shares = present / present.sum(-1, keepdim=True).clamp(min=1)
+    targets = y[index]
+    steps = [each.steps for each in locals_]
+    residual = _RESIDUALS[task.kind]
+    fused = local.optimizer == "sgd" and not plan.proximal_mu
+    moves = [] if fused else [
+        updater(part, local.optimizer, local.learning_rate, plan.proximal_mu) for part in copies.parameters(len(sites))
+    ]
+    with torch.no_grad():
+        for step in range(local.steps):
+            active = sum(each > step for each in steps) if steps[-1] <= step else len(steps)
+            copies.take(x, index[step, :active])
+            copies.passes(active, residual(targets[step, :active], shares[step, :active]))
+            if fused:
+                copies.descend(active, local.learning_rate)
+            else:
+                for move, slope in zip(moves, copies.slopes(active), strict=True):
+                    move(slope)
+    return copies.moved(len(sites)), losses
+
+
+def _index(
+    sites: Sequence[Site], locals_: Sequence[LocalPlan], plan: RoundPlan, starts: Int64, places: int
+) -> Int64:
+    """Which row stands in which place, int64 [steps, sites, places]; drawn as the reference draws them."""
+    found = np.full((len(sites), locals_[0].steps, places), _NOBODY, dtype=np.int64)
+    draw = Shuffles(plan.seed, plan.round, "batches")
+    for mine, site, local, at, end in zip(found, sites, locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        count, batch = end - at, local.batch_size
+        whole, a_pass = count // batch, -(-count // batch)
+        order = draw.of(site.name)
+        for first in range(0, local.steps, a_pass):
+            shuffled = order.permutation(count)
+            shuffled += at
+            here = mine[first : min(first + a_pass, local.steps)]
+            full = min(whole, len(here))
+            here[:full, :batch] = shuffled[: full * batch].reshape(full, batch)
+            if len(here) > whole:
+                here[whole, : count - whole * batch] = shuffled[whole * batch :]
+    return np.ascontiguousarray(found.transpose(1, 0, 2))
+
+
+def _losses(
+    layers: Sequence[Layer],
+    task: Task,
+    locals_: Sequence[LocalPlan],
+    parameters: Float32,
+    x: Tensor,
+    y: Tensor,
+    starts: Int64,
+) -> list[float | None]:
+    """Of the received model, as QFedAvg asks for; each site's rows in arrays of their own."""
+    if not any(local.reports_loss for local in locals_):
+        return [None] * len(locals_)
+    received, found = torch.from_numpy(np.array(parameters, dtype=np.float32)), list[float | None]()
+    for local, at, end in zip(locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+        if not local.reports_loss:
+            found.append(None)
+            continue
+        # Copied to a boundary: where a site's rows begin depends on who shares the call, and so would the last bits.
+        outputs = _outputs(layers, received, x[at:end, : layers[0].inputs].clone())
+        found.append(float(LOSSES[task.kind](outputs, y[at:end].clone(), "sum")) / (end - at))
+    return found
+
+
+def _outputs(layers: Sequence[Layer], parameters: Tensor, x: Tensor) -> Tensor:
+    at = 0
+    for layer in layers:
+        middle = at + layer.inputs * layer.outputs
+        weight = parameters[at:middle].view(layer.outputs, layer.inputs)
+        bias = parameters[middle : at + layer.size] if layer.bias else None
+        x = torch.nn.functional.linear(x, weight, bias)
+        for function in layer.after:
+            x = function.forward(x)
+        at += layer.size
+    return x
+
+
+def _binary(y: Tensor, share: Tensor) -> Residual:
+    def residual(outputs: Tensor, errors: Tensor) -> None:
+        errors.copy_(outputs)
+        # Beside the one output stands an empty one: a number's neighbours must be the same whoever shares the call.
+        torch.sigmoid_(errors)
+        errors[..., 0].sub_(y).mul_(share)
+        errors[..., 1] = 0.0
+
+    return residual
+
+
+def _regression(y: Tensor, share: Tensor) -> Residual:
+    def residual(outputs: Tensor, errors: Tensor) -> None:
+        torch.sub(outputs[..., 0], y, out=errors[..., 0])
+        errors[..., 0].mul_(2.0).mul_(share)
+        errors[..., 1] = 0.0
+
+    return residual
+
+
+def _multiclass(y: Tensor, share: Tensor) -> Residual:
+    def residual(outputs: Tensor, errors: Tensor) -> None:
+        sites, places, classes = outputs.shape
+        # Classes first, and each site's rows in whole vectors: many times as fast as classes last.
+        scores = outputs.new_zeros(classes, sites, -(-places // _VECTOR) * _VECTOR)
+        scores[..., :places] = outputs.movedim(-1, 0)
+        found = torch.softmax(scores, 0)[..., :places]
+        found.scatter_add_(0, y[None], found.new_full((1, 1, 1), -1.0).expand(1, sites, places))
+        torch.mul(found.movedim(0, -1), share[..., None], out=errors)
+
+    return residual
+
+
+_RESIDUALS: dict[str, Callable[[Tensor, Tensor], Residual]] = {
+    "binary": _binary,
+    "multiclass": _multiclass,
+    "regression": _regression,
+}
+"""(targets, each row's share of its batch, both [sites, places]) -> what turns outputs into errors of the mean loss."""
