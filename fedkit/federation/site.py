@@ -100,8 +100,9 @@ class SiteRuntime:
             if privacy is not None and not 1 <= server_round <= privacy.rounds:
                 raise FederationError(f"the plan has no round {server_round}", code="FK535")
         plan = RoundPlan(self.seed, server_round, parameters, proximal_mu, {n: self.plans[n] for n in names})
-        gates = {name: self._gate(name) for name in names}
-        yield from self._free([n for n, gate in gates.items() if gate is None], plan)
+        # Nothing to ask for in a simulation without ledgers.
+        gates = {name: self._gate(name) for name in names} if self.gates or not self.exact else {}
+        yield from self._free([name for name in names if gates.get(name) is None], plan)
         for name, gate in gates.items():
             if gate:
                 yield self._through_gate(gate, self.sites[name], plan)

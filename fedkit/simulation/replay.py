@@ -30,10 +30,11 @@ from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_di
 from fedkit.runs.manifest import check_manifest, read_plan
 from fedkit.runs.statement import rounded_up
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.simulation.local import one_thread, run_local
+from fedkit.simulation.local import engine_for, one_thread, run_local
 from fedkit.simulation.prepare import prepare
 from fedkit.simulation.recorded import RecordedSites
 from fedkit.strategies import build as build_strategy
+from fedkit.training.cohort import FORM
 from fedkit.training.engine import ENGINES
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
@@ -119,7 +120,9 @@ def replay(
         prepared = prepare(_engine_of(path, manifest, full), model=model, data=data, task=task)
         _check_fingerprints(manifest, prepared.dataset.fingerprints)
         trained = replace(prepared.config, federation=federation)
-        run_local(replace(prepared, config=trained), compare, strategy=strategy, evaluate=False)
+        again = replace(prepared, config=trained)
+        engine = engine_for(again).in_form(_form_of(path, manifest))
+        run_local(again, compare, strategy=strategy, evaluate=False, engine=engine)
         module = prepared.model
     different = [number for number in sorted(recorded) if found.get(number) != recorded[number]]
     left = _model_digest(path, manifest, module)
@@ -195,6 +198,19 @@ def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig
         )
     device = "cuda" if str(recorded.get("device", "cpu")).startswith("cuda") else "cpu"
     return replace(config, training=replace(config.training, engine=name, device=device))
+
+
+def _form_of(path: Path, manifest: Mapping[str, Any]) -> int:
+    """The order in which the closed form added up; runs from before there were two tell none, and had the first."""
+    recorded = manifest.get("engine", {})
+    form = recorded.get("form", 1) if isinstance(recorded, Mapping) else 1
+    if type(form) is not int or not 1 <= form <= FORM:
+        raise RunError(
+            f"{path / MANIFEST} names the form {form!r} of the engine; this fedkit has 1 to {FORM}",
+            code="FK615",
+            remedy="restore the file, or use the fedkit that wrote the run",
+        )
+    return form
 
 
 def _read_config(path: Path, models: Collection[str]) -> ExperimentConfig:

@@ -13,15 +13,14 @@ import numpy as np
 from torch import nn
 
 from fedkit.errors import TrainingError
+from fedkit.training.cohort_copies import usable
 from fedkit.training.cohort_plain import train_plain
 from fedkit.training.cohort_private import alike, train_private
-from fedkit.training.cohort_copies import usable
 from fedkit.training.cohort_rows import padded
 from fedkit.training.cohort_steps import Workspace, train_steps
 from fedkit.training.local import as_found, on_records
 from fedkit.training.stack import Layer
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
-
 
 FORM = 2
 """Today's :attr:`Cohort.form`."""

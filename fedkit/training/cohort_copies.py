@@ -19,7 +19,7 @@ from fedkit.training.stacked import GRAIN, blocks, like, whole
 from fedkit.types import Float32
 
 Residual = Callable[[Tensor, Tensor], None]
-"""Outputs [sites, places, k], of which the first are the task's -> the errors, written to the second, of :func:`blocks`."""
+"""(outputs [sites, places, k], the first of which are the task's; where the errors go, of :func:`blocks`)."""
 
 
 @dataclass
@@ -46,6 +46,8 @@ class Copies:
         self.shapes = [(rows := max(2, each.outputs), _columns(each.width, rows)) for each in layers]
         self._ends = np.cumsum([0, *(each.size for each in layers)]).tolist()
         self._arrays: dict[int, _Arrays] = {}
+        self._parameters: list[Tensor] = []
+        self._slopes: list[Tensor] = []
 
     @property
     def width(self) -> int:
@@ -154,7 +156,7 @@ class Copies:
     def _make(self, sites: int) -> None:
         self.sites = sites
         self._arrays.clear()
-        self._slopes: list[Tensor] = []
+        self._slopes = []
         self._parameters = [torch.zeros(sites, *shape) for shape in self.shapes]
         self._inputs = [blocks(sites, self.places, columns) for _, columns in self.shapes]
         for part, layer in zip(self._inputs, self.layers, strict=True):
@@ -165,9 +167,7 @@ class Copies:
         for part in self._errors:
             whole(part).zero_()
         # A product is written where nothing lies between the sites, which is the faster way, and then moved.
-        self._outputs = [
-            error if error.is_contiguous() else torch.zeros(error.shape) for error in self._errors
-        ]
+        self._outputs = [error if error.is_contiguous() else torch.zeros(error.shape) for error in self._errors]
 
     def _of(self, sites: int) -> _Arrays:
         found = self._arrays.get(sites)

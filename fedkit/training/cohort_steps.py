@@ -92,9 +92,14 @@ def train_steps(
     steps = [each.steps for each in locals_]
     residual = _RESIDUALS[task.kind]
     fused = local.optimizer == "sgd" and not plan.proximal_mu
-    moves = [] if fused else [
-        updater(part, local.optimizer, local.learning_rate, plan.proximal_mu) for part in copies.parameters(len(sites))
-    ]
+    moves = (
+        []
+        if fused
+        else [
+            updater(part, local.optimizer, local.learning_rate, plan.proximal_mu)
+            for part in copies.parameters(len(sites))
+        ]
+    )
     with torch.no_grad():
         for step in range(local.steps):
             active = sum(each > step for each in steps) if steps[-1] <= step else len(steps)
@@ -108,24 +113,23 @@ def train_steps(
     return copies.moved(len(sites)), losses
 
 
-def _index(
-    sites: Sequence[Site], locals_: Sequence[LocalPlan], plan: RoundPlan, starts: Int64, places: int
-) -> Int64:
+def _index(sites: Sequence[Site], locals_: Sequence[LocalPlan], plan: RoundPlan, starts: Int64, places: int) -> Int64:
     """Which row stands in which place, int64 [steps, sites, places]; drawn as the reference draws them."""
     found = np.full((len(sites), locals_[0].steps, places), _NOBODY, dtype=np.int64)
     draw = Shuffles(plan.seed, plan.round, "batches")
-    for mine, site, local, at, end in zip(found, sites, locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+    for mine, site, local, at, end in zip(
+        found, sites, locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True
+    ):
         count, batch = end - at, local.batch_size
         whole, a_pass = count // batch, -(-count // batch)
         order = draw.of(site.name)
         for first in range(0, local.steps, a_pass):
             shuffled = order.permutation(count)
             shuffled += at
-            here = mine[first : min(first + a_pass, local.steps)]
-            full = min(whole, len(here))
-            here[:full, :batch] = shuffled[: full * batch].reshape(full, batch)
-            if len(here) > whole:
-                here[whole, : count - whole * batch] = shuffled[whole * batch :]
+            full = min(whole, local.steps - first)
+            mine[first : first + full, :batch] = shuffled[: full * batch].reshape(full, batch)
+            if whole < a_pass and first + whole < local.steps:
+                mine[first + whole, : count - whole * batch] = shuffled[whole * batch :]
     return np.ascontiguousarray(found.transpose(1, 0, 2))
 
 

@@ -75,7 +75,15 @@ class Engine:
     def record(self) -> dict[str, str | int]:
         """What the manifest says of it."""
         told: dict[str, str | int] = {"name": self.name, "why": self.why, "at_once": self.at_once}
+        if self.cohort is not None:
+            told["form"] = self.cohort.form
         return told if self.device == CPU else {**told, "device": name_of(self.device)}
+
+    def in_form(self, form: int) -> Engine:
+        """The same, adding up in the order of a run that was recorded before; see :attr:`Cohort.form`."""
+        if self.cohort is None or form == self.cohort.form:
+            return self
+        return _of(self.why, replace(self.cohort, form=form), self.most_workers)
 
     def among(self, processes: int) -> Engine:
         """What each of some processes trains with, which share the memory budget."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from json.encoder import encode_basestring_ascii
 
 import numpy as np
+
+_KEY = np.dtype("<u8")
 
 
 class Shuffles:
@@ -24,10 +27,11 @@ class Shuffles:
         self._philox = np.random.Philox(key=0)
         self._generator = np.random.Generator(self._philox)
         self._fresh = self._philox.state
+        self._state = self._fresh["state"]
 
     def of(self, site: str) -> np.random.Generator:
         """The site's generator from its beginning; it holds until the next is asked for."""
-        material = f"{self._before}{json.dumps(site)}{self._after}".encode()
-        self._fresh["state"]["key"] = np.frombuffer(hashlib.sha256(material).digest()[:16], dtype="<u8")
+        material = f"{self._before}{encode_basestring_ascii(site)}{self._after}".encode()
+        self._state["key"] = np.frombuffer(hashlib.sha256(material).digest(), _KEY, 2)
         self._philox.state = self._fresh
         return self._generator
