@@ -17,7 +17,7 @@ from fedkit.errors import TrainingError
 from fedkit.training.cohort_copies import Copies, Residual
 from fedkit.training.cohort_rows import padded
 from fedkit.training.losses import LOSSES, target_type
-from fedkit.training.shuffles import Shuffles
+from fedkit.training.shuffles import Shuffles, placed
 from fedkit.training.stack import Layer
 from fedkit.training.updates import updater
 from fedkit.types import Float32, Int64, LocalPlan, RoundPlan, Site, Task
@@ -85,7 +85,8 @@ def train_steps(
     np.concatenate([site.train.y for site in sites], out=y.numpy()[1:], casting="unsafe")
     starts = np.cumsum([1, *counts])
     losses = _losses(work.layers, task, locals_, plan.parameters, x, y, starts)
-    index = torch.from_numpy(_index(sites, locals_, plan, starts, places))
+    names, draw = [site.name for site in sites], Shuffles(plan.seed, plan.round, "batches")
+    index = torch.from_numpy(placed(names, locals_, starts, places, _NOBODY, draw))
     present = index != _NOBODY
     shares = present / present.sum(-1, keepdim=True).clamp(min=1)
     targets = y[index]
@@ -111,26 +112,6 @@ def train_steps(
                 for move, slope in zip(moves, copies.slopes(active), strict=True):
                     move(slope)
     return copies.moved(len(sites)), losses
-
-
-def _index(sites: Sequence[Site], locals_: Sequence[LocalPlan], plan: RoundPlan, starts: Int64, places: int) -> Int64:
-    """Which row stands in which place, int64 [steps, sites, places]; drawn as the reference draws them."""
-    found = np.full((len(sites), locals_[0].steps, places), _NOBODY, dtype=np.int64)
-    draw = Shuffles(plan.seed, plan.round, "batches")
-    for mine, site, local, at, end in zip(
-        found, sites, locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True
-    ):
-        count, batch = end - at, local.batch_size
-        whole, a_pass = count // batch, -(-count // batch)
-        order = draw.of(site.name)
-        for first in range(0, local.steps, a_pass):
-            shuffled = order.permutation(count)
-            shuffled += at
-            full = min(whole, local.steps - first)
-            mine[first : first + full, :batch] = shuffled[: full * batch].reshape(full, batch)
-            if whole < a_pass and first + whole < local.steps:
-                mine[first + whole, : count - whole * batch] = shuffled[whole * batch :]
-    return np.ascontiguousarray(found.transpose(1, 0, 2))
 
 
 def _losses(

@@ -1,12 +1,15 @@
-"""The generators of a round's batches, one site's after another's."""
+"""A round's batches at several sites, each drawn as the reference draws them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii
 
 import numpy as np
+
+from fedkit.types import Int64, LocalPlan
 
 _KEY = np.dtype("<u8")
 
@@ -35,3 +38,33 @@ class Shuffles:
         self._state["key"] = np.frombuffer(hashlib.sha256(material).digest(), _KEY, 2)
         self._philox.state = self._fresh
         return self._generator
+
+
+def placed(
+    names: Sequence[str], locals_: Sequence[LocalPlan], starts: Int64, places: int, nobody: int, shuffles: Shuffles
+) -> Int64:
+    """Which row stands in which place of which step, int64 [steps, sites, places], of sites with more steps first.
+
+    Args:
+        starts: each site's first row, and where the last one's end.
+        nobody: stands in places without a row.
+
+    >>> plan = LocalPlan(2, 2, 0.1, "sgd", None)
+    >>> sorted(placed(["a"], [plan], np.array([5, 8]), 3, -1, Shuffles(1, 1, "batches")).ravel().tolist())
+    [-1, -1, -1, 5, 6, 7]
+    """
+    found = np.full((len(names), locals_[0].steps, places), nobody, dtype=np.int64)
+    for mine, name, local, at, end in zip(
+        found, names, locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True
+    ):
+        count, batch = end - at, local.batch_size
+        whole, a_pass = count // batch, -(-count // batch)
+        order = shuffles.of(name)
+        for first in range(0, local.steps, a_pass):
+            shuffled = order.permutation(count)
+            shuffled += at
+            full = min(whole, local.steps - first)
+            mine[first : first + full, :batch] = shuffled[: full * batch].reshape(full, batch)
+            if whole < a_pass and first + whole < local.steps:
+                mine[first + whole, : count - whole * batch] = shuffled[whole * batch :]
+    return np.ascontiguousarray(found.transpose(1, 0, 2))
