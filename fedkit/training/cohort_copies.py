@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedkit.training.stack import Layer, Pointwise
+from fedkit.training.stack import Layer
 from fedkit.training.stacked import GRAIN, blocks, like, whole
 from fedkit.types import Float32
 
@@ -23,15 +23,24 @@ Residual = Callable[[Tensor, Tensor], None]
 
 
 @dataclass
-class _Arrays:
-    """What so many sites' steps read and write."""
+class _Part:
+    """What so many sites' steps read and write of one layer; views of one another, made once.
 
-    weights: list[Tensor]
-    inputs: list[Tensor]
-    heads: list[Tensor]
-    outputs: list[Tensor]
-    errors: list[Tensor]
-    slopes: list[Tensor]
+    Attributes:
+        turned, back: the weights as forward and backward multiply by them. head: where the next layer's inputs lie.
+        across: the errors as gradients multiply them. relu: whether ReLU alone is behind the layer.
+    """
+
+    layer: Layer
+    weight: Tensor
+    turned: Tensor
+    back: Tensor
+    taken: Tensor
+    head: Tensor | None
+    output: Tensor
+    error: Tensor
+    across: Tensor
+    relu: bool
 
 
 class Copies:
@@ -45,7 +54,7 @@ class Copies:
         self.layers, self.places, self.sites = tuple(layers), places, 0
         self.shapes = [(rows := max(2, each.outputs), _columns(each.width, rows)) for each in layers]
         self._ends = np.cumsum([0, *(each.size for each in layers)]).tolist()
-        self._arrays: dict[int, _Arrays] = {}
+        self._parts: dict[int, list[_Part]] = {}
         self._parameters: list[Tensor] = []
         self._slopes: list[Tensor] = []
 
@@ -93,7 +102,7 @@ class Copies:
 
     def take(self, x: Tensor, index: Tensor) -> None:
         """Put rows of ``x`` [all, width] into the first sites' places [sites, places]."""
-        into = self._of(len(index)).inputs[0]
+        into = self._of(len(index))[0].taken
         flat = index.reshape(-1)
         if into.is_contiguous():
             torch.index_select(x, 0, flat, out=into.view(-1, self.width))
@@ -102,60 +111,51 @@ class Copies:
 
     def passes(self, sites: int, residual: Residual) -> None:
         """Forward and backward of the rows that were taken; :meth:`descend` and :meth:`slopes` read what is left."""
-        at = self._of(sites)
-        traces = []
-        for index, layer in enumerate(self.layers):
-            hidden = torch.bmm(at.inputs[index], at.weights[index].transpose(1, 2), out=at.outputs[index])
-            last = index + 1 == len(self.layers)
-            if not last and _is_relu(layer.after):
-                # Exact, so that it does not matter where a number stands.
-                torch.clamp_min(hidden, 0, out=at.heads[index])
-                traces.append([(layer.after[0], hidden, at.heads[index])])
-                continue
+        parts, traces = self._of(sites), []
+        for part in parts:
+            hidden = torch.bmm(part.taken, part.turned, out=part.output)
             trace = []
-            if layer.after:
+            if part.relu and part.head is not None:
+                # Exact, so that it does not matter where a number stands.
+                torch.clamp_min(hidden, 0, out=part.head)
+            elif part.layer.after:
                 # Its own memory is the errors'.
                 hidden = blocks(*hidden.shape).copy_(hidden)
-            for function in layer.after:
-                before, hidden = hidden, like(hidden, function.forward(whole(hidden)))
-                trace.append((function, before, hidden))
+                for function in part.layer.after:
+                    before, hidden = hidden, like(hidden, function.forward(whole(hidden)))
+                    trace.append((function, before, hidden))
+            if part.head is not None and not part.relu:
+                part.head.copy_(hidden)
             traces.append(trace)
-            if not last:
-                at.heads[index].copy_(hidden[..., : layer.outputs])
-        residual(hidden, at.errors[-1])
-        found = at.errors[-1]
-        for index in reversed(range(len(self.layers))):
-            error, trace = at.errors[index], traces[index]
-            if trace and trace[-1][2] is (at.heads[index] if index < len(at.heads) else None):
-                torch.ops.aten.threshold_backward.grad_input(found, trace[-1][2], 0, grad_input=error)
-            else:
-                if found is not error:
-                    error.copy_(found)
-                for function, before, after in reversed(trace):
-                    error.copy_(like(error, function.backward(whole(error), whole(before), whole(after))))
+        found = parts[-1].error
+        residual(hidden, found)
+        for index in reversed(range(len(parts))):
+            part, error = parts[index], parts[index].error
+            if part.relu and part.head is not None:
+                torch.ops.aten.threshold_backward.grad_input(found, part.head, 0, grad_input=error)
+            elif found is not error:
+                error.copy_(found)
+            for function, before, after in reversed(traces[index]):
+                error.copy_(like(error, function.backward(whole(error), whole(before), whole(after))))
             if index:
-                found = at.outputs[index - 1]
-                torch.bmm(error, at.weights[index][..., : self.layers[index].inputs], out=found)
+                found = parts[index - 1].output
+                torch.bmm(error, part.back, out=found)
 
     def descend(self, sites: int, rate: float) -> None:
         """Move the copies against their gradients."""
-        at = self._of(sites)
-        for weight, error, taken in zip(at.weights, at.errors, at.inputs, strict=True):
-            weight.baddbmm_(error.transpose(1, 2), taken, alpha=-rate)
+        for part in self._of(sites):
+            part.weight.baddbmm_(part.across, part.taken, alpha=-rate)
 
     def slopes(self, sites: int) -> list[Tensor]:
         """The gradients, [sites, outputs, columns] a layer; overwritten by the next call."""
         if not self._slopes:
             self._slopes = [torch.zeros_like(each) for each in self._parameters]
-            self._arrays.clear()
-        at = self._of(sites)
-        for slope, error, taken in zip(at.slopes, at.errors, at.inputs, strict=True):
-            torch.bmm(error.transpose(1, 2), taken, out=slope)
-        return at.slopes
+        found = [(part, slope[:sites]) for part, slope in zip(self._of(sites), self._slopes, strict=True)]
+        return [torch.bmm(part.across, part.taken, out=slope) for part, slope in found]
 
     def _make(self, sites: int) -> None:
         self.sites = sites
-        self._arrays.clear()
+        self._parts.clear()
         self._slopes = []
         self._parameters = [torch.zeros(sites, *shape) for shape in self.shapes]
         self._inputs = [blocks(sites, self.places, columns) for _, columns in self.shapes]
@@ -169,29 +169,33 @@ class Copies:
         # A product is written where nothing lies between the sites, which is the faster way, and then moved.
         self._outputs = [error if error.is_contiguous() else torch.zeros(error.shape) for error in self._errors]
 
-    def _of(self, sites: int) -> _Arrays:
-        found = self._arrays.get(sites)
+    def _of(self, sites: int) -> list[_Part]:
+        found = self._parts.get(sites)
         if found is None:
-            weights, inputs, outputs, errors, slopes = (
-                [each[:sites] for each in kind]
-                for kind in (self._parameters, self._inputs, self._outputs, self._errors, self._slopes)
-            )
-            heads = [each[..., : layer.inputs] for each, layer in zip(inputs[1:], self.layers[1:], strict=True)]
-            outputs = [
-                error if whole_ is mine else output
-                for output, error, whole_, mine in zip(outputs, errors, self._outputs, self._errors, strict=True)
-            ]
-            found = self._arrays[sites] = _Arrays(weights, inputs, heads, outputs, errors, slopes)
+            found = self._parts[sites] = [self._part(index, sites) for index in range(len(self.layers))]
         return found
+
+    def _part(self, index: int, sites: int) -> _Part:
+        layer, last = self.layers[index], index + 1 == len(self.layers)
+        weight, error = self._parameters[index][:sites], self._errors[index][:sites]
+        own = self._outputs[index] is not self._errors[index]
+        return _Part(
+            layer,
+            weight,
+            weight.transpose(1, 2),
+            weight[..., : layer.inputs],
+            self._inputs[index][:sites],
+            None if last else self._inputs[index + 1][:sites, :, : layer.outputs],
+            self._outputs[index][:sites] if own else error,
+            error,
+            error.transpose(1, 2),
+            len(layer.after) == 1 and layer.after[0].relu,
+        )
 
 
 def usable(layers: Sequence[Layer]) -> bool:
     """Whether no layer inside has one output, whose products would be of another kind where there are few sites."""
     return all(layer.outputs > 1 for layer in layers[:-1])
-
-
-def _is_relu(after: Sequence[Pointwise]) -> bool:
-    return len(after) == 1 and after[0].relu
 
 
 def _columns(width: int, rows: int) -> int:

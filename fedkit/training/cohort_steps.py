@@ -6,8 +6,9 @@ form before this one, in which runs were recorded that are still to be replayed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ class Workspace:
         """For steps of so many places."""
         if places not in self._copies:
             # Sites of one federation have few sizes of batches; what another run had need not be kept.
-            if len(self._copies) >= 4:
+            if len(self._copies) >= 2:
                 self._copies.clear()
                 self._rows.clear()
             self._copies[places] = Copies(self.layers, places)
@@ -89,23 +90,16 @@ def train_steps(
     index = torch.from_numpy(placed(names, locals_, starts, places, _NOBODY, draw))
     present = index != _NOBODY
     shares = present / present.sum(-1, keepdim=True).clamp(min=1)
-    targets = y[index]
     steps = [each.steps for each in locals_]
-    residual = _RESIDUALS[task.kind]
+    residuals = _Residuals(task.kind, task.num_outputs, y[index], shares)
     fused = local.optimizer == "sgd" and not plan.proximal_mu
-    moves = (
-        []
-        if fused
-        else [
-            updater(part, local.optimizer, local.learning_rate, plan.proximal_mu)
-            for part in copies.parameters(len(sites))
-        ]
-    )
+    mu, parameters = plan.proximal_mu, [] if fused else copies.parameters(len(sites))
+    moves = [updater(part, local.optimizer, local.learning_rate, mu) for part in parameters]
     with torch.no_grad():
         for step in range(local.steps):
             active = sum(each > step for each in steps) if steps[-1] <= step else len(steps)
             copies.take(x, index[step, :active])
-            copies.passes(active, residual(targets[step, :active], shares[step, :active]))
+            copies.passes(active, residuals.at(step, active))
             if fused:
                 copies.descend(active, local.learning_rate)
             else:
@@ -150,42 +144,42 @@ def _outputs(layers: Sequence[Layer], parameters: Tensor, x: Tensor) -> Tensor:
     return x
 
 
-def _binary(y: Tensor, share: Tensor) -> Residual:
-    def residual(outputs: Tensor, errors: Tensor) -> None:
+class _Residuals:
+    """Errors of the mean loss of a step's rows, for one chunk of sites.
+
+    Args:
+        y: targets, shares: each row's share of its batch, both [steps, sites, places].
+    """
+
+    def __init__(self, kind: str, outputs: int, y: Tensor, shares: Tensor) -> None:
+        self._y, self._shares = y.unbind(), shares.unbind()
+        self._of = {"binary": self._binary, "multiclass": self._multiclass, "regression": self._regression}[kind]
+        if kind == "multiclass":
+            places = y.shape[-1]
+            # Classes first, and each site's rows in whole vectors: many times as fast as classes last.
+            self._scores = torch.zeros(outputs, y.shape[1], -(-places // _VECTOR) * _VECTOR)
+            self._one = torch.full((1, 1, 1), -1.0).expand(1, *y.shape[1:])
+
+    def at(self, step: int, active: int) -> Residual:
+        """Of the first sites in a step."""
+        return partial(self._of, self._y[step][:active], self._shares[step][:active])
+
+    def _binary(self, y: Tensor, share: Tensor, outputs: Tensor, errors: Tensor) -> None:
         errors.copy_(outputs)
         # Beside the one output stands an empty one: a number's neighbours must be the same whoever shares the call.
-        torch.sigmoid_(errors)
+        errors.sigmoid_()
         errors[..., 0].sub_(y).mul_(share)
         errors[..., 1] = 0.0
 
-    return residual
-
-
-def _regression(y: Tensor, share: Tensor) -> Residual:
-    def residual(outputs: Tensor, errors: Tensor) -> None:
+    def _regression(self, y: Tensor, share: Tensor, outputs: Tensor, errors: Tensor) -> None:
         torch.sub(outputs[..., 0], y, out=errors[..., 0])
         errors[..., 0].mul_(2.0).mul_(share)
         errors[..., 1] = 0.0
 
-    return residual
-
-
-def _multiclass(y: Tensor, share: Tensor) -> Residual:
-    def residual(outputs: Tensor, errors: Tensor) -> None:
-        sites, places, classes = outputs.shape
-        # Classes first, and each site's rows in whole vectors: many times as fast as classes last.
-        scores = outputs.new_zeros(classes, sites, -(-places // _VECTOR) * _VECTOR)
+    def _multiclass(self, y: Tensor, share: Tensor, outputs: Tensor, errors: Tensor) -> None:
+        sites, places, _ = outputs.shape
+        scores = self._scores[:, :sites]
         scores[..., :places] = outputs.movedim(-1, 0)
         found = torch.softmax(scores, 0)[..., :places]
-        found.scatter_add_(0, y[None], found.new_full((1, 1, 1), -1.0).expand(1, sites, places))
+        found.scatter_add_(0, y[None], self._one[:, :sites])
         torch.mul(found.movedim(0, -1), share[..., None], out=errors)
-
-    return residual
-
-
-_RESIDUALS: dict[str, Callable[[Tensor, Tensor], Residual]] = {
-    "binary": _binary,
-    "multiclass": _multiclass,
-    "regression": _regression,
-}
-"""(targets, each row's share of its batch, both [sites, places]) -> what turns outputs into errors of the mean loss."""
