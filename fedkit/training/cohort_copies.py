@@ -127,19 +127,16 @@ class Copies:
             if part.head is not None and not part.relu:
                 part.head.copy_(hidden)
             traces.append(trace)
-        found = parts[-1].error
-        residual(hidden, found)
+        residual(hidden, parts[-1].error)
         for index in reversed(range(len(parts))):
             part, error = parts[index], parts[index].error
             if part.relu and part.head is not None:
-                torch.ops.aten.threshold_backward.grad_input(found, part.head, 0, grad_input=error)
-            elif found is not error:
-                error.copy_(found)
+                torch.ops.aten.threshold_backward.grad_input(error, part.head, 0, grad_input=error)
             for function, before, after in reversed(traces[index]):
                 error.copy_(like(error, function.backward(whole(error), whole(before), whole(after))))
             if index:
-                found = parts[index - 1].output
-                torch.bmm(error, part.back, out=found)
+                # Where this product is written to changes its bits, unlike the forward one: each site on a boundary.
+                torch.bmm(error, part.back, out=parts[index - 1].error)
 
     def descend(self, sites: int, rate: float) -> None:
         """Move the copies against their gradients."""
@@ -166,7 +163,7 @@ class Copies:
         self._errors = [blocks(sites, self.places, rows) for rows, _ in self.shapes]
         for part in self._errors:
             whole(part).zero_()
-        # A product is written where nothing lies between the sites, which is the faster way, and then moved.
+        # Forward products are written where nothing lies between the sites, which is many times as fast.
         self._outputs = [error if error.is_contiguous() else torch.zeros(error.shape) for error in self._errors]
 
     def _of(self, sites: int) -> list[_Part]:

@@ -175,7 +175,7 @@ def test_neither_company_nor_chunks_nor_order_change_a_bit(dp, kind, activation)
 
 
 @pytest.mark.parametrize("kind", TASKS)
-@pytest.mark.parametrize("widths", [(5, 64, 32), (5, 24), (5, 31, 2), (5, 8, 65)], ids=str)
+@pytest.mark.parametrize("widths", [(5, 64, 32), (5, 7), (5, 31, 2), (5, 8, 65), (5, 11, 9)], ids=str)
 @pytest.mark.parametrize(("optimizer", "mu"), [("sgd", 0.0), ("adam", 0.2)])
 def test_no_width_or_batch_makes_a_site_depend_on_its_company(kind, widths, optimizer, mu):
     model = network((*widths, OUTPUTS[kind]))

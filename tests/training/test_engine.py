@@ -26,6 +26,7 @@ def test_auto_takes_the_closed_form_for_a_stack_and_says_why():
         "name": "closed_form",
         "why": "the model is a stack of 2 Linear layers",
         "at_once": engine.at_once,
+        "form": 2,
     }
     assert engine.at_once == FAST_AT_ONCE and engine.most_workers > 1000
 
