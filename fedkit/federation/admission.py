@@ -28,6 +28,7 @@ def check_update(
     weight: float | None = None,
     most_weight: float | None = None,
     needs_loss: bool = False,
+    squared: float | None = None,
 ) -> None:
     """Refuse an update that would take over or end the run, although every number in it is finite.
 
@@ -36,6 +37,7 @@ def check_update(
         weight: what the plan says that the site weighs; None leaves it unchecked.
         most_weight: what the site declares that it has, where the plan says nothing.
         needs_loss: the strategy reads ``train_loss``.
+        squared: the update's sum of squares as `packed.squares` has it, where it is known.
 
     Raises:
         FederationError: another weight, an update that is too large, a loss that is missing.
@@ -51,7 +53,9 @@ def check_update(
     if needs_loss and "train_loss" not in update.metrics:
         raise FederationError("the reply lacks train_loss, which the strategy reads", code="FK529")
     # Far below every bound, whatever float32 has rounded away: most updates are, and need not be measured exactly.
-    if len(update.delta) <= _MOST_ROUNDED and squares(update.delta) < MAX_ENTRY**2 / 10:
+    if len(update.delta) <= _MOST_ROUNDED and (
+        (squares(update.delta) if squared is None else squared) < MAX_ENTRY**2 / 10
+    ):
         return
     largest, norm = _size(update.delta)
     # What is within the least bound is within any: the model is not measured anew for each update.

@@ -92,7 +92,7 @@ def ask(
     Raises:
         Stopped: ``stop`` said so.
     """
-    together = max(getattr(grid, "least_together", 1), _TOGETHER_BYTES // max(1, size))
+    together = together_of(grid, size)
     if (answers := getattr(grid, "answers", None)) is not None:
         yield from _at_once(answers, nodes, make, message_type, together, stop)
         return
@@ -126,6 +126,11 @@ def ask(
     for site in nodes:
         if site not in asked.answered:
             yield Arrival("missing", site, reason=f"{asked.unsent.get(site, 'no reply')} within {timeout:g} s")
+
+
+def together_of(grid: Grid, size: int) -> int:
+    """How many sites are asked at once for replies of so many bytes."""
+    return max(int(getattr(grid, "least_together", 1)), _TOGETHER_BYTES // max(1, size))
 
 
 def _at_once(

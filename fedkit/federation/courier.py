@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from fedkit.errors import FedkitError, RunError
 from fedkit.federation import wire
-from fedkit.federation.asking import ask
+from fedkit.federation.asking import ask, together_of
+from fedkit.federation.direct import hear
 from fedkit.federation.events import Event, EventKind, OnProgress, Purpose, unheard
+from fedkit.federation.public_codes import readable_reason
 from fedkit.runs.journal import Journal
 from fedkit.runs.resume import Phase
-from fedkit.types import Float32
+from fedkit.types import ClientUpdate, Float32
 
+T = TypeVar("T")
 MakeRequest = Callable[[str, Purpose, int, Float32, float], RecordDict]
 """(site, purpose, round, parameters, proximal_mu) to what is sent; the same values must give the same question."""
 
@@ -30,12 +35,15 @@ class Reception:
         restore: a reply that the journal holds.
         settle: a site of which nothing will come.
         note: a line for the run's notes.
+        take: an update that came without a message, from a site of this process, in an array that is lent; raises
+            FedkitError to refuse it. None: whoever receives wants messages.
     """
 
     accept: Callable[[str, RecordDict], None]
     restore: Callable[[str, Mapping[str, Any]], None]
     settle: Callable[[str], None]
     note: Callable[[str], None]
+    take: Callable[[ClientUpdate], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,10 +123,32 @@ class Courier:
             reception.settle(site)
             tell("refused", site, reason)
 
+        def receive(site: str, found: T, accept: Callable[[T], None]) -> None:
+            try:
+                accept(found)
+            except FedkitError as error:
+                # The coordinator's own disk is no site's failure.
+                if isinstance(error, RunError):
+                    raise
+                refuse(site, str(error))
+            else:
+                tell("received", site)
+
         missing: dict[str, str] = {}
         mu = float(phase.request["proximal_mu"])
         for site in sites:
             tell("asked", site)
+        updates = getattr(self.grid, "updates", None)
+        if updates is not None and reception.take is not None and self.make_request is None:
+            together = together_of(self.grid, 4 * len(parameters))
+            heard = hear(updates, sites, parameters, number, mu, together=together, stop=self.stop)
+            with closing(heard):
+                for found in heard:
+                    if isinstance(found, str):
+                        refuse(found, readable_reason("FK524"))
+                    else:
+                        receive(found.site, found, reception.take)
+            return missing
         for arrival in ask(
             self.grid,
             {site: self.nodes[site] for site in sites},
@@ -140,15 +170,7 @@ class Courier:
             elif arrival.content is None:
                 refuse(site, arrival.reason)
             else:
-                try:
-                    reception.accept(site, arrival.content)
-                except FedkitError as error:
-                    # The coordinator's own disk is no site's failure.
-                    if isinstance(error, RunError):
-                        raise
-                    refuse(site, str(error))
-                else:
-                    tell("received", site)
+                receive(site, arrival.content, partial(reception.accept, site))
             # Held any longer, a reply would be in memory beside the next.
             del arrival
         return missing

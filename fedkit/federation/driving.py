@@ -46,12 +46,14 @@ class Sum:
             no model.
         least: updates below which there is no model.
         holds: ``finish`` reads the updates, which must be at hand until then; without, it is given none to read.
+        lasting: ``add`` keeps what it is given, which must not be an array that is lent to it.
     """
 
     add: Callable[[ClientUpdate], None]
     finish: Callable[[Sequence[ClientUpdate]], tuple[Float32, ServerState] | None]
     least: int = 1
     holds: bool = False
+    lasting: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,7 @@ def _flowers(
                 aggregated, _ = strategy.aggregate_train(number, replies)
                 return None if aggregated is None else (wire.from_record(aggregated, shapes), state)
 
-        return Sum(updates.append, finish)
+        return Sum(updates.append, finish, lasting=True)
 
     def tell(number: int, heard: Sequence[Heard]) -> None:
         if not heard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -33,19 +33,22 @@ class InOrder:
     _gone: set[str] = field(default_factory=set)
     _next: int = 0
 
-    def accept(self, update: ClientUpdate) -> None:
-        """A good update that has just come; it is on disk, where there is one, when this returns."""
+    def accept(self, update: ClientUpdate, *, lent: bool = False) -> None:
+        """A good update that has just come; it is on disk, where there is one, when this returns.
+
+        Args:
+            lent: its array is somebody else's, and holds until this returns.
+        """
         if self.journal:
             self.journal.keep_update(self.round, self.asked.index(update.site), update)
         self.accepted[update.site] = {"weight": update.weight, "metrics": update.metrics}
-        if self.keep and not self.journal:
-            self.kept[update.site] = update
-        if self._next < len(self.asked) and self.asked[self._next] == update.site:
+        due = self._next < len(self.asked) and self.asked[self._next] == update.site
+        if (self.keep or not due) and not self.journal:
+            self.kept[update.site] = replace(update, delta=update.delta.copy()) if lent else update
+        if due:
             self._next += 1
             self.take(update)
             self._advance()
-        elif not self.journal:
-            self.kept[update.site] = update
 
     def restore(self, site: str, reply: Mapping[str, Any]) -> None:
         """An update that the journal holds from before."""

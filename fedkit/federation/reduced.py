@@ -52,6 +52,6 @@ def checked(update: ClientUpdate, parameters: Float32, weight: float | None) -> 
     Raises:
         FederationError: whatever the loop refuses an update for.
     """
-    read = wire.unpack_update(wire.pack_update(update), update.site, len(parameters))
-    check_update(read, parameters, weight=weight)
+    read, squared = wire.as_read(update, len(parameters))
+    check_update(read, parameters, weight=weight, squared=squared)
     return read

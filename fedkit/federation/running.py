@@ -162,18 +162,27 @@ class Running:
         if loop.reduce is not None:
             return self._folded(order, total, self._reduced(loop.reduce, phase.asked, mu, order, total))
 
-        def accept(site: str, content: RecordDict) -> None:
-            update = wire.unpack_update(content, site, len(self.parameters))
+        def check(update: ClientUpdate, squared: float | None = None) -> None:
             check_update(
                 update,
                 self.parameters,
-                weight=planned.get(site),
-                most_weight=declared.get(site),
+                weight=planned.get(update.site),
+                most_weight=declared.get(update.site),
                 needs_loss=needs_loss,
+                squared=squared,
             )
+
+        def accept(site: str, content: RecordDict) -> None:
+            update = wire.unpack_update(content, site, len(self.parameters))
+            check(update)
             order.accept(update)
 
-        reception = Reception(accept, order.restore, order.settle, self._note)
+        def take(update: ClientUpdate) -> None:
+            update, squared = wire.as_read(update, len(self.parameters))
+            check(update, squared)
+            order.accept(update, lent=True)
+
+        reception = Reception(accept, order.restore, order.settle, self._note, None if total.lasting else take)
         return self._folded(order, total, self.courier.carry(number, "train", phase, self.parameters, reception))
 
     def _reduced(self, reduce: Reduce, asked: Sequence[str], mu: float, order: InOrder, total: Sum) -> dict[str, str]:

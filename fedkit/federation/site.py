@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from flwr.app import RecordDict
@@ -12,6 +11,7 @@ from torch import nn
 
 from fedkit.errors import FederationError
 from fedkit.federation import wire
+from fedkit.federation.bounds import check_request
 from fedkit.federation.gate import Gate, Recall, request_digest
 from fedkit.federation.public_codes import on_records
 from fedkit.federation.reduced import Reduced, Reducer
@@ -20,7 +20,6 @@ from fedkit.privacy.randomness import Secure, Seeded, Source
 from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.evaluate import predict
 from fedkit.training.histograms import HistogramSpec, cells_of
-from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.training.metrics import metrics
 from fedkit.types import ClientUpdate, Examples, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 
@@ -29,9 +28,6 @@ Trainer = Callable[
     Iterator[tuple[ClientUpdate, SiteState]],
 ]
 """Some sites' names -> their updates and next states, in any order; a delta holds until the next is asked for."""
-
-MOST_MU = 1e4
-"""Largest proximal_mu of a request to a private site."""
 
 
 @dataclass
@@ -46,7 +42,8 @@ class SiteRuntime:
             ledger. Anywhere else it stays False.
         gates: site to the ledger's gate that its answers pass; where any site has one, a private site without answers
             nothing.
-        recall: what a private site of a simulation answered in the newest round, where it has no gate.
+        recall: the histograms that a private site of a simulation released in the newest round, where it has no gate.
+        updated: its update of the newest round, likewise.
         state: what each site keeps from round to round; where it has a gate, the ledger keeps it.
         engine: what trains them.
         trainer: what trains those without a gate, where it is not the engine in this process.
@@ -64,6 +61,7 @@ class SiteRuntime:
     gates: Mapping[str, Gate] = field(default_factory=dict)
     state: dict[str, SiteState] = field(default_factory=dict)
     recall: Recall[RecordDict] = field(default_factory=Recall)
+    updated: Recall[ClientUpdate] = field(default_factory=Recall)
     engine: Engine = REFERENCE
     trainer: Trainer | None = None
     reducer: Reducer | None = None
@@ -79,7 +77,14 @@ class SiteRuntime:
     def train(
         self, names: Sequence[str], parameters: Float32, server_round: int, proximal_mu: float
     ) -> dict[str, RecordDict]:
-        """Train a batch of sites.
+        """The replies of a batch of sites, which hold what :meth:`updates` gives."""
+        found = self.updates(names, parameters, server_round, proximal_mu)
+        return {update.site: wire.pack_update(update) for update in found}
+
+    def updates(
+        self, names: Sequence[str], parameters: Float32, server_round: int, proximal_mu: float
+    ) -> Generator[ClientUpdate, None, None]:
+        """Train a batch of sites; they come in any order, and a delta holds until the next is asked for.
 
         Args:
             parameters: float32 [d].
@@ -89,11 +94,12 @@ class SiteRuntime:
                 site that keeps no ledger; FK536, parameters or proximal_mu out of bounds.
         """
         plan = self._plan(names, parameters, server_round, proximal_mu)
-        gates = {name: self._gate(name) for name in names}
-        through = [self._through_gate(gate, self.sites[name], plan) for name, gate in gates.items() if gate]
-        return self._free([n for n, gate in gates.items() if gate is None], plan) | {
-            update.site: wire.pack_update(update) for update in through
-        }
+        # Nothing to ask for in a simulation without ledgers.
+        gates = {name: self._gate(name) for name in names} if self.gates or not self.exact else {}
+        yield from self._free([name for name in names if gates.get(name) is None], plan)
+        for name, gate in gates.items():
+            if gate:
+                yield self._through_gate(gate, self.sites[name], plan)
 
     def reduced(
         self,
@@ -113,14 +119,14 @@ class SiteRuntime:
             raise FederationError("a site's answer is not added to others' before it has left it", code="FK535")
         digest = request_digest("", plan.round, "train", plan.parameters, plan.proximal_mu)
         once = [name for name in names if self._secure(name)]
-        if any(self.recall.reply(name, "train", plan.round, digest) is not None for name in once):
+        if any(self.updated.reply(name, "train", plan.round, digest) is not None for name in once):
             raise FederationError(f"round {server_round} was answered update by update", code="FK535")
         try:
             found = self.reducer(names, plan, self.state, weights)
         finally:
             # There is no reply to give again: noise is not drawn for a second one.
             for name in once:
-                self.recall.keep(name, "train", plan.round, digest, None)
+                self.updated.keep(name, "train", plan.round, digest, None)
         self.state.update({name: state for name, state in found.state.items() if state or name in self.state})
         return found
 
@@ -132,26 +138,31 @@ class SiteRuntime:
                 raise FederationError(f"the plan has no round {server_round}", code="FK535")
         return RoundPlan(self.seed, server_round, parameters, proximal_mu, {n: self.plans[n] for n in names})
 
-    def _free(self, names: Sequence[str], plan: RoundPlan) -> dict[str, RecordDict]:
+    def _free(self, names: Sequence[str], plan: RoundPlan) -> Iterator[ClientUpdate]:
         """The updates of sites without a gate; those with real noise train once a round."""
+        once = {name for name in names if self._secure(name)}
+        if not once:
+            yield from self._new(names, plan)
+            return
         digest = request_digest("", plan.round, "train", plan.parameters, plan.proximal_mu)
-        once = [name for name in names if self._secure(name)]
-        before = {name: self.recall.reply(name, "train", plan.round, digest) for name in once}
-        found = {name: reply for name, reply in before.items() if reply is not None}
-        new = [name for name in names if name not in found]
-        if new:
-            fresh: dict[str, RecordDict] = {}
-            with self.recall.failing([n for n in once if n not in found], "train", plan.round, digest):
-                for update, state in (self.trainer or self._trained)(new, plan, self.state):
-                    fresh[update.site] = wire.pack_update(update)
-                    # Nothing is kept of those that keep nothing: they may be very many.
-                    if state or update.site in self.state:
-                        self.state[update.site] = state
-            found |= fresh
-            for name in once:
-                if name in fresh:
-                    self.recall.keep(name, "train", plan.round, digest, fresh[name])
-        return found
+        before = {name: self.updated.reply(name, "train", plan.round, digest) for name in names if name in once}
+        yield from (update for update in before.values() if update is not None)
+        new = [name for name in names if before.get(name) is None]
+        with self.updated.failing([name for name in new if name in once], "train", plan.round, digest):
+            for update in self._new(new, plan):
+                if update.site in once:
+                    kept = replace(update, delta=update.delta.copy())
+                    self.updated.keep(update.site, "train", plan.round, digest, kept)
+                yield update
+
+    def _new(self, names: Sequence[str], plan: RoundPlan) -> Iterator[ClientUpdate]:
+        if not names:
+            return
+        for update, state in (self.trainer or self._trained)(names, plan, self.state):
+            # Nothing is kept of those that keep nothing: they may be very many.
+            if state or update.site in self.state:
+                self.state[update.site] = state
+            yield update
 
     def _trained(
         self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]
@@ -163,21 +174,8 @@ class SiteRuntime:
     def _check_request(self, names: Sequence[str], parameters: Float32, proximal_mu: float) -> None:
         if not self.exact and any(self._noise(name) == "seeded" for name in names):
             raise FederationError("seeded noise protects nobody; it exists in a simulation only", code="FK535")
-        # Numbers that overflow would make rounding, or a failure, depend on records.
         private = any(name in self.plans and self.plans[name].privacy is not None for name in names)
-        largest = float(np.abs(parameters).max(initial=0.0)) if private else 0.0
-        if not largest <= PARAMETER_LIMIT:
-            raise FederationError(
-                f"the request has a parameter of size {largest:g}; a private site takes at most {PARAMETER_LIMIT:g}",
-                code="FK536",
-                remedy="lower training.learning_rate or the strategy's server learning rate",
-            )
-        if not (math.isfinite(proximal_mu) and (not private or 0 <= proximal_mu <= MOST_MU)):
-            raise FederationError(
-                f"proximal_mu {proximal_mu:g} is not between 0 and {MOST_MU:g}",
-                code="FK536",
-                remedy="lower strategy.proximal_mu",
-            )
+        check_request(parameters, proximal_mu, private=private)
 
     def _noise(self, name: str) -> str | None:
         local = self.plans.get(name)

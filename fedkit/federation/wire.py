@@ -16,6 +16,7 @@ Several small tensors would cost two HTTP objects each; a model therefore travel
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedkit.errors import FederationError
-from fedkit.federation.packed import all_finite, flat, pack_array, readable
+from fedkit.federation.packed import all_finite, flat, pack_array, readable, squares
 from fedkit.types import ClientUpdate, Float32, Metrics
 
 WIRE_VERSION = 1
@@ -34,6 +35,7 @@ HISTOGRAMS, EXACT = "histograms", "exact"
 _MOST_UNITS = 1e15
 
 Float64 = NDArray[np.float64]
+_FLOAT32 = np.dtype(np.float32)
 _LARGEST = sys.float_info.max
 _ROUNDING = 1e-6
 # So that no number of sites makes the sum of their weights infinite.
@@ -131,13 +133,38 @@ def unpack_update(content: RecordDict, site: str, size: int) -> ClientUpdate:
             positive and finite, a metric that is no number in its range.
     """
     delta = flat(content, "arrays", "float32", copy=False)
-    if delta.shape != (size,):
-        raise FederationError(f"the update has {delta.size} parameters, the model {size}", code="FK511")
-    if not all_finite(delta):
-        raise FederationError("the update holds NaN or infinity", code="FK512", remedy="lower training.learning_rate")
+    _check_delta(delta, size, math.nan)
     record = _metrics(content)
-    known = {key: _number(key, record[key], bounds) for key, bounds in TRAIN_METRICS.items() if key in record}
-    return ClientUpdate(site, delta, _weight(record), known)
+    return ClientUpdate(site, delta, _weight(record.get(WEIGHT_KEY)), _known(record))
+
+
+def as_read(update: ClientUpdate, size: int) -> tuple[ClientUpdate, float]:
+    """An update that no message carried, as :func:`unpack_update` would have read it; and its sum of squares.
+
+    Raises:
+        FederationError: as :func:`unpack_update`.
+    """
+    delta, weight = update.delta, update.weight
+    if not isinstance(delta, np.ndarray) or delta.dtype != _FLOAT32 or delta.ndim != 1:
+        raise FederationError("the update is not a flat float32 array of numpy", code="FK516")
+    squared = squares(delta)
+    _check_delta(delta, size, squared)
+    if not update.metrics and type(weight) is float and 0 < weight <= _MOST_WEIGHT:
+        return update, squared
+    with readable():
+        return ClientUpdate(update.site, delta, _weight(weight), _known(update.metrics)), squared
+
+
+def _check_delta(delta: Float32, size: int, squared: float) -> None:
+    if len(delta) != size:
+        raise FederationError(f"the update has {delta.size} parameters, the model {size}", code="FK511")
+    # No NaN and no infinity leaves a sum of squares finite.
+    if not (math.isfinite(squared) or all_finite(delta)):
+        raise FederationError("the update holds NaN or infinity", code="FK512", remedy="lower training.learning_rate")
+
+
+def _known(metrics: Mapping[str, object]) -> dict[str, float]:
+    return {key: _number(key, metrics[key], bounds) for key, bounds in TRAIN_METRICS.items() if key in metrics}
 
 
 def pack_metrics(rows: int, metrics: Metrics) -> RecordDict:
@@ -160,7 +187,7 @@ def unpack_metrics(content: RecordDict) -> tuple[float, Metrics]:
     if not isinstance(undefined, list) or not {*names, *undefined} <= EVALUATE_METRICS.keys():
         raise FederationError("the reply names a metric that no task has", code="FK517")
     metrics: dict[str, float | None] = {key: _number(key, record[key], EVALUATE_METRICS[key]) for key in names}
-    return _weight(record), {**metrics, **dict.fromkeys(map(str, undefined), None)}
+    return _weight(record.get(WEIGHT_KEY)), {**metrics, **dict.fromkeys(map(str, undefined), None)}
 
 
 def pack_histograms(counts: Float64) -> RecordDict:
@@ -247,8 +274,7 @@ def _metrics(content: RecordDict) -> MetricRecord:
     return record
 
 
-def _weight(record: MetricRecord) -> float:
-    weight = record.get(WEIGHT_KEY)
+def _weight(weight: object) -> float:
     if not isinstance(weight, (int, float)) or not 0 < weight <= _MOST_WEIGHT:
         raise FederationError("the weight is not a positive number", code="FK513")
     return float(weight)

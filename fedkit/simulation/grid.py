@@ -12,6 +12,7 @@ from flwr.supercore.run import Run
 
 from fedkit.errors import FedkitError
 from fedkit.federation.asking import Answers as Direct
+from fedkit.federation.direct import Updates
 from fedkit.federation.flower_internals import assign_id, empty_run
 
 
@@ -40,19 +41,27 @@ class InProcessGrid(Grid):
     Args:
         runtime: answers for every site.
         order: a permutation applied to the replies that are pulled together, for tests of order-independence.
+        updates: the same runtime's updates without messages, for strategies that fold one after the other.
 
     Attributes:
-        answers: the same without messages, for the round loop; None where replies have an order of their own.
+        answers: the same without envelopes, for the round loop; None where replies have an order of their own.
+        updates: those given; None where replies have an order of their own.
         least_together: what the round loop pulls at once at least, however large a reply is: enough for every core.
     """
 
     least_together = 32
 
-    def __init__(self, runtime: Answers, order: Callable[[list[Message]], list[Message]] | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Answers,
+        order: Callable[[list[Message]], list[Message]] | None = None,
+        updates: Updates | None = None,
+    ) -> None:
         self._runtime, self._order, self._run = runtime, order, empty_run()
         self.nodes = {1000 + index: name for index, name in enumerate(runtime.sites)}
         self._waiting: dict[str, Message] = {}
         self.answers: Direct | None = None if order else self._answers
+        self.updates = None if order else updates
         self._ids = itertools.count(1)
 
     def set_run(self, run: Run) -> None:

@@ -107,7 +107,7 @@ def run_local(
         else:
             runtime.trainer = made = stack.enter_context(spread(work, asked, rounds, federation.timeout))
             runtime.reducer = reduce_here(work, precise=adds.precise) if adds and as_ray else None
-        grid = InProcessGrid(runtime, order)
+        grid = InProcessGrid(runtime, order, runtime.updates)
         # Where each update travels: something for every actor.
         grid.least_together = max(grid.least_together, 2 * len(made) if isinstance(made, Actors) else 0)
         loop = make_loop(prepared, grid, strategy)

@@ -149,7 +149,7 @@ def run_population(
         else:
             trainer = stack.enter_context(spread(work, training.workers, federation.num_rounds))
         runtime.trainer = trainer
-        grid = InProcessGrid(runtime)
+        grid = InProcessGrid(runtime, updates=runtime.updates)
         loop = RoundLoop(
             grid,
             strategy,

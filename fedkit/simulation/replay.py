@@ -6,7 +6,7 @@ again, which proves the aggregation, not the training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,25 +16,30 @@ from flwr.serverapp.strategy import Strategy
 from torch import nn
 
 from fedkit.config.experiment import ExperimentConfig
-from fedkit.config.serialize import digest, from_yaml
-from fedkit.errors import ConfigError, PrivacyError, RunError
+from fedkit.errors import RunError
 from fedkit.federation.discovery import discover
 from fedkit.federation.rounds import RoundLoop
 from fedkit.federation.rounds import digest as parameters_digest
 from fedkit.models import build as build_model
 from fedkit.models.catalogue import initialise
 from fedkit.models.flat import pack, shapes
-from fedkit.privacy.plan import epsilon_after
-from fedkit.privacy.randomness import DRAWS
 from fedkit.runs.deleted import require_kept
-from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json, read_text
-from fedkit.runs.manifest import check_manifest, read_plan
-from fedkit.runs.statement import rounded_up
+from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json
+from fedkit.runs.manifest import check_manifest
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.simulation.local import one_thread, run_local
+from fedkit.simulation.local import engine_for, one_thread, run_local
 from fedkit.simulation.prepare import prepare
 from fedkit.simulation.recorded import RecordedSites
+from fedkit.simulation.replayable import (
+    check_config,
+    check_draws,
+    check_fingerprints,
+    check_objects,
+    check_plans,
+    read_config,
+)
 from fedkit.strategies import build as build_strategy
+from fedkit.training.cohort import FORM
 from fedkit.training.engine import ENGINES
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
@@ -94,13 +99,13 @@ def replay(
             code="FK607",
             remedy="install its package, and run: fedkit replay RUN --allow allow.yaml (the coordinator's table)",
         )
-    config = _read_config(path / CONFIG, () if installed is None else (installed,))
-    _check_config(path, manifest, config)
-    _check_plans(path, manifest)
+    config = read_config(path / CONFIG, () if installed is None else (installed,))
+    check_config(path, manifest, config)
+    check_plans(path, manifest)
     recorded = read_digests(path)
     if not recorded:
         raise RunError(f"{path} recorded no round", code="FK606")
-    _check_objects(manifest, model, data, strategy)
+    check_objects(manifest, model, data, strategy)
     last = max(recorded)
     federation = replace(config.federation, kind="local", num_rounds=max(1, last), evaluate_every=10**9)
     found: dict[int, str] = {}
@@ -115,14 +120,16 @@ def replay(
         module = _refold(config, manifest, path, compare, model, strategy, last, models)
     else:
         how = "retrained"
-        _check_draws(path, manifest)
+        check_draws(path, manifest)
         # The plan's steps and noise derive from the whole run's rounds, not from how far an interrupted one got.
         full = replace(config, federation=replace(federation, num_rounds=manifest["num_rounds"]))
         prepared = prepare(_engine_of(path, manifest, full), model=model, data=data, task=task)
-        _check_fingerprints(manifest, prepared.dataset.fingerprints)
+        check_fingerprints(manifest, prepared.dataset.fingerprints)
         trained = replace(prepared.config, federation=federation)
         as_ray = manifest.get("federation") == "ray"
-        run_local(replace(prepared, config=trained), compare, strategy=strategy, evaluate=False, as_ray=as_ray)
+        again = replace(prepared, config=trained)
+        engine = engine_for(again).in_form(_form_of(path, manifest))
+        run_local(again, compare, strategy=strategy, evaluate=False, engine=engine, as_ray=as_ray)
         module = prepared.model
     different = [number for number in sorted(recorded) if found.get(number) != recorded[number]]
     left = _model_digest(path, manifest, module)
@@ -200,28 +207,17 @@ def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig
     return replace(config, training=replace(config.training, engine=name, device=device))
 
 
-def _read_config(path: Path, models: Collection[str]) -> ExperimentConfig:
-    try:
-        return from_yaml(read_text(path), models=models)
-    except ConfigError as error:
-        raise RunError(f"{path} cannot be used: {error}", code="FK604", remedy="restore the file") from None
-
-
-def _check_plans(path: Path, manifest: Mapping[str, Any]) -> None:
-    for site, entry in manifest["plan"].items():
-        try:
-            plan = read_plan(path / MANIFEST, site, entry)
-            costs = epsilon_after(plan, plan.rounds)
-        except (PrivacyError, TypeError) as error:
-            raise RunError(f"{path / MANIFEST}: the plan of {site} cannot be priced: {error}", code="FK616") from None
-        # The accountant's own last bits may differ from machine to machine.
-        if plan.rounds < manifest["num_rounds"] or not plan.epsilon >= costs * (1 - 1e-9):
-            raise RunError(
-                f"{path / MANIFEST}: the plan of {site} states epsilon {plan.epsilon:g} for {plan.rounds} rounds;"
-                f" its noise costs {rounded_up(costs)}",
-                code="FK616",
-                remedy="restore the file; nothing that this run states can be trusted",
-            )
+def _form_of(path: Path, manifest: Mapping[str, Any]) -> int:
+    """The order in which the closed form added up; runs from before there were two tell none, and had the first."""
+    recorded = manifest.get("engine", {})
+    form = recorded.get("form", 1) if isinstance(recorded, Mapping) else 1
+    if type(form) is not int or not 1 <= form <= FORM:
+        raise RunError(
+            f"{path / MANIFEST} names the form {form!r} of the engine; this fedkit has 1 to {FORM}",
+            code="FK615",
+            remedy="restore the file, or use the fedkit that wrote the run",
+        )
+    return form
 
 
 def _model_digest(path: Path, manifest: Mapping[str, Any], module: nn.Module) -> str | None:
@@ -232,55 +228,6 @@ def _model_digest(path: Path, manifest: Mapping[str, Any], module: nn.Module) ->
         return ""
     flat = [np.asarray(saved[name], dtype=np.float32).ravel() for name in order]
     return parameters_digest(np.concatenate(flat))
-
-
-def _check_config(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig) -> None:
-    if (manifest["config_digest"], manifest["seed"]) != (digest(config), config.seed):
-        raise RunError(
-            f"{path / CONFIG} is not the config that the manifest was written for",
-            code="FK609",
-            remedy="restore both files; a run that was edited cannot be replayed",
-        )
-
-
-def _check_draws(path: Path, manifest: Mapping[str, Any]) -> None:
-    # Manifests of before the number was recorded are of 1.
-    drawn = manifest.get("draws", 1)
-    if manifest["mode"] != "none" and drawn != DRAWS:
-        raise RunError(
-            f"{path}: its lots and noise follow from the seed by scheme {drawn}; this fedkit draws by scheme {DRAWS}",
-            code="FK609",
-            remedy=f"replay it with the fedkit that made it ({manifest.get('fedkit', 'unknown')}), or run it again",
-        )
-
-
-def _check_objects(
-    manifest: Mapping[str, Any], model: object | None, data: object | None, strategy: object | None
-) -> None:
-    given = {
-        "model": manifest["model"]["source"] == "python",
-        "strategy": manifest["strategy"]["source"] == "python",
-        "data": manifest["data"]["source"] == "arrays" and manifest["noise"] != "secure",
-    }
-    passed = {"model": model, "strategy": strategy, "data": data}
-    missing = [name for name, needed in given.items() if needed and passed[name] is None]
-    if missing:
-        raise RunError(
-            f"the run was given its {' and '.join(missing)} in Python, which no file records",
-            code="FK607",
-            remedy=f"call fedkit.replay(run_dir, {', '.join(f'{name}=...' for name in missing)})",
-        )
-
-
-def _check_fingerprints(manifest: Mapping[str, Any], found: Mapping[str, str]) -> None:
-    recorded = {site: entry["fingerprint"] for site, entry in manifest["data"]["sites"].items()}
-    changed = sorted(site for site in recorded.keys() | found.keys() if recorded.get(site) != found.get(site))
-    if changed:
-        raise RunError(
-            f"the data of {', '.join(changed)} is not what the run was trained on",
-            code="FK608",
-            remedy="restore the data, or compare two runs with `fedkit compare`",
-        )
 
 
 def _version_notes(manifest: Mapping[str, Any]) -> list[str]:

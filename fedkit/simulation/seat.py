@@ -19,7 +19,7 @@ from torch import nn
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import FederationError
 from fedkit.federation.reduced import Reduced, checked
-from fedkit.simulation.worker import Share, Trained, Work, carried
+from fedkit.simulation.worker import Share, Work, carried
 from fedkit.strategies.tree import Part, Span, mean_from, mean_over, part_of, spans_within
 from fedkit.training.engine import choose
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
@@ -67,10 +67,20 @@ class Sum:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What a site tells with its update, and keeps for its next round."""
+
+    site: str
+    weight: float
+    metrics: Mapping[str, float]
+    state: SiteState
+
+
+@dataclass(frozen=True)
 class Updates:
     """A share's updates, each float32 row of ``deltas`` with what else is told of it."""
 
-    told: Sequence[Trained]
+    told: Sequence[Told]
     deltas: Float32
 
 
@@ -84,7 +94,7 @@ class Means:
     spans: Sequence[Span]
     weights: Sequence[float]
     means: Float32
-    accepted: Sequence[Trained]
+    accepted: Sequence[Told]
     refused: Mapping[str, str]
 
     def parts(self) -> dict[Span, Part | None]:
@@ -136,7 +146,7 @@ class Seat:
             return Failure(carried(error))
 
     def _reduced(self, share: Share, parameters: Float32, how: Sum) -> Means:
-        accepted: list[Trained] = []
+        accepted: list[Told] = []
         refused: dict[str, str] = {}
         coming = self._updates(share, parameters)
 
@@ -148,7 +158,7 @@ class Seat:
             except FederationError as error:
                 refused[update.site] = str(error)
                 return None
-            accepted.append(Trained(told.site, update.weight, update.metrics, told.state))
+            accepted.append(Told(told.site, update.weight, update.metrics, told.state))
             return part_of(update.delta, update.weight)
 
         spans = spans_within(how.places, how.first, how.first + len(share.names))
@@ -158,7 +168,7 @@ class Seat:
         means = np.stack([part.mean for part in summed]) if len(summed) > 1 else summed[0].mean[None]
         return Means(spans, [part.weight for part in summed], means, accepted, refused)
 
-    def _updates(self, share: Share, parameters: Float32) -> Iterator[tuple[ClientUpdate, Trained]]:
+    def _updates(self, share: Share, parameters: Float32) -> Iterator[tuple[ClientUpdate, Told]]:
         """Each in the order of the share's names; so many are in memory together as a worker process has."""
         work = self.work
         for first in range(0, len(share.names), work.piece):
@@ -170,7 +180,7 @@ class Seat:
             del updates
             for name in names:
                 update = found.pop(name)
-                yield update, Trained(name, update.weight, update.metrics, state.get(name, {}))
+                yield update, Told(name, update.weight, update.metrics, state.get(name, {}))
 
 
 def versions() -> dict[str, str]:

@@ -153,7 +153,7 @@ class Spread:
             return
         self._open, self.why = False, why
         try:
-            self._workers = Workers(self._work, count, self.notes.append, self._patience)
+            self._workers = Workers(self._work, count, self.notes.append, self._patience, here=True)
         except CannotStart as error:
             self.why = f"{error}: this one trains all sites"
             self.notes.append(f"no worker processes: {error}; the run goes on in one, with the same result")

@@ -74,12 +74,16 @@ class Share:
 
 @dataclass(frozen=True)
 class Trained:
-    """One update of a piece: all of it but its delta."""
+    """The updates of a piece, in the order of the share's names: all of them but their deltas.
 
-    site: str
-    weight: float
-    metrics: Mapping[str, float]
-    state: SiteState
+    Attributes:
+        metrics, states: by site, of those that have any.
+    """
+
+    sites: list[str]
+    weights: list[float]
+    metrics: Mapping[str, Mapping[str, float]]
+    states: Mapping[str, SiteState]
 
 
 def floats(memory: mmap.mmap, rows: int, size: int) -> Float32:
@@ -121,16 +125,17 @@ def _round(connection: Connection, share: Share, work: Work, model: mmap.mmap, u
             return
         for row, update in enumerate(found):
             deltas[row] = update.delta
-        told = [_told(update, state) for update in found]
+        told = Trained(
+            [update.site for update in found],
+            [update.weight for update in found],
+            {update.site: update.metrics for update in found if update.metrics},
+            {name: kept for name, kept in state.items() if kept},
+        )
         # Let go of before the next piece is trained beside it.
         del found
         connection.send((PIECE, told))
         connection.recv()
     connection.send((DONE, None))
-
-
-def _told(update: ClientUpdate, state: Mapping[str, SiteState]) -> Trained:
-    return Trained(update.site, update.weight, update.metrics, state.get(update.site, {}))
 
 
 def carried(error: Exception) -> Exception:

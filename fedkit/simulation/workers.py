@@ -1,5 +1,7 @@
 """The worker processes of a simulation: one thread each, forked once a run, the sites of a round shared out among them.
 
+Where models are small, this process trains a share too: it would wait while they train, and they while it folds.
+
 A worker that is killed is replaced, and what it had not answered for is trained again: an update counts once, when all
 of it has come. Which worker trains a site changes no bit, because lots, noise and batches are drawn by site and round.
 """
@@ -25,6 +27,8 @@ Answers = Iterator[tuple[ClientUpdate, SiteState]]
 
 _START_SECONDS = 60.0
 _TRIES = 2
+_SMALL = 256
+"""Updates of a piece, at least, where this process trains too: else workers would wait for it to take one."""
 _LOOK_SECONDS, _IDLE = 5.0, 0.001
 
 
@@ -36,12 +40,12 @@ class _Worker:
     left: list[str] = field(default_factory=list)
     tries: int = 0
     heard: float = 0.0
-    used: float = 0.0
+    used: float | None = None
     hung: str = ""
 
     def give(self, share: Share, tries: int = 1) -> None:
         self.share, self.left, self.tries = share, list(share.names), tries
-        self.heard, self.used = time.monotonic(), self.forked.seconds()
+        self.heard, self.used = time.monotonic(), None
         self.forked.say(share)
 
 
@@ -49,6 +53,8 @@ class Workers:
     """Some worker processes.
 
     Args:
+        count: processes that train.
+        here: this one is one of them, if what a worker trains is of a size that it need not wait to hand over.
         note: told in a sentence of a worker that had to be replaced.
         patience: seconds after which a worker that used no processor, or so many for each of its sites whatever it
             used, is taken to hang, and replaced.
@@ -58,14 +64,21 @@ class Workers:
     """
 
     def __init__(
-        self, work: Work, count: int, note: Callable[[str], None] = lambda _: None, patience: float = 600.0
+        self,
+        work: Work,
+        count: int,
+        note: Callable[[str], None] = lambda _: None,
+        patience: float = 600.0,
+        *,
+        here: bool = False,
     ) -> None:
         self._work, self._note = replace(work, engine=work.engine.among(count)), note
         self._workers: list[_Worker] = []
         self._patience = patience
+        self._here = Here(self._work) if here and count > 1 and work.piece >= _SMALL else None
         try:
             self._model = mmap.mmap(-1, 4 * work.size)
-            for _ in range(count):
+            for _ in range(count - (self._here is not None)):
                 self._workers.append(self._started(mmap.mmap(-1, 4 * work.size * work.piece)))
             for worker in self._workers:
                 self._greet(worker)
@@ -77,7 +90,7 @@ class Workers:
             raise
 
     def __len__(self) -> int:
-        return len(self._workers)
+        return len(self._workers) + (self._here is not None)
 
     def train(self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]) -> Answers:
         """One round at some sites.
@@ -90,13 +103,16 @@ class Workers:
         the processes.
         """
         floats(self._model, 1, self._work.size)[0] = plan.parameters
-        shares = split(names, plan.sites, len(self._workers))
+        mine, others = ([], names) if self._here is None else self._here.part(names, plan.sites, len(self._workers))
+        shares = split(others, plan.sites, len(self._workers))
         for worker, part in zip(self._workers, shares, strict=False):
             kept = {name: state[name] for name in part if name in state}
             worker.give(Share(plan.seed, plan.round, plan.proximal_mu, tuple(part), kept))
         ended = False
         try:
             failed: dict[int, Exception] = {}
+            if self._here is not None:
+                yield from self._here.train(mine, plan, state)
             while busy := {w.forked.connection: i for i, w in enumerate(self._workers) if w.share is not None}:
                 ready = wait(list(busy), min(_LOOK_SECONDS, self._patience))
                 for connection in ready:
@@ -120,6 +136,10 @@ class Workers:
     def _look(self, worker: _Worker) -> None:
         """Kill a worker that hangs; that its connection ends is heard next."""
         silent, used = time.monotonic() - worker.heard, worker.forked.seconds()
+        if worker.used is None:
+            # To ask the system when a share is given would cost each round what one that hangs costs once.
+            worker.used = used
+            return
         if silent < self._patience or worker.hung:
             return
         if used - worker.used > _IDLE * silent and silent < self._patience * min(len(worker.left), self._work.piece):
@@ -136,10 +156,12 @@ class Workers:
             return
         if kind == PIECE:
             deltas = floats(worker.updates, self._work.piece, self._work.size)
-            for row, told in enumerate(value):
-                worker.left.remove(told.site)
-                yield ClientUpdate(told.site, deltas[row], told.weight, told.metrics), told.state
-            worker.heard, worker.used = time.monotonic(), worker.forked.seconds()
+            if worker.left[: len(value.sites)] != value.sites:
+                raise TrainingError("a worker process trained other sites than it was given", code="FK420")
+            for delta, site, weight in zip(deltas, value.sites, value.weights, strict=False):
+                worker.left.pop(0)
+                yield ClientUpdate(site, delta, weight, value.metrics.get(site, {})), value.states.get(site, {})
+            worker.heard, worker.used = time.monotonic(), None
             worker.forked.say(None)
         elif kind == FAILED:
             failed[index], worker.share = value, None
@@ -192,6 +214,37 @@ class Workers:
         except (EOFError, OSError):
             raise CannotStart(f"a worker process {worker.forked.how()} as it started") from None
         raise CannotStart(f"a worker process did not start within {_START_SECONDS:g} s")
+
+
+class Here:
+    """This process' own share: less than a worker's by what it takes to hand it out, by the clock of rounds before."""
+
+    def __init__(self, work: Work) -> None:
+        self._work, self._costs, self._less = work, 0.0, 0.0
+
+    def part(self, names: Sequence[str], plans: Mapping[str, LocalPlan], others: int) -> tuple[list[str], list[str]]:
+        """The first names, which are folded first, and those for so many others.
+
+        >>> plan = LocalPlan(1, 8, 0.1, "sgd", None)
+        >>> Here(None).part(["a", "b", "c", "d"], dict.fromkeys("abcd", plan), 1)
+        (['a', 'b'], ['c', 'd'])
+        """
+        costs = np.cumsum([cost(plans[name]) for name in names])
+        own = (costs[-1] - others * self._less) / (others + 1)
+        count = max(1, int(np.searchsorted(costs, own + 1e-9, side="right")))
+        self._costs = float(costs[count - 1])
+        return list(names[:count]), list(names[count:])
+
+    def train(self, names: Sequence[str], plan: RoundPlan, state: Mapping[str, SiteState]) -> Answers:
+        """Train the share and hand it out."""
+        begun = time.perf_counter()
+        updates, after = self._work.train(names, plan, state)
+        trained = time.perf_counter()
+        for update in updates:
+            yield update, after.get(update.site, {})
+        less = (time.perf_counter() - trained) / (trained - begun) * self._costs
+        # A round that was disturbed is not to be believed.
+        self._less += 0.3 * (min(less, self._costs) - self._less)
 
 
 def split(names: Sequence[str], plans: Mapping[str, LocalPlan], count: int) -> list[list[str]]:

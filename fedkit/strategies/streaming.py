@@ -73,6 +73,12 @@ def fold(mean: Float32, total: float, delta: Float32, weight: float, *, precise:
     """
     after = total + weight
     share, size = weight / after, len(delta)
+    if size <= CHUNK and not precise:
+        # Below one chunk the cutting costs more than the sum.
+        step = np.subtract(delta, mean)
+        step *= np.float32(share)
+        mean += step
+        return after
     blend = _blend_in_float64 if precise else _blend
     threads = min(_cores(), size // _A_THREAD)
     if threads < 2:

@@ -7,18 +7,23 @@ float32. Which sites share a call, and how many at once, changes no bit: a site'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import nn
 
 from fedkit.errors import TrainingError
+from fedkit.training.cohort_copies import usable
 from fedkit.training.cohort_plain import train_plain
 from fedkit.training.cohort_private import alike, train_private
 from fedkit.training.cohort_rows import padded
+from fedkit.training.cohort_steps import Workspace, train_steps
 from fedkit.training.local import as_found, on_records
 from fedkit.training.stack import Layer
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
+
+FORM = 2
+"""Today's :attr:`Cohort.form`."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,16 @@ class Cohort:
     Attributes:
         layers: as :func:`fedkit.training.stack.linear_stack` found them.
         at_once: sites whose copies are in memory together.
+        form: in which order plain training adds up: 2, or 1 to replay runs that were recorded in it.
     """
 
     layers: tuple[Layer, ...]
     at_once: int
+    form: int = FORM
+    _work: Workspace = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_work", Workspace(self.layers))
 
     def train(
         self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
@@ -91,17 +102,21 @@ class Cohort:
         with on_records(private, names):
             if private:
                 trained = train_private(self.layers, task, sites, plan)
+            elif self.form == FORM and usable(self.layers):
+                trained, losses = train_steps(self._work, task, sites, plan)
             else:
                 trained, losses = train_plain(self.layers, task, sites, plan)
-        trained -= plan.parameters.astype(np.float32, copy=False)
+        if private or self.form != FORM or not usable(self.layers):
+            trained -= plan.parameters.astype(np.float32, copy=False)
+        finite = bool(np.isfinite(trained).all())
         return [
-            _update(site, plan.sites[site.name], delta, loss)
+            _update(site, plan.sites[site.name], delta, loss, finite=finite)
             for site, delta, loss in zip(sites, trained, losses, strict=True)
         ]
 
 
-def _update(site: Site, local: LocalPlan, delta: Float32, loss: float | None) -> ClientUpdate:
-    if not np.isfinite(delta).all():
+def _update(site: Site, local: LocalPlan, delta: Float32, loss: float | None, *, finite: bool) -> ClientUpdate:
+    if not finite and not np.isfinite(delta).all():
         raise TrainingError(
             f"training at {site.name} gave parameters that are not finite (learning rate {local.learning_rate:g})",
             code="FK405",

@@ -30,11 +30,10 @@ from fedkit.training import local
 from fedkit.training.cohort import Cohort
 from fedkit.training.cohort_rows import padded
 from fedkit.training.on_device import CPU, device_of, name_of
-from fedkit.training.stack import Layer, linear_stack
-from fedkit.training.tap_gradients import most_places
-from fedkit.training.tapped import Tapped, tapped
+from fedkit.training.stack import linear_stack
+from fedkit.training.tapped import tapped
 from fedkit.training.taps import Taps, probe
-from fedkit.training.trunk import Trunk, trunk_of
+from fedkit.training.trunk import trunk_of
 from fedkit.training.trunk_probe import steady
 from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
 from fedkit.training.vmapped import refused as refused_by_vmap
@@ -80,7 +79,15 @@ class Engine:
     def record(self) -> dict[str, str | int]:
         """What the manifest says of it."""
         told: dict[str, str | int] = {"name": self.name, "why": self.why, "at_once": self.at_once}
+        if self.cohort is not None:
+            told["form"] = self.cohort.form
         return told if self.device == CPU else {**told, "device": name_of(self.device)}
+
+    def in_form(self, form: int) -> Engine:
+        """The same, adding up in the order of a run that was recorded before; see :attr:`Cohort.form`."""
+        if self.cohort is None or form == self.cohort.form:
+            return self
+        return _of(self.why, replace(self.cohort, form=form), self.most_workers)
 
     def among(self, processes: int) -> Engine:
         """What each of some processes trains with, which share the memory budget."""
@@ -149,7 +156,7 @@ def choose(
         raise TrainingError(
             f"training.memory_gb={training.memory_gb:g} is below one model in training, {12 * d / 2**30:.3g} GB",
             code="FK418",
-            remedy=f"set training.memory_gb={_up(12 * d / 2**30):g} or more",
+            remedy=f"set training.memory_gb={rounded_up(12 * d / 2**30):g} or more",
         )
     reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
     there = reference_on(device)
@@ -192,12 +199,12 @@ def _closed_form(
     places = max((_places(plan) for plan in plans.values()), default=1)
     if any(plan.privacy is not None for plan in plans.values()) and not fits(shapes, places):
         return "FK417", f"exact sums of {places} places exceed what the noise is scaled for", remedy
-    budget, each = training.memory_gb * 2**30, _bytes(layers, places)
+    budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, places)
     most = int(budget // each)
     if most < 1:
         gigabytes = each / 2**30
         told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
+        return "FK418", told, f"set training.memory_gb={rounded_up(gigabytes):g}, or training.engine=reference"
     if training.max_clients_at_once is not None:
         most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
@@ -226,10 +233,10 @@ def _taps(
     if not tap_sum.fits(found.parts):
         return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
     trunk = trunk_of(model, found, input_shape)
-    gigabytes = _bytes_of_taps(found, trunk) / 2**30
+    gigabytes = bytes_of_taps(found, trunk) / 2**30
     if gigabytes > training.memory_gb:
         told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
+        return "FK418", told, f"set training.memory_gb={rounded_up(gigabytes):g}, or training.engine=reference"
     if not found.proven:
         probed = local.copy_of(model)
         unpack(probed, pack(model))
@@ -270,29 +277,11 @@ def _vmap(
     if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
         told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
         told += "" if most is None else f" and training.max_clients_at_once {most}"
-        return "FK418", told, f"set training.memory_gb={_up(gigabytes):g}, or training.engine=reference"
+        return "FK418", told, f"set training.memory_gb={rounded_up(gigabytes):g}, or training.engine=reference"
     vmapped = Vmapped()
     why = f"plain training of one model at {AT_ONCE} sites at once"
     return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)
 
 
-def _bytes_of_taps(found: Tapped, trunk: Trunk | None) -> int:
-    """An upper estimate of what one site takes: parameters, sums, noise, moments; a block of rows and its passes."""
-    d = sum(part.size for part in found.parts)
-    return 80 * d + 4 * most_places(found) * (6 * found.held + 2 * found.passing) + 4 * (trunk.passing if trunk else 0)
-
-
 def _places(plan: LocalPlan) -> int:
     return padded(plan.batch_size if plan.privacy is None else plan.privacy.max_lot)
-
-
-def _bytes(layers: Sequence[Layer], places: int) -> int:
-    """An upper estimate of what one site takes: parameters, gradient, sums, noise, moments; rows and their factors."""
-    d = sum(layer.size for layer in layers)
-    widths = sum(layer.width + layer.outputs for layer in layers)
-    return 60 * d + 24 * places * widths
-
-
-def _up(gigabytes: float) -> float:
-    """Two digits, and enough."""
-    return float(f"{gigabytes * 1.06:.2g}")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkit.training.ranking import auroc, average_precision
 from fedkit.types import Int64, Metrics, Predictions, Task
 
 MIN_CELL = 10
@@ -95,8 +96,6 @@ def _suppressed(sizes: Mapping[str, int]) -> set[str]:
 
 
 def _binary(task: Task, predictions: Predictions) -> Metrics:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     y, p = predictions.y.astype(np.int64), predictions.scores
     if not len(y):
         return dict.fromkeys(("accuracy", "auroc", "average_precision", "log_loss", "brier"))
@@ -104,21 +103,19 @@ def _binary(task: Task, predictions: Predictions) -> Metrics:
     clipped = np.clip(p, _CLIP, 1 - _CLIP)
     return {
         "accuracy": float(np.mean((p >= 0.5) == (y == 1))),
-        "auroc": float(roc_auc_score(y, p)) if both else None,
-        "average_precision": float(average_precision_score(y, p)) if both else None,
+        "auroc": auroc(y, p) if both else None,
+        "average_precision": average_precision(y, p) if both else None,
         "log_loss": float(-np.mean(np.where(y == 1, np.log(clipped), np.log1p(-clipped)))),
         "brier": float(np.mean((p - y) ** 2)),
     }
 
 
 def _multiclass(task: Task, predictions: Predictions) -> Metrics:
-    from sklearn.metrics import roc_auc_score
-
     y, p = predictions.y.astype(np.int64), predictions.scores
     if not len(y):
         return dict.fromkeys(("accuracy", "auroc", "log_loss", "brier"))
     classes = np.arange(p.shape[1])
-    areas = [float(roc_auc_score(y == k, p[:, k])) if 0 < (y == k).sum() < len(y) else None for k in classes]
+    areas = [auroc(y == k, p[:, k]) if 0 < (y == k).sum() < len(y) else None for k in classes]
     known = [area for area in areas if area is not None]
     return {
         "accuracy": float(np.mean(p.argmax(1) == y)),

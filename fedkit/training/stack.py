@@ -19,10 +19,15 @@ Backward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Pointwise:
-    """A function of single numbers, and its derivative as autograd has it."""
+    """A function of single numbers, and its derivative as autograd has it.
+
+    Attributes:
+        relu: it is ReLU, which rounds nothing, and whose derivative follows from its output.
+    """
 
     forward: Forward
     backward: Backward
+    relu: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Layer:
 
 
 def _relu(_: Any) -> Pointwise:
-    return Pointwise(torch.relu, lambda g, _, y: torch.ops.aten.threshold_backward(g, y, 0))
+    return Pointwise(torch.relu, lambda g, _, y: torch.ops.aten.threshold_backward(g, y, 0), relu=True)
 
 
 def _leaky(m: Any) -> Pointwise:

@@ -2,7 +2,7 @@
 
 A site's bits must not depend on who shares the call. Sums inside a matrix product depend on how its operands are
 aligned, and a function of single numbers on whether a number stands in a full vector or in the rest behind the last
-one. So what belongs to one site begins on a boundary of ``_GRAIN`` numbers in every array.
+one. So what belongs to one site begins on a boundary of ``GRAIN`` numbers in every array.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from fedkit.training.stack import Layer
 from fedkit.types import Float32
 
-_GRAIN = 32
+GRAIN = 32
 """float32 numbers: two cache lines, and two of the widest vectors."""
 
 
@@ -101,7 +101,7 @@ class Stacked:
             hidden = _product(inputs[-1], weight.transpose(1, 2))
             trace = []
             for function in layer.after:
-                before, hidden = hidden, _like(hidden, function.forward(_whole(hidden)))
+                before, hidden = hidden, like(hidden, function.forward(whole(hidden)))
                 trace.append((function, before, hidden))
             traces.append(trace)
             if index + 1 < len(self.layers):
@@ -110,7 +110,7 @@ class Stacked:
         errors = []
         for index in reversed(range(len(self.layers))):
             for function, before, after in reversed(traces[index]):
-                error = _like(error, function.backward(*map(_whole, (error, before, after))))
+                error = like(error, function.backward(*map(whole, (error, before, after))))
             errors.append(error)
             if index:
                 error = _product(error, weights[index][..., : self.layers[index].inputs])
@@ -149,7 +149,7 @@ class Stacked:
 
 
 def _stride(numbers: int) -> int:
-    return -(-numbers // _GRAIN) * _GRAIN
+    return -(-numbers // GRAIN) * GRAIN
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -161,15 +161,16 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left, right, out=found)
 
 
-def _whole(block: Tensor) -> Tensor:
+def whole(block: Tensor) -> Tensor:
     """All numbers of :func:`blocks` in one row, those between the sites too: full vectors to the end."""
     sites, rows, width = block.shape
     return block.as_strided((sites * _stride(rows * width),), (1,))
 
 
-def _like(block: Tensor, whole: Tensor) -> Tensor:
+def like(block: Tensor, numbers: Tensor) -> Tensor:
+    """Numbers that :func:`whole` gave, or a function of each, in the block's places."""
     sites, rows, width = block.shape
-    return whole.as_strided((sites, rows, width), (_stride(rows * width), width, 1))
+    return numbers.as_strided((sites, rows, width), (_stride(rows * width), width, 1))
 
 
 def _aligned(values: Tensor) -> Tensor:

@@ -8,9 +8,8 @@ model which looks across its batch is trained as the reference trains it.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,11 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedkit.errors import TrainingError, first_line
 from fedkit.models.flat import attach
-from fedkit.privacy.randomness import generator
 from fedkit.training import local
-from fedkit.training.losses import loss, targets
+from fedkit.training.losses import loss, target_type
+from fedkit.training.programs import Named, Programs
+from fedkit.training.shuffles import Shuffles, placed
 from fedkit.training.updates import updater
-from fedkit.types import ClientUpdate, Float32, Int64, LocalPlan, RoundPlan, Site, SiteState, Task
+from fedkit.types import ClientUpdate, Float32, RoundPlan, Site, SiteState, Task
 
 AT_ONCE = 128
 """Sites of one program. A constant: a sum inside a batched product may depend on how many products there are, and what
@@ -39,6 +39,8 @@ _OF_MODULES = frozenset(vars(nn.Module()))
 @dataclass(frozen=True)
 class Vmapped:
     """Sites trained ``AT_ONCE`` together, in the order in which they are given."""
+
+    _programs: Programs = field(default_factory=Programs, init=False, repr=False, compare=False)
 
     def train(
         self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
@@ -60,7 +62,7 @@ class Vmapped:
         with local.as_found():
             for first in range(0, len(sites), AT_ONCE):
                 for group in _alike(sites[first : first + AT_ONCE], plan):
-                    updates |= {update.site: update for update in _together(model, task, group, plan)}
+                    updates |= {update.site: update for update in _together(model, task, group, plan, self._programs)}
         return [updates[site.name] for site in sites], {site.name: state.get(site.name, {}) for site in sites}
 
     def check(self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> None:
@@ -147,72 +149,80 @@ class _Copies:
             for (name, p), part in zip(trained.items(), self.parts, strict=True)
         }
 
-        def of_one(values: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return loss(task, functional_call(worker, values, (x,)), y, "mean")
+        frozen = {name: p.detach() for name, p in worker.named_parameters() if not p.requires_grad}
+        self._rest = frozen | dict(worker.named_buffers())
 
-        self._gradient = vmap(grad(of_one), randomness="error")
+        def of_one(values: Named, rest: Named, x: Tensor, y: Tensor) -> Tensor:
+            return loss(task, functional_call(worker, values | rest, (x,)), y, "mean")
 
-    def of(self, which: slice | Tensor, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        self._gradient = vmap(grad(of_one), in_dims=(0, None, 0, 0), randomness="error")
+
+    def of(self, which: slice | Tensor, x: Tensor, y: Tensor, programs: Programs | None = None) -> Named:
         """Gradients by name, [sites, *shape], of some of the sites for batches [sites, rows, ...]."""
+        values = {name: value[which] for name, value in self.values.items()}
         # Attention's fused kernels have no form for several sites, and would run site after site.
         with sdpa_kernel(SDPBackend.MATH):
-            found: dict[str, Tensor] = self._gradient({name: value[which] for name, value in self.values.items()}, x, y)
+            if programs is not None:
+                return programs.run(self._gradient, values, self._rest, x, y)
+            found: Named = self._gradient(values, self._rest, x, y)
         return found
 
+    def packed(self, worker: nn.Module) -> Float32:
+        """Every site's parameters, float32 [sites, d], each in the order in which a model is packed."""
+        named = [(p.numel(), self.values.get(name, p.detach()[None])) for name, p in worker.named_parameters()]
+        sites = len(self.parts[0]) if self.parts else 0
+        found, at = torch.empty(sites, sum(size for size, _ in named)), 0
+        for size, value in named:
+            found[:, at : at + size] = value.reshape(len(value), size)
+            at += size
+        result: Float32 = found.numpy()
+        return result
 
-def _together(model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan) -> Iterator[ClientUpdate]:
+
+def _together(
+    model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, programs: Programs
+) -> Iterator[ClientUpdate]:
     """One round at sites of one optimizer and learning rate, those with more steps first."""
-    locals_ = [plan.sites[site.name] for site in sites]
+    locals_, counts = [plan.sites[site.name] for site in sites], [len(site.train) for site in sites]
+    if 0 in counts:
+        name = sites[counts.index(0)].name
+        raise TrainingError(f"{name} has no training rows", code="FK409", remedy="leave the site out")
     worker = local.copy_of(model)
     attach(worker, plan.parameters)
-    starts = np.cumsum([0, *(len(site.train) for site in sites)]).tolist()
-    x = torch.cat([torch.tensor(site.train.x, dtype=torch.float32) for site in sites])
-    y = torch.cat([targets(task, site.train) for site in sites])
+    starts = np.cumsum([0, *counts])
+    x = torch.from_numpy(np.concatenate([site.train.x for site in sites], dtype=np.float32, casting="unsafe"))
+    y = torch.from_numpy(np.concatenate([site.train.y for site in sites])).to(target_type(task))
     metrics = [
         # Copied to a boundary: where a site's rows begin depends on who shares the call.
         {"train_loss": local.mean_loss(worker, task, x[a:b].clone(), y[a:b].clone())} if each.reports_loss else {}
-        for each, a, b in zip(locals_, starts[:-1], starts[1:], strict=True)
+        for each, a, b in zip(locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True)
     ]
     worker.train()
     copies, steps = _Copies(worker, task, len(sites)), [each.steps for each in locals_]
-    whole = min(steps) == max(steps)
-    pieces = [(copies.flat, copies.slopes)] if whole else list(zip(copies.parts, copies.gradients, strict=True))
     mu, optimizer, rate = plan.proximal_mu, locals_[0].optimizer, locals_[0].learning_rate
-    updates = [updater(part, optimizer, rate, mu) for part, _ in pieces]
-    batches = [
-        [at + rows for rows in _batches(site, each, plan)]
-        for site, each, at in zip(sites, locals_, starts[:-1], strict=True)
-    ]
+    updates = [updater(part, optimizer, rate, mu) for part in copies.parts]
+    names, draw = [site.name for site in sites], Shuffles(plan.seed, plan.round, "batches")
+    rows = placed(names, locals_, starts, max(each.batch_size for each in locals_), -1, draw)
+    lengths = (rows >= 0).sum(-1)
     for step in range(max(steps)):
         active = sum(each > step for each in steps)
-        lengths: dict[int, list[int]] = {}
-        for k in range(active):
-            lengths.setdefault(len(batches[k][step]), []).append(k)
-        for members in lengths.values():
-            rows = torch.from_numpy(np.stack([batches[k][step] for k in members]))
-            which = slice(active) if len(members) == active else torch.tensor(members)
-            found = copies.of(which, x[rows], y[rows])
-            for name, into in zip(copies.values, copies.gradients, strict=True):
+        now = lengths[step, :active]
+        gradients = [each[:active] for each in copies.gradients]
+        for length in dict.fromkeys(now.tolist()):
+            members = np.flatnonzero(now == length)
+            which = slice(active) if len(members) == active else torch.from_numpy(members)
+            taken = torch.from_numpy(rows[step, members, :length])
+            found = copies.of(which, x[taken], y[taken], programs)
+            if len(members) == active:
+                gradients = [found[name].reshape(active, -1) for name in copies.values]
+                break
+            for name, into in zip(copies.values, gradients, strict=True):
                 into[which] = found[name].reshape(len(members), -1)
-        for update, (_, gradient) in zip(updates, pieces, strict=True):
-            update(gradient if whole else gradient[:active])
-    for k, (site, each) in enumerate(zip(sites, locals_, strict=True)):
-        named = {name: value[k] for name, value in copies.values.items()}
-        packed = [named.get(name, p.detach()).reshape(-1) for name, p in worker.named_parameters()]
-        yield local.update_of(site, each, plan, torch.cat(packed).numpy(), metrics[k])
-
-
-def _batches(site: Site, each: LocalPlan, plan: RoundPlan) -> Iterator[Int64]:
-    """Which rows each step takes, drawn as the reference draws them."""
-    if not len(site.train):
-        raise TrainingError(f"{site.name} has no training rows", code="FK409", remedy="leave the site out")
-    order, a_pass = generator(plan.seed, plan.round, site.name, "batches"), math.ceil(len(site.train) / each.batch_size)
-    shuffled = order.permutation(len(site.train))
-    for step in range(each.steps):
-        if step and step % a_pass == 0:
-            shuffled = order.permutation(len(site.train))
-        first = step % a_pass * each.batch_size
-        yield shuffled[first : first + each.batch_size]
+        for update, gradient in zip(updates, gradients, strict=True):
+            update(gradient)
+    trained = copies.packed(worker)
+    for site, each, mine, told in zip(sites, locals_, trained, metrics, strict=True):
+        yield local.update_of(site, each, plan, mine, told)
 
 
 def _alike(sites: Sequence[Site], plan: RoundPlan) -> list[list[Site]]:

@@ -10,9 +10,10 @@ from fedkit.errors import FedkitError
 from fedkit.federation import site as federated
 from fedkit.federation import wire
 from fedkit.federation.admission import MAX_ENTRY
+from fedkit.federation.bounds import MOST_MU
 from fedkit.federation.gate import Gate
 from fedkit.federation.public_codes import COMMON, PUBLIC_CODES, public_code
-from fedkit.federation.site import MOST_MU, SiteRuntime
+from fedkit.federation.site import SiteRuntime
 from fedkit.models import build
 from fedkit.models.flat import pack
 from fedkit.privacy.ledger.ledger import Ledger

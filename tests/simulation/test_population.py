@@ -67,10 +67,11 @@ def test_only_sites_that_train_are_made_each_once_a_round():
 
 
 def test_workers_change_no_bit_and_make_the_sites_themselves():
-    made = []
-    one, _ = run(200, 0.1)
+    whole, made = [], []
+    one, _ = run(200, 0.1, made=whole)
     two, _ = run(200, 0.1, made=made, workers="2")
-    assert np.array_equal(one.parameters, two.parameters) and made == []
+    # One of the two is this process; what the other trains was made there.
+    assert np.array_equal(one.parameters, two.parameters) and 0 < len(made) < 0.7 * len(whole)
 
 
 def test_a_plan_is_of_the_site_that_follows_it():

@@ -1,5 +1,6 @@
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import fedkit
 from fedkit.config.serialize import digest, from_yaml
 from fedkit.errors import RunError
 from fedkit.runs.directory import CONFIG, MANIFEST, METRICS, UPDATES
+from fedkit.training.cohort import Cohort
 
 # Six steps a run, as everywhere in these tests: noise is calibrated once a process.
 SMALL = ["federation.num_rounds=3", "training.local_steps=2"]
@@ -56,6 +58,27 @@ def test_a_run_whose_seed_meant_other_lots_and_noise_is_refused():
         plain = fedkit.simulate("heart_disease", overrides=[*SMALL, *how])
         _edit(plain.path / MANIFEST, lambda manifest: manifest.pop("draws"))
         assert fedkit.replay(plain.path).identical
+
+
+def test_a_run_that_was_added_up_in_the_first_form_is_replayed_in_it(monkeypatch):
+    with monkeypatch.context() as before:
+        before.setattr("fedkit.training.engine.Cohort", partial(Cohort, form=1))
+        run = fedkit.simulate("heart_disease", overrides=[*SMALL, "privacy=none", "training.engine=closed_form"])
+    assert json.loads((run.path / MANIFEST).read_text())["engine"]["form"] == 1
+    seen, inner = [], Cohort.train
+
+    def watched(self, *given):
+        seen.append(self.form)
+        return inner(self, *given)
+
+    monkeypatch.setattr(Cohort, "train", watched)
+    assert fedkit.replay(run.path).identical
+    _edit(run.path / MANIFEST, lambda manifest: manifest["engine"].pop("form"))
+    assert fedkit.replay(run.path).identical and set(seen) == {1}
+    _edit(run.path / MANIFEST, lambda manifest: manifest["engine"].update(form=99))
+    with pytest.raises(RunError, match="99") as caught:
+        fedkit.replay(run.path)
+    assert caught.value.code == "FK615"
 
 
 def test_neither_chunks_nor_the_memory_budget_are_part_of_what_is_replayed():

@@ -89,12 +89,14 @@ def start():
         each.stop()
 
 
+@pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "private"])
 @pytest.mark.parametrize("engine", [closed_form, lambda: REFERENCE], ids=["closed_form", "reference"])
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
-def test_updates_are_the_same_bits_whatever_the_number_of_processes(engine, kind, count, start):
+def test_updates_are_the_same_bits_whatever_the_number_of_processes(engine, kind, count, own, start):
     made = work(engine(), kind)
-    one = start(made, count)
+    one = start(made, count, here=own)
+    assert len(one) == count and len(pids(one)) == count - (own and count > 1)
     for number in (1, 2):
         plan = round_plan(MODEL, made.plans, number=number, mu=0.1)
         same(here(made, plan), deltas(one.train(NAMES, plan, {})))
@@ -116,12 +118,13 @@ def test_more_updates_than_shared_memory_holds_come_in_pieces(start, monkeypatch
     same(here(made, plan), deltas(start(made, 2).train(NAMES, plan, {})))
 
 
-def test_processes_draw_no_secure_noise_in_common(start):
+@pytest.mark.parametrize("own", [False, True])
+def test_processes_draw_no_secure_noise_in_common(own, start):
     """A fork copies generators; two sites with the same records must not get the same noise from two copies."""
     twins = {name: site("s0", 30, 0) for name in NAMES}
     twins = {name: type(each)(name, each.train, each.test, 30, True) for name, each in twins.items()}
     made = Work(closed_form(), MODEL, BINARY, twins, plans("secure"), SIZE)
-    started = start(made, 2)
+    started = start(made, 2, here=own)
     found = []
     for number in (1, 1, 2):
         plan = round_plan(MODEL, made.plans, number=number)
@@ -129,10 +132,12 @@ def test_processes_draw_no_secure_noise_in_common(start):
     assert len({delta.tobytes() for delta in found}) == 3 * len(NAMES)
 
 
-def test_what_a_site_keeps_goes_with_it_and_comes_back(start):
+@pytest.mark.parametrize("own", [False, True])
+def test_what_a_site_keeps_goes_with_it_and_comes_back(own, start):
     made = work(kind="plain")
     state = {name: {"kept": np.full(3, k, np.float32)} for k, name in enumerate(NAMES)}
-    after = {update.site: kept for update, kept in start(made, 2).train(NAMES, round_plan(MODEL, made.plans), state)}
+    answers = start(made, 2, here=own).train(NAMES, round_plan(MODEL, made.plans), state)
+    after = {update.site: kept for update, kept in answers}
     assert {name: kept["kept"].tolist() for name, kept in after.items()} == {
         name: [k] * 3 for k, name in enumerate(NAMES)
     }
@@ -167,6 +172,33 @@ def test_a_killed_worker_is_replaced_and_no_update_counts_twice(piece, start, tm
     # The next round has as many processes as the first, and the dead one is gone.
     same(here(work(), round_plan(MODEL, made.plans)), deltas(started.train(NAMES, round_plan(MODEL, made.plans), {})))
     assert len(set(pids(started)) - set(before)) == 1 and sum(map(alive, before)) == 1
+
+
+def test_where_this_process_trains_too_a_killed_worker_is_replaced_and_an_error_here_ends_all(start, tmp_path):
+    notes = []
+    started = start(work(killing(tmp_path, 1, at="s6")), 2, notes.append, here=True)
+    plan = round_plan(MODEL, plans("private"))
+    # The first names are this process' own.
+    same(here(work(), plan), deltas(started.train(NAMES, plan, {})))
+    assert len(notes) == 1 and len(list(tmp_path.iterdir())) == 1 and len(started) == 2
+
+    parent = os.getpid()
+
+    def train(model, task, sites, plan, state):
+        if os.getpid() == parent:
+            raise TrainingError("not here", code="FK405")
+        return closed_form().train(model, task, sites, plan, state)
+
+    broken = start(work(Engine("broken", "", train, train)), 2, here=True)
+    before = pids(broken)
+    with pytest.raises(TrainingError, match="not here"):
+        deltas(broken.train(NAMES, plan, {}))
+    assert not any(map(alive, before))
+
+
+def test_large_updates_are_trained_in_workers_alone(start, monkeypatch):
+    monkeypatch.setattr(worker, "PIECE_BYTES", 2 * 4 * SIZE + 1)
+    assert len(pids(start(work(), 2, here=True))) == 2
 
 
 def test_a_worker_killed_between_rounds_is_replaced_too(start):

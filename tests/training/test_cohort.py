@@ -174,6 +174,37 @@ def test_neither_company_nor_chunks_nor_order_change_a_bit(dp, kind, activation)
             assert mine.metrics == other.metrics
 
 
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("widths", [(5, 64, 32), (5, 7), (5, 31, 2), (5, 8, 65), (5, 11, 9)], ids=str)
+@pytest.mark.parametrize(("optimizer", "mu"), [("sgd", 0.0), ("adam", 0.2)])
+def test_no_width_or_batch_makes_a_site_depend_on_its_company(kind, widths, optimizer, mu):
+    model = network((*widths, OUTPUTS[kind]))
+    sites = [site(f"s{k}", 40 + 7 * (k % 3), k, kind) for k in range(9)]
+    plans = {s.name: local_plan(4 + k % 2, (20, 18, 7)[k % 3], 0.01, optimizer) for k, s in enumerate(sites)}
+    plan, task = round_plan(model, plans, mu=mu), TASKS[kind]
+    # More sites than before, then fewer, in memory that is used again.
+    made = cohort(model, kind)
+    alone = [made.train(model, task, [s], plan, {})[0][0] for s in sites]
+    for some in (slice(0, 9), slice(3, 8), slice(8, 2, -1)):
+        found, _ = made.train(model, task, sites[some], plan, {})
+        for mine, other in zip(found, alone[some], strict=True):
+            assert mine.site == other.site and np.array_equal(mine.delta, other.delta)
+            assert mine.metrics == other.metrics
+
+
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize(("optimizer", "mu"), [("sgd", 0.0), ("adam", 0.3)])
+def test_the_form_of_runs_before_is_the_same_mathematics(kind, optimizer, mu):
+    model = network((5, 16, 8, OUTPUTS[kind]))
+    sites = [site(f"s{k}", n, k, kind) for k, n in enumerate((40, 3, 25))]
+    plans = {s.name: local_plan(9 + k, 8 - k, 0.01, optimizer) for k, s in enumerate(sites)}
+    plan = round_plan(model, plans, mu=mu)
+    before = dataclasses.replace(cohort(model, kind), form=1)
+    assert_same(
+        model, before.train(model, TASKS[kind], sites, plan, {})[0], train(model, TASKS[kind], sites, plan, {})[0]
+    )
+
+
 def test_secure_noise_is_fresh_and_of_the_plans_size():
     model = network((5, 64, 3), bias=False)
     names = [f"s{k}" for k in range(20)]

@@ -26,6 +26,7 @@ def test_auto_takes_the_closed_form_for_a_stack_and_says_why():
         "name": "closed_form",
         "why": "the model is a stack of 2 Linear layers",
         "at_once": engine.at_once,
+        "form": 2,
     }
     assert engine.at_once == FAST_AT_ONCE and engine.most_workers > 1000
 
@@ -117,7 +118,7 @@ def test_the_memory_of_a_chunk_is_within_its_estimate(tmp_path):
 import sys, torch
 from torch import nn
 from fedkit.training.cohort import Cohort
-from fedkit.training.engine import _bytes
+from fedkit.training.engine_memory import bytes_of_stack as _bytes
 from fedkit.training.stack import linear_stack
 from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan, round_plan, site
 torch.set_num_threads(1)

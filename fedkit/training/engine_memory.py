@@ -1,0 +1,28 @@
+"""Upper estimates of the memory that an engine takes for one site, which ``training.memory_gb`` is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedkit.training.stack import Layer
+from fedkit.training.tap_gradients import most_places
+from fedkit.training.tapped import Tapped
+from fedkit.training.trunk import Trunk
+
+
+def bytes_of_taps(found: Tapped, trunk: Trunk | None) -> int:
+    """An upper estimate of what one site takes: parameters, sums, noise, moments; a block of rows and its passes."""
+    d = sum(part.size for part in found.parts)
+    return 80 * d + 4 * most_places(found) * (6 * found.held + 2 * found.passing) + 4 * (trunk.passing if trunk else 0)
+
+
+def bytes_of_stack(layers: Sequence[Layer], places: int) -> int:
+    """An upper estimate of what one site takes: parameters, gradient, sums, noise, moments; rows and their factors."""
+    d = sum(layer.size for layer in layers)
+    widths = sum(layer.width + layer.outputs for layer in layers)
+    return 60 * d + 24 * places * widths
+
+
+def rounded_up(gigabytes: float) -> float:
+    """Two digits, and enough."""
+    return float(f"{gigabytes * 1.06:.2g}")
