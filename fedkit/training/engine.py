@@ -29,6 +29,7 @@ from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import Cohort
 from fedkit.training.cohort_rows import padded
+from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, rounded_up
 from fedkit.training.on_device import CPU, device_of, name_of
 from fedkit.training.stack import linear_stack
 from fedkit.training.tapped import tapped
