@@ -3,8 +3,7 @@
 ::
 
     FK740  a folder that is taken
-    FK741  no site's folder, or one whose files are broken
-    FK759  a folder that a newer fedkit has written
+    FK741  no site's folder, or one whose files are broken; FK759, one that a newer fedkit has written
 """
 
 from __future__ import annotations
