@@ -246,14 +246,21 @@ def test_a_link_in_the_place_of_evidence_deletes_nothing_that_it_leads_to(made, 
     kept = quarantined(made, now)
     lift_site(made.folder, "it was found", now)
     (kept / "inner").symlink_to(outside)
-    kept.with_name("20200101T000000.000000Z").symlink_to(outside)
+    link = kept.with_name("20200101T000000.000000Z")
+    link.symlink_to(outside)
+    with pytest.raises(DeploymentError, match="FK706"):
+        run_purge(made, now + DAY, evidence=0)
+    assert kept.exists() and (outside / "a file").exists()
+    link.unlink()
     assert [each.name for each in run_purge(made, now + DAY, evidence=0)] == [kept.name]
     assert not kept.exists() and (outside / "a file").exists()
     shutil.rmtree(made.folder.evidence)
     moved = tmp_path / "20200101T000000.000000Z"
     moved.mkdir()
     made.folder.evidence.symlink_to(tmp_path)
-    assert run_purge(made, now + 2 * DAY, evidence=0) == [] and moved.exists()
+    with pytest.raises(DeploymentError, match="FK706"):
+        run_purge(made, now + 2 * DAY, evidence=0)
+    assert moved.exists()
 
 
 def test_nothing_is_deleted_whose_receipt_cannot_be_written(made):
