@@ -66,19 +66,6 @@ def blocks_of(rows: int, source: Source, *, max_lot: int, lot_size: float, d: in
         yield from columns_of(rows, source, min(COLUMNS, most))
 
 
-def drawn_blocks(rows: int, source: Source, *, max_lot: int, lot_size: float, d: int, most: int) -> int:
-    """How many blocks :func:`blocks_of` would give, with its draws and no block: for who places rows otherwise.
-
-    >>> from fedkit.privacy.randomness import Seeded
-    >>> drawn_blocks(9, Seeded(1), max_lot=80, lot_size=8.0, d=10**6, most=64)
-    4
-    """
-    if in_slots(rows, max_lot=max_lot, lot_size=lot_size, d=d):
-        place = source.permutation(max_lot)[:rows]
-        return len(np.unique(place // most)) if max_lot > most else int(rows > 0)
-    return int(np.bincount(source.columns(rows, min(COLUMNS, most))).max(initial=0))
-
-
 def in_slots(rows: int, *, max_lot: int, lot_size: float, d: int) -> bool:
     """Whether a lot's rows get a place each; columns otherwise."""
     return rows <= max_lot and (max_lot * d <= CHEAP or max_lot <= WASTE * lot_size)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fedkit.privacy.dp_sgd import SampleLosses, most_rows
 from fedkit.privacy.independence import Untouched, check_independence, moved, refusal, snapshot
 from fedkit.privacy.lattice import LatticeSum
-from fedkit.privacy.placement import Block, columns_of, drawn_blocks, slots_of
+from fedkit.privacy.placement import Block, columns_of, slots_of
 from fedkit.privacy.randomness import Source
 from fedkit.privacy.tap_sum import MOST_PLACES, Explicit, Part, Product, TapSum
 from fedkit.training.tap_layers import Told
@@ -62,10 +62,6 @@ class TapGradients:
 
         Guarantee: a row that joins or leaves changes no other row's term, bit for bit.
         """
-        # What the reference would draw here: its noise comes after it.
-        shape = {"max_lot": max_lot, "most": most_rows(self.d)}
-        for _ in range(drawn_blocks(len(x), source, lot_size=lot_size, d=self.d, **shape)):
-            source.seed()
         total = TapSum(self._tapped.parts, max_grad_norm)
         self._keep()
         for block in self._blocks(len(x), max_lot):

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedkit.privacy.dp_sgd import SampleLosses, most_rows
-from fedkit.privacy.placement import Block, columns_of, drawn_blocks, slots_of
+from fedkit.privacy.dp_sgd import SampleLosses
+from fedkit.privacy.placement import Block, columns_of, slots_of
 from fedkit.privacy.randomness import Source
 from fedkit.privacy.tap_sum import TapSum
 from fedkit.training.tap_gradients import TapGradients, expected_seconds, most_places
@@ -62,10 +62,6 @@ class TrunkGradients:
         """
         if not cheaper(self._trunk, self._tapped, lot_size, min(max_lot, self._most)):
             return self._whole.of_records(x, y, max_grad_norm, source, max_lot=max_lot, lot_size=lot_size)
-        # What the reference would draw here: its noise comes after it.
-        shape = {"max_lot": max_lot, "most": most_rows(self.d)}
-        for _ in range(drawn_blocks(len(x), source, lot_size=lot_size, d=self.d, **shape)):
-            source.seed()
         total = TapSum(self._parts, max_grad_norm)
         for block in self._blocks(len(x), max_lot):
             present = np.zeros(block.size, dtype=np.bool_)

@@ -14,8 +14,8 @@ from fedkit.config.compose import compose
 from fedkit.config.experiment import ModelConfig
 from fedkit.models import build
 from fedkit.privacy.lattice import G, slack
-from fedkit.privacy.placement import Block, blocks_of, drawn_blocks
-from fedkit.privacy.randomness import Draws, Secure, Seeded
+from fedkit.privacy.placement import Block
+from fedkit.privacy.randomness import Draws, Seeded
 from fedkit.training import trunk_gradients as cut_gradients
 from fedkit.training.engine import choose
 from fedkit.training.local import summed
@@ -276,16 +276,3 @@ def test_wide_layers_take_fewer_rows_at_once_and_the_widest_stay_in_blocks(wide,
     model(torch.zeros(1, 1, 30, 30))
     trunk = trunk_of(model, tapped(model, (1, 30, 30)), (1, 30, 30))
     assert (trunk and trunk.piece) == piece
-
-
-@pytest.mark.parametrize("source", [Seeded, Secure])
-@pytest.mark.parametrize("rows", [0, 1, 9, 61, 200])
-@pytest.mark.parametrize(("d", "most"), [(10, 256), (10, 7), (10**6, 64), (10**6, 1)])
-def test_draws_without_blocks_are_those_of_blocks(source, rows, d, most):
-    bound = {"max_lot": 61, "lot_size": 20.0, "d": d, "most": most}
-    if source is Secure:
-        assert drawn_blocks(rows, source(), **bound) >= (rows > 0)
-        return
-    ours, theirs = source("a"), source("a")
-    assert drawn_blocks(rows, ours, **bound) == len(list(blocks_of(rows, theirs, **bound)))
-    assert ours.seed() == theirs.seed()
