@@ -38,8 +38,11 @@ def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: floa
 
     Guarantee: the folder is there as a whole, paused, with the line `restored` in its log, or not at all.
     """
-    values = read_list(backup, KIND)
-    given = {export.ledger: export for export in map(read_export, exports)}
+    values = read_list(backup, KIND, ("site",))
+    # Several of one ledger each count: which is the newest nobody has to know.
+    given: dict[str, list[Export]] = {}
+    for export in map(read_export, exports):
+        given.setdefault(export.ledger, []).append(export)
     made_at = datetime.fromtimestamp(values["made_at"], UTC)
     with becoming(target) as scrap:
         put_back(backup, values["files"], scrap)
@@ -48,7 +51,7 @@ def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: floa
         # Until a person has looked: nothing leaves on what this folder remembers.
         folder.pause.put(f"put back from the backup of {made_at:%Y-%m-%d %H:%M} UTC; to be looked at", now)
         digest = described(backup / LIST)["sha256"]
-        record(folder, RESTORED, made_at=values["made_at"], digest=digest, exports=len(given))
+        record(folder, RESTORED, made_at=values["made_at"], digest=digest, exports=len(exports))
         told = {path.stem: _reconciled(path, given) for path in sorted(folder.ledgers.glob("*.sqlite"))}
         if given:
             raise DeploymentError(
@@ -59,8 +62,9 @@ def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: floa
     return {"folder": str(target), "site": values["site"], "made_at": values["made_at"], "ledgers": told}
 
 
-def _reconciled(path: Path, given: dict[str, Export]) -> dict[str, Any]:
+def _reconciled(path: Path, given: dict[str, list[Export]]) -> dict[str, Any]:
     with Ledger(path) as ledger:
-        export = given.pop(ledger.file.book.ledger, None)
-        done = reconcile(ledger, export or ledger.export())
-        return {"export": export is not None, "charged": len(done.charged), "closed": done.closed}
+        shown = given.pop(ledger.file.book.ledger, [])
+        done = [reconcile(ledger, each) for each in (shown or [ledger.export()])]
+        charged, closed = sum(len(each.charged) for each in done), sum(each.closed for each in done)
+        return {"export": bool(shown), "charged": charged, "closed": closed}
