@@ -238,9 +238,7 @@ def test_of_several_exports_of_a_ledger_each_counts_in_whatever_order(made, tmp_
         exports.append(tmp_path / f"head-{number}.json")
         with Ledger(made.folder.ledger(DATASET)) as ledger:
             exports[-1].write_text(json.dumps(ledger.export().to_dict()))
-    done = put_back_site(
-        tmp_path / "copy", tmp_path / "again", exports if newest_last else exports[::-1], time.time()
-    )
+    done = put_back_site(tmp_path / "copy", tmp_path / "again", exports if newest_last else exports[::-1], time.time())
     assert done["ledgers"][DATASET]["charged"] == 2
     assert account(tmp_path / "again" / "ledgers" / f"{DATASET}.sqlite").spent == made.charged()
 
