@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.errors import DeploymentError
+from fedkit.governance.pause import MOST_REASON
 from fedkit.privacy.ledger.export import Export, read_export
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.reconcile import reconcile
@@ -49,7 +50,12 @@ def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: floa
         make_folders(scrap, ("ledgers",))
         folder = SiteFolder(scrap)
         # Until a person has looked: nothing leaves on what this folder remembers.
-        folder.pause.put(f"put back from the backup of {made_at:%Y-%m-%d %H:%M} UTC; to be looked at", now)
+        before = folder.pause.read()
+        reason = f"put back from the backup of {made_at:%Y-%m-%d %H:%M} UTC; to be looked at"
+        if before is not None:
+            # Whoever lets the site go on is to know of both.
+            reason += f"; it was paused before: {before.reason or 'without a reason'}"
+        folder.pause.put(reason[:MOST_REASON], now)
         digest = described(backup / LIST)["sha256"]
         record(folder, RESTORED, made_at=values["made_at"], digest=digest, exports=len(exports))
         told = {path.stem: _reconciled(path, given) for path in sorted(folder.ledgers.glob("*.sqlite"))}

@@ -227,6 +227,15 @@ def test_a_copy_that_changes_between_the_look_and_the_copying_is_not_put_back(ma
     assert not (tmp_path / "again").exists() and not list(tmp_path.glob(".again*"))
 
 
+def test_why_a_site_was_paused_before_its_backup_is_not_forgotten(made, tmp_path):
+    for number, reason in enumerate(("the ethics board has questions", "x" * 500)):
+        made.folder.pause.put(reason, time.time())
+        make_backup(made.folder, SITE, tmp_path / f"copy-{number}")
+        put_back_site(tmp_path / f"copy-{number}", tmp_path / f"again-{number}", (), time.time())
+        told = SiteFolder(tmp_path / f"again-{number}").pause.read()
+        assert not told.problem and "backup" in told.reason and reason[:300] in told.reason
+
+
 @pytest.mark.parametrize("newest_last", [True, False])
 def test_of_several_exports_of_a_ledger_each_counts_in_whatever_order(made, tmp_path, newest_last):
     job = made.coordinator.job("run-1")
