@@ -4,7 +4,7 @@ Each is believed for the coordinator's signature alone, whoever brought it.
 
 ::
 
-    FK742  a coordinator that tells of no CA after the pinned one
+    FK742  a coordinator that tells of no CA after the pinned one, or of fewer than an invitation
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from fedkit.federation.heads import coordinator_keys
 from fedkit.federation.keyring import extend
 from fedkit.storage.keys import fingerprint
 from fedkit.storage.private import replace
+from fedkit_client.address import joined
 from fedkit_client.trust import fetch_authorities
 
 if TYPE_CHECKING:
@@ -115,19 +116,30 @@ def trust_by_hand(folder: SiteFolder, file: Path | None) -> int:
     return take(folder, read_told(body)[1], keyring.coordinator)
 
 
-def told_to_joiner(host: str, port: int, federation: str, coordinator: str) -> tuple[Authority, ...]:
+def told_to_joiner(host: str, port: int, federation: str, coordinator: str, least: int) -> tuple[Authority, ...]:
     """The CAs after the first, for a site that joins and has pinned the coordinator's key by its fingerprint.
 
     None where whoever answers tells of none that can be read: the connection, which the first CA alone is trusted for
     then, says what stands between.
 
+    Args:
+        least: that the invitation knows of.
+
     Raises:
         FederationError: FK541, FK542, FK544.
-        DeploymentError: FK746 to FK748.
+        DeploymentError: FK746 to FK748; FK742, fewer than the invitation knows of.
     """
     body = fetch_authorities(host, port, None)
     try:
         key, texts = (b"", []) if body is None else read_told(body)
     except FederationError:
-        return ()
-    return open_chain(texts, federation, [key] if fingerprint(key) == coordinator else [])
+        key, texts = b"", []
+    chain = open_chain(texts, federation, [key] if fingerprint(key) == coordinator else [])
+    if len(chain) < least:
+        raise DeploymentError(
+            f"whoever answers at {joined(host, port)} tells of {len(chain)} CAs after the first, and the invitation"
+            f" knows of {least}: the first may be in other hands",
+            code="FK742",
+            remedy="ask the coordinator's admin by phone; nothing secret was sent",
+        )
+    return chain

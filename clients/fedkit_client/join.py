@@ -115,7 +115,7 @@ def join(
     from fedkit_client.trust import check_connection, fetch_authority
 
     first = fetch_authority(host, port, invitation.federation)
-    later = told_to_joiner(host, port, invitation.federation, invitation.coordinator)
+    later = told_to_joiner(host, port, invitation.federation, invitation.coordinator, invitation.authorities)
     authority = trusted(first, later, time.time())
     check_connection(host, port, authority)
     # Before the invitation is used up: a folder without its key would be of no use.

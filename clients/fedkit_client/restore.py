@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedkit.errors import DeploymentError
+from fedkit.governance.pause import MOST_REASON
 from fedkit.privacy.ledger.export import Export, read_export
 from fedkit.privacy.ledger.ledger import Ledger
 from fedkit.privacy.ledger.reconcile import reconcile
@@ -38,17 +39,25 @@ def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: floa
 
     Guarantee: the folder is there as a whole, paused, with the line `restored` in its log, or not at all.
     """
-    values = read_list(backup, KIND)
-    given = {export.ledger: export for export in map(read_export, exports)}
+    values = read_list(backup, KIND, ("site",))
+    # Several of one ledger each count: which is the newest nobody has to know.
+    given: dict[str, list[Export]] = {}
+    for export in map(read_export, exports):
+        given.setdefault(export.ledger, []).append(export)
     made_at = datetime.fromtimestamp(values["made_at"], UTC)
     with becoming(target) as scrap:
         put_back(backup, values["files"], scrap)
         make_folders(scrap, ("ledgers",))
         folder = SiteFolder(scrap)
         # Until a person has looked: nothing leaves on what this folder remembers.
-        folder.pause.put(f"put back from the backup of {made_at:%Y-%m-%d %H:%M} UTC; to be looked at", now)
+        before = folder.pause.read()
+        reason = f"put back from the backup of {made_at:%Y-%m-%d %H:%M} UTC; to be looked at"
+        if before is not None:
+            # Whoever lets the site go on is to know of both.
+            reason += f"; it was paused before: {before.reason or 'without a reason'}"
+        folder.pause.put(reason[:MOST_REASON], now)
         digest = described(backup / LIST)["sha256"]
-        record(folder, RESTORED, made_at=values["made_at"], digest=digest, exports=len(given))
+        record(folder, RESTORED, made_at=values["made_at"], digest=digest, exports=len(exports))
         told = {path.stem: _reconciled(path, given) for path in sorted(folder.ledgers.glob("*.sqlite"))}
         if given:
             raise DeploymentError(
@@ -59,8 +68,9 @@ def put_back_site(backup: Path, target: Path, exports: Sequence[Path], now: floa
     return {"folder": str(target), "site": values["site"], "made_at": values["made_at"], "ledgers": told}
 
 
-def _reconciled(path: Path, given: dict[str, Export]) -> dict[str, Any]:
+def _reconciled(path: Path, given: dict[str, list[Export]]) -> dict[str, Any]:
     with Ledger(path) as ledger:
-        export = given.pop(ledger.file.book.ledger, None)
-        done = reconcile(ledger, export or ledger.export())
-        return {"export": export is not None, "charged": len(done.charged), "closed": done.closed}
+        shown = given.pop(ledger.file.book.ledger, [])
+        done = [reconcile(ledger, each) for each in (shown or [ledger.export()])]
+        charged, closed = sum(len(each.charged) for each in done), sum(each.closed for each in done)
+        return {"export": bool(shown), "charged": charged, "closed": closed}

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from fedkit.data.names import require_site_names
 from fedkit.errors import DataError, FederationError
 from fedkit.federation import strict_json
+from fedkit.federation.authority import MOST
 from fedkit.storage.keys import is_fingerprint
 
 PREFIX = "fedkit-invite-1."
@@ -33,6 +34,8 @@ class Invitation:
         secret: good for one joining; the coordinator stores its SHA-256 only.
         port: of the fleet interface, where nodes fetch their messages.
         grpc_port: of enrolment.
+        authorities: CAs that the federation had after the first when this was written. Whoever has the first one's key
+            and stands between could else keep silent about them, and be taken for the coordinator.
     """
 
     federation: str
@@ -43,6 +46,7 @@ class Invitation:
     expires_at: int
     port: int
     grpc_port: int
+    authorities: int = 0
 
 
 def new_secret() -> str:
@@ -61,7 +65,11 @@ def invitation_line(invitation: Invitation) -> str:
     Raises:
         FederationError: FK540, values that no invitation can have.
     """
-    text = strict_json.write(asdict(invitation))
+    values = asdict(invitation)
+    if not invitation.authorities:
+        # A fedkit of before knows no other CA than the first, and reads this.
+        del values["authorities"]
+    text = strict_json.write(values)
     line = PREFIX + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
     read_invitation(line)
     return line
@@ -88,13 +96,17 @@ def read_invitation(line: str, now: float | None = None) -> Invitation:
         decoded = ""
     if not text.startswith(PREFIX) or not decoded:
         raise _no_invitation(f"is not one line that begins with {PREFIX}")
-    values = strict_json.fields(strict_json.read(decoded, "the invitation"), _FIELDS, "the invitation")
+    told = strict_json.read(decoded, "the invitation")
+    known = {**_FIELDS, "authorities": int} if isinstance(told, dict) and "authorities" in told else _FIELDS
+    values = strict_json.fields(told, known, "the invitation")
     if not all(is_fingerprint(values[name]) for name in ("federation", "coordinator", "root")):
         raise _no_invitation("pins no three fingerprints")
     if not _SECRET.fullmatch(values["secret"]):
         raise _no_invitation("holds no secret of 43 characters")
     if not all(1 <= values[name] <= 65535 for name in ("port", "grpc_port")):
         raise _no_invitation("names a port that is not between 1 and 65535")
+    if not 0 <= values.get("authorities", 0) <= MOST:
+        raise _no_invitation(f"tells of a number of CAs that is not between 0 and {MOST}")
     try:
         require_site_names([values["site"]])
     except DataError as error:

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fedkit.errors import FederationError
 from fedkit.federation import wire
 from fedkit.federation.admission import check_update
+from fedkit.federation.public_codes import readable_reason
 from fedkit.types import ClientUpdate, Float32, RoundPlan, SiteState
 
 
@@ -55,3 +57,28 @@ def checked(update: ClientUpdate, parameters: Float32, weight: float | None) -> 
     read, squared = wire.as_read(update, len(parameters))
     check_update(read, parameters, weight=weight, squared=squared)
     return read
+
+
+def taken(
+    found: Reduced, asked: Sequence[str], size: int
+) -> tuple[ClientUpdate | None, dict[str, Mapping[str, Any]], dict[str, str]]:
+    """What counts of a round that other processes have added up.
+
+    Args:
+        size: parameters of the model.
+
+    Returns:
+        the mean as an update, None where nothing is in it; site to what it told, of those in the mean; and of every
+        other site that was asked why it is not.
+
+    Raises:
+        FederationError: FK524, it has the update of a site that was not asked; FK511 to FK516, no update has its mean.
+    """
+    if strangers := sorted(set(found.accepted) - set(asked)):
+        # It cannot be taken out of the mean again.
+        raise FederationError(f"a mean has the update of {strangers[0]}, which was not asked", code="FK524")
+    accepted = {site: found.accepted[site] for site in asked if site in found.accepted}
+    lost = readable_reason("FK524")
+    failed = {site: found.refused.get(site, lost) for site in asked if site not in accepted}
+    mean = wire.as_read(ClientUpdate("", found.mean, found.weight), size)[0] if accepted else None
+    return mean, accepted, failed

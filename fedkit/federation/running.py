@@ -20,7 +20,7 @@ from fedkit.federation.events import Event, EventKind, Purpose, Stopped
 from fedkit.federation.folding import InOrder
 from fedkit.federation.outcome import Finish, reasons, round_note
 from fedkit.federation.packed import all_finite
-from fedkit.federation.reduced import Reduce
+from fedkit.federation.reduced import Reduce, taken
 from fedkit.runs.resume import Phase, Resume
 from fedkit.strategies.streaming import ServerState
 from fedkit.types import ClientUpdate, Float32, Metrics, RoundReport
@@ -188,10 +188,10 @@ class Running:
     def _reduced(self, reduce: Reduce, asked: Sequence[str], mu: float, order: InOrder, total: Sum) -> dict[str, str]:
         """One mean in all updates' place; who sent none that counts, and why."""
         found = reduce(order.round, asked, self.parameters, mu, self.loop.weights)
-        order.accepted = dict(found.accepted)
-        if found.accepted:
-            total.add(ClientUpdate("", found.mean, found.weight))
-        return {site: found.refused[site] for site in asked if site in found.refused}
+        mean, order.accepted, failed = taken(found, asked, len(self.parameters))
+        if mean is not None:
+            total.add(mean)
+        return failed
 
     def _folded(self, order: InOrder, total: Sum, failed: dict[str, str]) -> tuple[InOrder, dict[str, str], str | None]:
         loop, number = self.loop, order.round

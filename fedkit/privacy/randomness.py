@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedkit.errors import PrivacyError
 from fedkit.privacy.rounded_gaussian import fill_rounded_gaussians, rounded_gaussian
 from fedkit.types import Int64
 
@@ -90,6 +91,9 @@ class Draws:
         key: 32 bytes. Sensitive where the noise is to protect: it lives in the ciphers only, and a hash of it, for the
             few numbers that are continued.
 
+    Raises:
+        PrivacyError: FK316, whatever is drawn of lots or noise in a process that was forked from its own.
+
     Guarantee: as far as AES-256-CTR under the key cannot be told from random bits, ``rounded_gaussian`` has exactly the
     law of rounded ideal normals, and a unit joins a lot with a chance of at most q.
     """
@@ -99,6 +103,10 @@ class Draws:
         self._further = hashlib.sha256(b"continued" + key).digest()
         # Whoever knew places and seeds would learn nothing; the hash keeps them from telling of the key.
         self._public = hashlib.sha512(b"places" + key).digest()
+
+    def __reduce_ex__(self, _: Any) -> NoReturn:
+        """Neither copied nor carried: a copy would draw what this one draws."""
+        raise TypeError("a source of noise is neither copied nor pickled: make it where it is drawn from")
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
         """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
@@ -177,8 +185,19 @@ def _keystream(key: bytes, segment: int) -> Callable[[int], NDArray[np.uint64]]:
     # Not on the way of commands that only price a plan.
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-    stream = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor()
-    return lambda n: np.frombuffer(stream.update(bytes(8 * n)), dtype="<u8")
+    stream, owner = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor(), os.getpid()
+
+    def words(n: int) -> NDArray[np.uint64]:
+        if os.getpid() != owner:
+            raise PrivacyError(
+                "a stream of random bits was taken along into another process, where it would give the same noise"
+                " again",
+                code="FK316",
+                remedy="make the source in the process that draws from it",
+            )
+        return np.frombuffer(stream.update(bytes(8 * n)), dtype="<u8")
+
+    return words
 
 
 def _philox(key: bytes) -> np.random.Generator:

@@ -11,35 +11,59 @@ another list too, so it proves nothing against them.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
 import sqlite3
+import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fedkit.errors import DeploymentError
 from fedkit.storage.atomic import sync_folder
 from fedkit.storage.formats import require_known
-from fedkit.storage.private import make_folder, write_new
+from fedkit.storage.private import make_folder, read, write_new
 
 LIST = "backup.json"
 FORMAT = 1
 _CHUNK = 2**20
+_MOST_BYTES, _LATEST = 2**28, 253_402_300_800
+"""Of a list; seconds since the epoch at the end of the last year of four digits."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def described(path: Path) -> dict[str, Any]:
-    """Digest and size of a file."""
+    """Digest and size of a regular file.
+
+    Raises:
+        OSError: it cannot be read, is a link or no file.
+    """
+    with _opened(path) as file:
+        return _passed(file, lambda _: None)
+
+
+def _opened(path: Path) -> BinaryIO:
+    # Whoever can write to a backup may have put a link there, or a pipe that is waited for without end.
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return open(handle, "rb")
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is no regular file")
+
+
+def _passed(file: BinaryIO, to: Callable[[bytes], object]) -> dict[str, Any]:
+    """Hand on what a file holds; its digest and size."""
     found, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while part := file.read(_CHUNK):
-            found.update(part)
-            size += len(part)
+    while part := file.read(_CHUNK):
+        to(part)
+        found.update(part)
+        size += len(part)
     return {"sha256": found.hexdigest(), "size": size}
 
 
@@ -130,28 +154,37 @@ def write_list(folder: Path, kind: str, names: Iterable[str], values: Mapping[st
     return found
 
 
-def read_list(folder: Path, kind: str) -> dict[str, Any]:
+def read_list(folder: Path, kind: str, told: Sequence[str] = ()) -> dict[str, Any]:
     """A backup's list, once each file that it names was found to be what was written, and no other is there.
+
+    Args:
+        told: what else it must tell, each a text.
 
     Raises:
         DeploymentError: FK766; FK759, a newer fedkit has made it.
     """
     try:
-        values: dict[str, Any] = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(read(folder / LIST, _MOST_BYTES))
         require_known(folder / LIST, values["format"], FORMAT, writer=values.get("fedkit"))
         files = dict(values["files"])
-        if values["kind"] != kind or not all(isinstance(name, str) for name in files):
+        if values["kind"] != kind:
             raise ValueError(f"a backup of a {values['kind']}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if values["format"] != FORMAT or type(values["made_at"]) is not int or not 0 <= values["made_at"] < _LATEST:
+            raise ValueError("neither its format nor its time is one")
+        if any(not isinstance(values[name], str) for name in told):
+            raise ValueError(f"{' or '.join(told)} is no text")
+        sizes = {name: each["size"] for name, each in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unusable(folder, f"{LIST} does not say what it holds ({error})") from None
     there = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
     }
     if odd := sorted(there ^ {*files, LIST}):
         raise _unusable(folder, f"{odd[0]} is {'missing' if odd[0] in files else 'not on its list'}")
-    for name, told in files.items():
+    for name, each in files.items():
         try:
-            same = not (folder / name).is_symlink() and described(folder / name) == told
+            # One that has grown beyond measure is not read to its end.
+            same = (folder / name).lstat().st_size == sizes[name] and described(folder / name) == each
         except OSError:
             same = False
         if not same:
@@ -159,17 +192,23 @@ def read_list(folder: Path, kind: str) -> dict[str, Any]:
     return values
 
 
-def put_back(backup: Path, files: Iterable[str], scrap: Path) -> None:
+def put_back(backup: Path, files: Mapping[str, Any], scrap: Path) -> None:
     """Copy a backup's files into a new folder.
+
+    Args:
+        files: as `read_list` has found them to be.
 
     Raises:
         OSError: one cannot be read or written.
+        DeploymentError: FK766, one is not what it was: it was changed meanwhile, or its disk gives other bytes now.
     """
-    for name in files:
+    for name, told in files.items():
         copy = scrap / name
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(backup / name, copy)
-        copy.chmod(0o600)
+        with _opened(backup / name) as file, open(os.open(copy, _NEW, 0o600), "wb") as to:
+            same = _passed(file, to.write) == told
+        if not same:
+            raise _unusable(backup, f"{name} is not what it was a moment ago")
 
 
 def make_folders(folder: Path, names: Iterable[str]) -> None:

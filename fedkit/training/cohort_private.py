@@ -26,8 +26,9 @@ from fedkit.training.stacked import Stacked
 from fedkit.training.updates import updater
 from fedkit.types import Float32, Int64, PrivacyPlan, RoundPlan, Site, Task
 
-_AHEAD = 2**16
-"""Random numbers of a site that are drawn at once, where a step needs fewer."""
+_AHEAD, _TOGETHER = 2**16, 2**21
+"""Random numbers of a site, and of all sites of a call, that are drawn at once where a step needs fewer: what is drawn
+ahead is in memory beside what ``training.memory_gb`` is held against."""
 
 
 def alike(site: Site, plan: PrivacyPlan) -> tuple[object, ...]:
@@ -110,7 +111,7 @@ def _steps(drawn: Sequence[_Draws], d: int, nobody: int) -> Iterator[tuple[int, 
     steps = drawn[0].plan.steps
     places = padded(drawn[0].plan.max_lot) if drawn[0].records else 0
     widest = max(d, places, *(draw.units for draw in drawn))
-    window = min(steps, max(1, _AHEAD // widest))
+    window = min(steps, max(1, min(_AHEAD, _TOGETHER // len(drawn)) // widest))
     noise = np.empty((len(drawn), window, d))
     for first in range(0, steps, window):
         index = np.full((window, len(drawn), places), nobody, dtype=np.int64)

@@ -162,4 +162,6 @@ def _parts(module: nn.Module) -> Iterator[nn.Module]:
 def altered(module: nn.Module) -> bool:
     """Whether a module's call is not what its class makes of it."""
     names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(bool(getattr(module, name)) for name in names) or "forward" in module.__dict__
+    # Any method of the class that the module has its own of: `forward` calls others, as `_conv_forward`.
+    own = any(callable(getattr(type(module), name, None)) for name in module.__dict__)
+    return own or any(bool(getattr(module, name)) for name in names)

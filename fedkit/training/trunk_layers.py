@@ -48,7 +48,8 @@ class Stage(Protocol):
 
 def is_windows(part: nn.Module) -> bool:
     """Whether a module is a convolution that :class:`Convolution` makes."""
-    return type(part) in (nn.Conv1d, nn.Conv2d) and bool(part.groups == 1)
+    # A frozen layer is no tap, so nobody has asked yet what stands around its images.
+    return type(part) in (nn.Conv1d, nn.Conv2d) and bool(part.groups == 1 and part.padding_mode == "zeros")
 
 
 def is_relu(part: nn.Module) -> bool:

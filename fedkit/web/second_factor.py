@@ -76,7 +76,8 @@ def resealed(content: bytes, vault: Vault, *, plain: bool) -> bytes:
     """A file of users with every secret under the newest key.
 
     Args:
-        plain: take those in the clear for the folder's own.
+        plain: take those in the clear for the folder's own; else they stay as they are, and let nobody in. No key that
+            is to go has sealed them, so that a rotation need not wait until somebody has said whose they are.
 
     Raises:
         DeploymentError: FK795.
@@ -85,8 +86,8 @@ def resealed(content: bytes, vault: Vault, *, plain: bool) -> bytes:
     values = json.loads(content)
     for name, user in values["users"].items():
         text = user["secret"]
-        if not is_settled(vault, text.encode()):
-            clear = plain and in_the_clear(text)
+        clear = in_the_clear(text)
+        if plain if clear else not is_settled(vault, text.encode()):
             secret = text if clear else shown(vault, name, user["password"], text)
             user["secret"] = kept(vault, name, user["password"], secret)
     return written(values)

@@ -26,6 +26,7 @@ FINAL = 100
 """So many in a row lock it until somebody at the machine unlocks it."""
 
 _MOST = 1000
+_LATEST = 1e12
 _FOR_GOOD = math.inf
 
 
@@ -125,10 +126,9 @@ class Wrong:
 
 def _count(values: Any) -> Count:
     wrong, until, at = values
-    if (
-        type(wrong) is not int
-        or type(at) not in (int, float)
-        or (until is not None and type(until) not in (int, float))
-    ):
+    times = [at] if until is None else [at, until]
+    # Neither a number below zero nor one that is none may stand for fewer wrong logins, or for no lock.
+    good = all(type(each) in (int, float) and 0 <= each <= _LATEST for each in times)
+    if type(wrong) is not int or wrong < 1 or not good:
         raise ValueError("no count")
     return Count(wrong, _FOR_GOOD if until is None else float(until), float(at))

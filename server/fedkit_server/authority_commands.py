@@ -55,7 +55,7 @@ def trust(
     else:
         statements, texts = read_file(file)
         keyring = open_keyring(statements, federation=about.federation, root=about.root)
-    fresh = take_authorities(about, texts, keyring.coordinator)
+    fresh = take_authorities(about, texts, keyring)
     text = (
         f"{fresh} further CA{'' if fresh == 1 else 's'} trusted"
         if fresh

@@ -83,7 +83,7 @@ def put_back_coordinator(backup: Path, target: Path, keyring: Path | None = None
         DeploymentError: FK766, FK759, FK704, FK700.
         FederationError: FK540 to FK544, the keyring does not go on from the backup's.
     """
-    values = read_list(backup, KIND)
+    values = read_list(backup, KIND, ("name",))
     with becoming(target) as scrap:
         put_back(backup, values["files"], scrap)
         make_folders(scrap, ("runs", "objects"))

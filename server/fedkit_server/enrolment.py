@@ -29,6 +29,7 @@ from fedkit.federation.envelope import read, unseal
 from fedkit.federation.invite import Invitation, new_secret, secret_hash
 from fedkit.federation.offer import open_offer
 from fedkit.storage.keys import PUBLIC_BYTES, fingerprint
+from fedkit_server.authorities import chain_of
 from fedkit_server.state import State
 from fedkit_server.store import Invited
 from fedkit_server.tokens import Brake
@@ -209,6 +210,7 @@ def invite(state: State, site: str, hours: float) -> Invitation:
         expires_at=expires_at,
         port=settings.port,
         grpc_port=settings.grpc_port,
+        authorities=len(chain_of(state.folder)),
     )
 
 

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedkit.errors import DeploymentError
+from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation.authority import Authority, open_chain, trusted
+from fedkit.federation.heads import coordinator_keys
+from fedkit.federation.keyring import Keyring
 from fedkit.storage.formats import require_known
 from fedkit.storage.keys import SigningKey, load_signing_key
 from fedkit.storage.private import make_folder, replace, require_private, write_new
@@ -141,14 +143,24 @@ def fill_profile(path: Path, *, address: str, name: str, root: str, ca: bytes, t
     write_new(path / PROFILE, (json.dumps(about, indent=2) + "\n").encode())
 
 
-def take_authorities(profile: Profile, texts: Sequence[str], coordinator: bytes) -> int:
+def take_authorities(profile: Profile, texts: Sequence[str], keyring: Keyring) -> int:
     """Accept what the coordinator's key in force says of its CAs; returns how many are new.
+
+    Args:
+        keyring: verified, and in force as far as whoever gives it tells.
 
     Raises:
         FederationError: FK540 to FK544: nothing is changed then.
         DeploymentError: FK700.
     """
-    known = profile.authorities()
+    known, coordinator = profile.authorities(), keyring.coordinator
+    if set(_accepted(profile.path)[0]) - set(coordinator_keys(keyring)):
+        # An older file would bring a key back into force that was replaced, perhaps because it was stolen.
+        raise FederationError(
+            "the keyring is an older state of the one by which CAs were accepted before",
+            code="FK544",
+            remedy="ask the coordinator's operator for the newest file of `fedkit server authority`",
+        )
     chain = open_chain(texts, profile.federation, [coordinator], known)
     if len(chain) > len(known):
         keys = dict.fromkeys([*_accepted(profile.path)[0], coordinator])

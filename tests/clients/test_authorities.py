@@ -156,3 +156,20 @@ def test_a_ca_that_another_key_names_is_followed_by_nobody(bench):
     finally:
         coordinator.down()
     assert folder.enrolment().site == SITE
+
+
+def test_who_has_the_first_cas_key_and_keeps_silent_about_the_next_gets_no_secret_of_a_new_invitation(tmp_path, bench):
+    """The replaced CA's key was stolen: whoever has it stands between, with a certificate that the first CA issued."""
+    coordinator = bench().coordinator.up()
+    try:
+        for told in (b"", b"junk", json.dumps(as_told((), coordinator.key.public), separators=(",", ":")).encode()):
+            coordinator.authorities = told
+            line = coordinator.invite("east", authorities=1)
+            with pytest.raises(DeploymentError, match=r"FK742.*0 CAs.*knows of 1"):
+                join(f"localhost:{coordinator.port}", line, tmp_path / "east")
+            assert "east" in coordinator.secrets and not (tmp_path / "east").exists()
+        replaced(coordinator)
+        folder = join(f"localhost:{coordinator.port}", line, tmp_path / "east").folder
+        assert len(chain_of(folder)) == 1
+    finally:
+        coordinator.down()

@@ -168,7 +168,19 @@ def test_a_backup_that_is_killed_has_not_its_name(made, tmp_path):
     make_backup(made.folder, SITE, tmp_path / "copy")
 
 
-@pytest.mark.parametrize("harm", ["a byte", "a file gone", "a file more", "the list", "a link"])
+CHANGES = {
+    "a time of no calendar": {"made_at": 10**30},
+    "no time": {"made_at": "monday"},
+    "another format": {"format": "1"},
+    "no site": {"site": None},
+}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    ["a byte", "a file gone", "a file more", "the list", "a link", "a pipe", "the list a pipe", "an endless file",
+     "a time of no calendar", "no time", "another format", "no site"],
+)  # fmt: skip
 def test_a_damaged_copy_is_never_put_back(made, tmp_path, harm):
     make_backup(made.folder, SITE, copy := tmp_path / "copy")
     if harm == "a byte":
@@ -181,12 +193,63 @@ def test_a_damaged_copy_is_never_put_back(made, tmp_path, harm):
         (copy / "approvals.jsonl").write_text("{}\n")
     elif harm == "the list":
         (copy / "backup.json").write_text("{}")
+    elif harm in ("a pipe", "the list a pipe"):
+        place = copy / ("backup.json" if "list" in harm else "ca.crt")
+        place.unlink()
+        os.mkfifo(place)
+    elif harm == "an endless file":
+        os.truncate(copy / "ca.crt", 2**42)
+    elif harm in CHANGES:
+        values = json.loads((copy / "backup.json").read_text())
+        (copy / "backup.json").write_text(json.dumps({**values, **CHANGES[harm]}))
     else:
         (copy / "ca.crt").rename(tmp_path / "elsewhere")
         (copy / "ca.crt").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DeploymentError, match="FK766"):
         put_back_site(copy, tmp_path / "again", (), time.time())
     assert not (tmp_path / "again").exists()
+
+
+def test_a_copy_that_changes_between_the_look_and_the_copying_is_not_put_back(made, tmp_path, monkeypatch):
+    from fedkit_client import restore
+
+    make_backup(made.folder, SITE, copy := tmp_path / "copy")
+    look = restore.read_list
+
+    def changed_after(*given):
+        found = look(*given)
+        (copy / "keyring.jsonl").write_bytes(b"{}\n")
+        return found
+
+    monkeypatch.setattr(restore, "read_list", changed_after)
+    with pytest.raises(DeploymentError, match="FK766"):
+        put_back_site(copy, tmp_path / "again", (), time.time())
+    assert not (tmp_path / "again").exists() and not list(tmp_path.glob(".again*"))
+
+
+def test_why_a_site_was_paused_before_its_backup_is_not_forgotten(made, tmp_path):
+    for number, reason in enumerate(("the ethics board has questions", "x" * 500)):
+        made.folder.pause.put(reason, time.time())
+        make_backup(made.folder, SITE, tmp_path / f"copy-{number}")
+        put_back_site(tmp_path / f"copy-{number}", tmp_path / f"again-{number}", (), time.time())
+        told = SiteFolder(tmp_path / f"again-{number}").pause.read()
+        assert not told.problem and "backup" in told.reason and reason[:300] in told.reason
+
+
+@pytest.mark.parametrize("newest_last", [True, False])
+def test_of_several_exports_of_a_ledger_each_counts_in_whatever_order(made, tmp_path, newest_last):
+    job = made.coordinator.job("run-1")
+    answer(made, job, 1)
+    make_backup(made.folder, SITE, tmp_path / "copy")
+    exports = []
+    for number in (2, 3):
+        answer(made, job, number)
+        exports.append(tmp_path / f"head-{number}.json")
+        with Ledger(made.folder.ledger(DATASET)) as ledger:
+            exports[-1].write_text(json.dumps(ledger.export().to_dict()))
+    done = put_back_site(tmp_path / "copy", tmp_path / "again", exports if newest_last else exports[::-1], time.time())
+    assert done["ledgers"][DATASET]["charged"] == 2
+    assert account(tmp_path / "again" / "ledgers" / f"{DATASET}.sqlite").spent == made.charged()
 
 
 def test_what_was_spent_since_is_charged_by_the_export_and_the_rest_of_the_run_goes_on_top(made, tmp_path):

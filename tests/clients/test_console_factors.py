@@ -199,6 +199,22 @@ def test_rotation_renews_them_and_the_key_before_opens_none(hospital, tmp_path):
         comes_in(hospital, secret)
 
 
+def test_one_in_the_clear_holds_up_no_rotation_and_no_start_after_it(hospital, tmp_path):
+    """What a version before has left, or somebody has written there: no key that is to go has sealed it."""
+    secret, other = add(hospital), add(hospital, "bo")
+    in_clear(hospital, secret)
+    old, new = tmp_path / "north.key", write_key(tmp_path / "new.key")
+    name_keys(hospital, key_file=str(new), previous={"key_file": str(old)})
+    settle(opened(hospital).folder, renew=True)
+    name_keys(hospital, key_file=str(new))
+    settle(opened(hospital).folder)
+    with pytest.raises(DeploymentError, match=r"FK795.*in the clear"):
+        comes_in(hospital, other, "bo")
+    status, said, _ = command(hospital, "encrypt")
+    assert status == 0 and "encrypted: ana" in said
+    assert comes_in(hospital, secret) and comes_in(hospital, other, "bo")
+
+
 def test_a_backup_that_is_put_back_lets_in_whom_it_let_in(hospital, tmp_path):
     secret = add(hospital)
     backup = tmp_path / "backup"

@@ -64,6 +64,15 @@ def test_values_that_no_invitation_has_are_refused(changes):
     assert refused(coded(**changes)) == "FK540"
 
 
+def test_the_number_of_later_cas_is_told_where_there_are_any():
+    later = replace(INVITATION, authorities=2)
+    assert read_invitation(invitation_line(later), NOW) == later
+    # What a fedkit of before reads, and writes.
+    assert "authorities" not in base64.urlsafe_b64decode(LINE.removeprefix(PREFIX) + "==").decode()
+    for wrong in (-1, 21, True, "1", 1.0):
+        assert refused(coded(authorities=wrong)) == "FK540"
+
+
 def test_the_secret_is_new_each_time_and_not_shown():
     assert len({new_secret() for _ in range(50)}) == 50
     assert INVITATION.secret not in repr(INVITATION)

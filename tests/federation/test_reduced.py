@@ -72,6 +72,34 @@ def test_a_site_whose_update_was_refused_is_named_and_left_out():
     assert reports[1].failed["b"] == "FK512: NaN." and "b missing" in finish.notes[0]
 
 
+def changed(**values):
+    reduce = reducing(["b"])[0]
+    return lambda *given: replace(reduce(*given), **values)
+
+
+def test_a_site_that_is_neither_in_the_mean_nor_refused_is_missing_and_not_forgotten():
+    finish, reports = ran(loop(fed_avg(), changed(refused={})))
+    assert finish.outcome == "degraded" and reports[1].trained == ("a", "c") and "FK524" in reports[1].failed["b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"accepted": {"a": {}, "c": {}, "stranger": {}}}, "FK524"),
+        ({"mean": np.zeros(2, np.float32)}, "FK511"),
+        ({"mean": np.full(3, np.nan, np.float32)}, "FK512"),
+        ({"mean": np.zeros(3)}, "FK516"),
+        ({"weight": float("nan")}, "FK513"),
+        ({"weight": 0.0}, "FK513"),
+    ],
+)
+def test_a_mean_that_no_updates_have_ends_the_run_with_its_reason(values, code):
+    """What comes from another process is not taken on its word."""
+    with pytest.raises(FederationError) as caught:
+        ran(loop(fed_avg(), changed(**values)))
+    assert caught.value.code == code
+
+
 @pytest.mark.parametrize(("refused", "least"), [(["a", "b", "c"], 1), (["a"], 3)])
 def test_a_round_below_quorum_fails_with_the_last_good_model(refused, least):
     finish, _ = ran(loop(fed_avg(), reducing(refused)[0], min_sites=least))

@@ -1,4 +1,6 @@
+import copy
 import os
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedkit.errors import PrivacyError
 from fedkit.privacy.randomness import DRAWS, Secure, Seeded, _keystream, derive_seed
 
 GOLDEN = [453060, 1598423, -859543, 330189]
@@ -165,3 +168,29 @@ def test_seeds_beyond_32_bits_count():
 def test_material_is_unambiguous():
     assert derive_seed("a", "bc") != derive_seed("ab", "c")
     assert derive_seed(1) != derive_seed("1")
+
+
+@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_source_draws_nothing_in_a_process_that_was_forked_from_its_own(name, begun):
+    """Two processes with one key would release one noise twice: their difference has none."""
+    source = SOURCES[name]()
+    if begun:
+        source.rounded_gaussian(10, SCALE)
+    code = 0
+    child = os.fork()
+    if not child:
+        for draw in (lambda: source.rounded_gaussian(4, SCALE), lambda: source.poisson_mask(4, 0.5)):
+            try:
+                draw()
+            except PrivacyError as error:
+                code += error.code == "FK316"
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+    assert len(source.rounded_gaussian(4, SCALE)) == 4
+
+
+@pytest.mark.parametrize("carried", [pickle.dumps, copy.deepcopy, copy.copy])
+def test_a_source_is_neither_carried_nor_copied(carried):
+    with pytest.raises(TypeError):
+        carried(Secure())

@@ -12,6 +12,7 @@ from torch import nn
 
 from fedkit.errors import TrainingError
 from fedkit.models.flat import pack
+from fedkit.training import cohort_private
 from fedkit.training.cohort import Cohort
 from fedkit.training.local import train
 from fedkit.training.stack import POINTWISE, linear_stack
@@ -74,6 +75,27 @@ def test_private_weights_equal_the_references_after_50_steps(kind, optimizer, mu
     rate = 0.1 if optimizer == "sgd" else 0.01
     plans = {s.name: private(s.name, optimizer=optimizer, rate=rate, sample_rate=0.2, max_lot=34) for s in sites}
     assert_same(model, *both(model, kind, sites, round_plan(model, plans, mu=mu)))
+
+
+def test_what_many_sites_draw_ahead_stays_small_and_how_much_it_is_changes_no_bit(monkeypatch):
+    """Beside what the memory budget counts; 100 sites of 600 steps would hold 40 MB of places and noise."""
+    model, sites = network((5, 8, 1)), [site(f"s{k}", 20, k, "binary") for k in range(100)]
+    plan = round_plan(model, {s.name: private(s.name, 600, sample_rate=0.2, max_lot=34) for s in sites})
+    held, whole = [], cohort_private._steps
+
+    def seen(*given):
+        for step, ahead in whole(*given):
+            held.append(ahead.noise.nbytes + ahead.index.nbytes)
+            yield step, ahead
+
+    monkeypatch.setattr(cohort_private, "_steps", seen)
+    ours, _ = cohort(model, "binary").train(model, BINARY, sites, plan, {})
+    assert len(held) == 600 and max(held) <= 2 * 8 * cohort_private._TOGETHER
+    monkeypatch.setattr(cohort_private, "_TOGETHER", 2**16)
+    held.clear()
+    fewer, _ = cohort(model, "binary").train(model, BINARY, sites, plan, {})
+    assert max(held) <= 2 * 8 * 2**16
+    assert all(np.array_equal(mine.delta, other.delta) for mine, other in zip(ours, fewer, strict=True))
 
 
 @pytest.mark.parametrize("kind", TASKS)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedkit.training.stack import POINTWISE, linear_stack
+from fedkit.training.stack import POINTWISE, altered, linear_stack
 
 MAKE = {
     nn.LeakyReLU: lambda: nn.LeakyReLU(0.2),
@@ -96,6 +96,14 @@ def test_a_forward_put_on_a_module_is_seen():
     model = nn.Sequential(nn.Linear(4, 1))
     model[0].forward = lambda x: x.sum(1, keepdim=True)
     assert "forward of its own" in linear_stack(model, (4,), 1)
+
+
+def test_another_method_put_on_a_module_is_seen_too():
+    """A convolution's forward is another method's, which a module may have of its own as well."""
+    layer = nn.Conv2d(1, 2, 3)
+    assert not altered(layer)
+    layer._conv_forward = lambda x, weight, bias: nn.functional.conv2d(x, weight, bias) * 2
+    assert altered(layer)
 
 
 def test_parametrised_weights_are_refused():

@@ -263,6 +263,20 @@ def test_what_has_no_trunk_is_trained_in_blocks(model, shape):
     assert trunk_of(model, tapped(model, shape), shape) is None
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+def test_a_frozen_convolution_gives_what_torchs_gives_whatever_stands_around_its_images(monkeypatch, mode):
+    monkeypatch.setattr(cut_gradients, "cheaper", lambda *_: True)
+    torch.manual_seed(0)
+    first = nn.Conv2d(1, 4, 3, padding=1, padding_mode=mode).requires_grad_(False)
+    model = nn.Sequential(first, nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    x, y = torch.randn(5, *IMAGE), torch.arange(5) % 3
+    with opened(model, IMAGE) as gradients:
+        ours = gradients.of_records(x, y, 1e3, Seeded("lots"), max_lot=8, lot_size=5.0) * (1e3 / G)
+    summed(THREE)(model(x), y).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad])
+    assert torch.allclose(ours.float(), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_a_trunk_is_taken_where_empty_places_cost_more():
     for shape, taken in (((1, 28, 28), True), ((1, 4, 4), False)):
         model = build(ModelConfig("cnn", {"groups": 0}), shape, 3, seed=0)

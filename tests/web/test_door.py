@@ -208,6 +208,28 @@ def test_a_file_that_cannot_be_read_lets_nobody_in(at, file, how):
     assert caught.value.code in ("FK795", "FK706")
 
 
+@pytest.mark.parametrize("count", [[-90, 0.0, 1.0], [0, 0.0, 1.0], [9, "NaN", 1.0], [9, -1.0, 1.0], [9, 10**400, 1.0],
+                                   [9, "Infinity", 1.0], [9, None, "NaN"], [9, True, 1.0]])  # fmt: skip
+def test_a_count_that_none_has_stands_for_no_fewer_and_no_lock(at, count):
+    for _ in range(9):
+        assert at.door.login("ana", "wrong", "000000") is None
+    values = json.loads(at.counts.read_text())
+    values["counts"] = dict.fromkeys(values["counts"], count)
+    at.counts.write_text(json.dumps(values).replace('"NaN"', "NaN").replace('"Infinity"', "Infinity"))
+    with pytest.raises(DeploymentError) as caught:
+        at.another().login("ana", PASSWORD, at.code())
+    assert caught.value.code == "FK795"
+
+
+def test_a_lock_holds_in_the_next_process_for_good_too(at):
+    for _ in range(FINAL):
+        at.door.login("ana", "wrong", "000000")
+        at.now += SPAN
+    assert at.another().login("ana", PASSWORD, at.code()) is None
+    assert unlock(at.users, at.counts, "ana")
+    assert at.another().login("ana", PASSWORD, at.code()) is not None
+
+
 def test_who_comes_in_is_on_record_or_does_not_come_in(at):
     assert at.door.login("ana", PASSWORD, at.code()) is not None
     assert at.told == [("login", "ana")]
