@@ -9,6 +9,7 @@ form leaves out the hundred thousand sites of ``bench_population.py``, which can
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from environment import look, refusal
 HERE = Path(__file__).parent
 PARTS = ("step", "aggregation", "parts", "population", "simulation")
 LARGE = ("population",)
+ENDING = 60.0
+"""Seconds that an interrupted benchmark has to end what it has started."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -42,9 +45,8 @@ def main(words: Sequence[str]) -> int:
         for part in parts:
             start = time.monotonic()
             print(f"== {part}", flush=True)
-            done = subprocess.run([sys.executable, str(HERE / f"bench_{part}.py"), *more])
-            if done.returncode:
-                return done.returncode
+            if status := _status([sys.executable, str(HERE / f"bench_{part}.py"), *more]):
+                return status
             print(f"== {part}: {time.monotonic() - start:.0f} s\n", flush=True)
         writing = ["--write"] * chosen.write
         print("== what is promised", flush=True)
@@ -53,5 +55,29 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
+def _status(command: Sequence[str]) -> int:
+    """Exit status of a benchmark.
+
+    Guarantee: interrupted (the terminal tells the benchmark too) or ended, this one waits until the benchmark has ended
+    what it has started: ``subprocess.run`` would kill it after a quarter of a second, and leave its sides behind.
+    """
+    with subprocess.Popen(command) as popen:
+        try:
+            return popen.wait()
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                popen.terminate()
+            try:
+                popen.wait(ENDING)
+            except subprocess.TimeoutExpired:
+                popen.kill()
+            raise
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -107,7 +107,13 @@ def measure(
         for group in [sides] if together else [[side] for side in sides]:
             up |= {side.name: begin(side) for side in group}
             with ThreadPoolExecutor(len(group)) as pool:
-                failed = list(pool.map(first_turn, group))
+                try:
+                    failed = list(pool.map(first_turn, group))
+                except BaseException:
+                    # The pool waits for its threads, and they for an answer: minutes after a Ctrl-C.
+                    for side in group:
+                        up[side.name].popen.kill()
+                    raise
             for side, error in zip(group, failed, strict=True):
                 if error is not None:
                     drop(side, error)
@@ -221,4 +227,7 @@ def _say(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

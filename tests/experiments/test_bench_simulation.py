@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,3 +195,40 @@ def test_recorded_tables_are_those_of_the_recorded_results(modules):
     told = json.loads((FOLDER / "simulation.json").read_text(encoding="utf-8"))
     assert not told["missing"]
     assert modules["simulation_table"].tables(told) in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_ctrl_c_ends_sides_that_have_not_answered_yet(bench, modules, tiny, tmp_path):
+    silent = [sys.executable, "-c", "import time; time.sleep(600)"]
+    sides = [modules["variants"].Variant(f"the {kind}", kind, silent, 1, 2) for kind in ("fedkit", "flower")]
+    before, begun = signal.signal(signal.SIGINT, signal.default_int_handler), time.monotonic()
+    pressed = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        pressed.start()
+        with pytest.raises(KeyboardInterrupt):
+            bench.measure(tiny, sides, 1, tmp_path, {}, together=True)
+    finally:
+        pressed.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - begun < 60
+
+
+def test_ctrl_c_waits_for_what_a_benchmark_has_to_end(tmp_path):
+    """Of a process group of its own, as a terminal has it: the benchmark needs a second to end what it has started."""
+    part = (
+        "import pathlib, sys, time\n"
+        "try:\n    pathlib.Path('begun').touch(); time.sleep(600)\n"
+        "except KeyboardInterrupt:\n    time.sleep(1); pathlib.Path('ended').touch(); sys.exit(130)\n"
+    )
+    whole = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path.insert(0, {str(FOLDER)!r}); import bench; bench._status([sys.executable, '-c', {part!r}])"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", whole], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
+    ) as popen:
+        end = time.monotonic() + 60
+        while not (tmp_path / "begun").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        os.killpg(popen.pid, signal.SIGINT)
+        assert popen.wait(60)
+    assert (tmp_path / "ended").exists()
