@@ -260,8 +260,10 @@ def _refused(address: str, error: Exception) -> FederationError:
             remedy="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as its owner says",
         )
     told = f"no Ray can be joined at {address}" if address != "auto" else "no Ray runs on this machine"
+    # Ray quotes a traceback in its own text; its last line is what it met.
+    why = _last(error.__cause__ or error).rpartition("ray.exceptions.")[2]
     return FederationError(
-        f"{told}: {text[:300]}", code="FK551", remedy="start one with `ray start`, or set federation.address=null"
+        f"{told}: {why}", code="FK551", remedy="start one with `ray start --head`, or set federation.address=null"
     )
 
 

@@ -72,8 +72,9 @@ def _connect(address: str) -> None:
 
 
 def _silent(address: str, what: str) -> FederationError:
+    where = "on this machine" if address == "auto" else "there"
     return FederationError(
         f"federation.address={address} {what}",
         code="FK551",
-        remedy="start a cluster there with `ray start --head`, or set federation.address=null",
+        remedy=f"start a cluster {where} with `ray start --head`, or set federation.address=null",
     )

@@ -8,7 +8,7 @@ import pytest
 
 import fedkit
 from fedkit.errors import FederationError, FedkitError, PrivacyError
-from fedkit.simulation import ray_actors, ray_probe
+from fedkit.simulation import ray_actors, ray_cluster, ray_probe
 from fedkit.simulation.ray_cluster import Cluster
 from tests.simulation.conftest import write_table
 
@@ -57,6 +57,22 @@ def test_something_that_listens_and_is_no_ray_is_given_up(monkeypatch):
         with pytest.raises(FederationError, match="did not answer as Ray does within 2 s") as caught:
             ray_probe.check(f"127.0.0.1:{silent.getsockname()[1]}")
     assert caught.value.code == "FK551" and time.monotonic() - begun < 10
+
+
+def test_what_ray_quotes_of_its_own_code_is_not_told():
+    """As Ray 2.60 raises it where something else than Ray listens."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedkit[ray]'")
+    cause = RuntimeError(
+        "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
+        '  File "/opt/site-packages/ray/_private/node.py", line 996, in _init_gcs_client\n    client = GcsClient(\n'
+        "ray.exceptions.RpcError: RPC error: Received http2 header with status: 404\n"
+    )
+    error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+    error.__cause__ = cause
+    told = ray_cluster._refused("10.0.0.1:6379", error)
+    assert told.code == "FK551"
+    assert told.message.endswith("joined at 10.0.0.1:6379: RpcError: RPC error: Received http2 header with status: 404")
+    assert "on this machine" in ray_probe._silent("auto", "did not answer").remedy
 
 
 @pytest.mark.parametrize(
