@@ -17,12 +17,13 @@ import argparse
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -111,8 +112,7 @@ def measure(
                     failed = list(pool.map(first_turn, group))
                 except BaseException:
                     # The pool waits for its threads, and they for an answer: minutes after a Ctrl-C.
-                    for side in group:
-                        up[side.name].popen.kill()
+                    _interrupt([up[side.name].popen for side in group])
                     raise
             for side, error in zip(group, failed, strict=True):
                 if error is not None:
@@ -219,6 +219,17 @@ def _all(chosen: Any, peers: Environment, turns: int, missing: dict[str, str]) -
             results += found
             _say(found)
     return results
+
+
+def _interrupt(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Have them clean up after themselves, for a moment, then kill them."""
+    for process in processes:
+        process.send_signal(signal.SIGINT)
+    end = time.monotonic() + 10
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, end - time.monotonic()))
+        process.kill()
 
 
 def _say(found: Sequence[Mapping[str, Any]]) -> None:

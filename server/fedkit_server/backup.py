@@ -2,7 +2,8 @@
 
 The order is what makes the copy one that a crash could have left: what is known of sites and runs first, each run's
 journal before the files that it names, the audit log last, for it tells of things before they happen. Flower's own
-state (``link.db``, ``objects``) is made anew at the start, as after its loss.
+state (``link.db``, ``objects``) is made anew at the start, as after its loss; what a tracker mirrors (``tracking``) is
+filled anew from the runs.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def make_backup(folder: ServerFolder, target: Path, now: float | None = None) ->
         names = [path.relative_to(scrap).as_posix() for path in scrap.rglob("*") if path.is_file()]
         values = {"name": folder.settings().name, "fedkit": __version__, "made_at": int(at), "runs": len(runs)}
         made = write_list(scrap, KIND, names, values)
-    return {**made, "folder": str(target)}
+    return {**made, "folder": str(target), "tracking": (folder.path / "tracking").is_dir()}
 
 
 def put_back_coordinator(backup: Path, target: Path, keyring: Path | None = None) -> dict[str, Any]:

@@ -26,7 +26,11 @@ def backup(
 
     done = make_backup(open_folder(folder), target)
     size = sum(each["size"] for each in done["files"].values())
-    text = f"{target}: {len(done['files'])} files, {done['runs']} runs, {size:,} bytes, read again"
+    runs = f"{done['runs']} run{'s' * (done['runs'] != 1)}"
+    text = f"{target}: {len(done['files'])} files, {runs}, {size:,} bytes, read again"
+    text += "\n  not copied: Flower's link.db and objects, which a start makes anew"
+    if done["tracking"]:
+        text += "; tracking, which `fedkit server start --track` fills anew"
     show(done, text, json_=json_)
 
 

@@ -13,6 +13,7 @@ from fedkit_server.folder import open_folder
 from fedkit_server.rotation import renew_coordinator_key
 from fedkit_server.store import Store
 
+from fedkit.cli.main import main
 from fedkit.errors import DeploymentError, FederationError
 from fedkit.federation import statements
 from fedkit.runs.journal import open_journal
@@ -98,8 +99,11 @@ def test_a_run_that_outpaces_every_copy_is_refused_with_what_to_do(folder, tmp_p
 
 def test_what_was_put_back_is_the_same_federation_and_its_log_says_so(folder, tmp_path):
     (folder.path / "link.db").write_bytes(b"flower's")
+    (folder.path / "tracking").mkdir(mode=0o700)
+    (folder.path / "tracking" / "tensorboard.json").write_text("{}", encoding="utf-8")
     made = make_backup(folder, tmp_path / "copy")
-    assert "link.db" not in made["files"]
+    # With what was told and without what was mirrored, runs would be missing from the mirror for good.
+    assert made["tracking"] and not [name for name in made["files"] if name.startswith(("link.db", "tracking"))]
     done = put_back_coordinator(tmp_path / "copy", tmp_path / "again")
     again = open_folder(tmp_path / "again")
     assert again.keyring().statements == folder.keyring().statements and not again.link.exists()
@@ -147,3 +151,10 @@ def test_a_sites_backup_is_no_coordinators(folder, tmp_path):
     (tmp_path / "copy" / "backup.json").write_text(listed.replace('"coordinator"', '"site"'))
     with pytest.raises(DeploymentError, match=r"FK766.*a backup of a site"):
         put_back_coordinator(tmp_path / "copy", tmp_path / "again")
+
+
+def test_the_command_says_what_is_not_copied(folder, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["server", "backup", str(folder.path), str(tmp_path / "copy")])
+    told = capsys.readouterr().out
+    assert not left.value.code and "not copied: Flower's link.db" in told and "tracking" not in told
