@@ -152,6 +152,7 @@ def replay(
 
     Example: fedkit replay runs/20260101-120000-heart_disease
     """
+    from fedkit.reporting.text import plural
     from fedkit.simulation.replay import replay as run_again
 
     models = None
@@ -176,7 +177,7 @@ def replay(
             verdict = "every round's model is identical"
         if found.model_identical is False:
             verdict += "; model.safetensors is not the last round's model"
-        sys.stdout.write(f"{found.run_dir}: {found.rounds} rounds {how}; {verdict}\n")
+        sys.stdout.write(f"{found.run_dir}: {plural(found.rounds, 'round')} {how}; {verdict}\n")
         for note in found.notes:
             sys.stdout.write(f"  {note}\n")
     if not found.identical:

@@ -120,9 +120,9 @@ def _sites_table(view: RunView, shown: Sequence[str], beside: Sequence[str]) -> 
 
 def _headline(view: RunView) -> Text:
     tone, _ = OUTCOMES.get(view.outcome, ("plain", view.outcome))
-    done = f"{view.rounds_done} of {view.num_rounds}" if view.rounds_done < view.num_rounds else f"{view.num_rounds}"
+    done = f"{view.rounds_done} of " * (view.rounds_done < view.num_rounds) + text.plural(view.num_rounds, "round")
     took = text.duration(view.manifest.get("seconds"))
-    return Text.assemble((view.name, "bold"), ": ", (view.outcome, STYLES[tone]), f", {done} rounds in {took}")
+    return Text.assemble((view.name, "bold"), ": ", (view.outcome, STYLES[tone]), f", {done} in {took}")
 
 
 def _engine(view: RunView) -> list[Text]:

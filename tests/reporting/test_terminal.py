@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -26,6 +27,12 @@ def test_every_run_has_a_closing_table(any_run):
     assert view.outcome in text
     assert ("rivate" in text) and "Report: " in text
     assert all(site in text for site in view.sites[:5])
+
+
+@pytest.mark.parametrize(("planned", "said"), [(1, ", 1 round in "), (99, " of 99 rounds in ")])
+def test_the_headline_counts_rounds(make_run, planned, said):
+    view = read_run(make_run("seeded"))
+    assert said in printed(closing_table(replace(view, manifest={**view.manifest, "num_rounds": planned})))
 
 
 def test_closing_table_spells_out_undefined_and_overall(make_run):

@@ -64,7 +64,7 @@ def test_what_ray_quotes_of_its_own_code_is_not_told():
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedkit[ray]'")
     cause = RuntimeError(
         "Failed to connect to GCS. Last connection error: Traceback (most recent call last):\n"
-        '  File "/opt/site-packages/ray/_private/node.py", line 996, in _init_gcs_client\n    client = GcsClient(\n'
+        '  File "site-packages/ray/_private/node.py", line 996, in _init_gcs_client\n    client = GcsClient(\n'
         "ray.exceptions.RpcError: RPC error: Received http2 header with status: 404\n"
     )
     error = ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
