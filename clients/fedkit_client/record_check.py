@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedkit.errors import FedkitError
+from fedkit.errors import DeploymentError, FedkitError
 from fedkit_client.audit import examined
 from fedkit_client.before_logs import logs_before
 from fedkit_client.check import Check, failed, tried
@@ -24,6 +24,11 @@ _REMEDY = (
 
 def lineage_check(opened: Opened) -> Check:
     """Whether a round can write down whom it has read, which it must before it answers."""
+    try:
+        opened.folder.vault()
+    except DeploymentError as error:
+        # Closed, not broken: to put it back from a backup would lose rounds.
+        return Check("lineage", "fail", f"it was not looked at: {error.message}", error.remedy)
     return tried("lineage", lambda: require_usable(opened.folder))
 
 

@@ -24,6 +24,7 @@ from fedkit_client.join import join
 from fedkit_client.joining_key import key_for
 from fedkit_client.opening import unopened
 from fedkit_client.pseudonyms import pseudonym_key
+from fedkit_client.record_check import lineage_check
 from fedkit_client.settling import settle
 from fedkit_client.start import open_site
 from fedkit_client.usage import note_usage, read_usage
@@ -687,6 +688,18 @@ def test_a_rotation_says_what_the_key_before_is_still_needed_for(hospital, tmp_p
     # And that is so.
     copied = SiteFolder(kept, vaults.Keys(kept, Encryption(KeySource(file=tmp_path / "new.key"))))
     assert not unopened(copied, [DATASET])
+
+
+def test_doctor_without_the_key_sends_nobody_to_a_backup_for_the_lineage(hospital, tmp_path):
+    key = write_key(tmp_path / "north.key")
+    name_keys(hospital, key_file=str(key))
+    settle(opened(hospital).folder)
+    live(hospital)
+    assert lineage_check(opened(hospital)).state == "ok"
+    key.rename(tmp_path / "away.key")
+    found = lineage_check(opened(hospital))
+    assert found.state == "fail" and "not looked at" in found.found and str(key) in found.found, found
+    assert "pseudonym" not in found.remedy and "lineage" not in found.remedy, found
 
 
 def test_status_without_the_key_tells_no_cost_in_place_of_none(hospital, tmp_path):
