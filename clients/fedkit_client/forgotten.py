@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from fedkit.errors import FederationError
 from fedkit_client.folder import SiteFolder
-from fedkit_client.recalled import recalled
+from fedkit_client.recalled import all_recalled
 from fedkit_client.retention import KIND
 
 
@@ -21,21 +20,14 @@ def forgotten(folder: SiteFolder, dataset: str = "", run: str = "") -> list[dict
     Raises:
         FederationError: FK593, the log is there and cannot be read.
     """
-    try:
-        return [
-            {"dataset": str(line.fields.get("dataset")), "run": str(line.fields.get("run")), "at": line.at,
-             "line": line.seq}
-            for line in recalled(folder, (KIND,))
-            if line.fields.get("what") == "lineage"
-            and dataset in ("", line.fields.get("dataset"))
-            and run in ("", line.fields.get("run"))
-        ]  # fmt: skip
-    except OSError as error:
-        raise FederationError(
-            f"{folder.audit.name} cannot be read ({error.strerror}), so nobody knows which lineage was deleted",
-            code="FK593",
-            remedy="make it readable for the site's own user",
-        ) from None
+    return [
+        {"dataset": str(line.fields.get("dataset")), "run": str(line.fields.get("run")), "at": line.at,
+         "line": line.seq}
+        for line in all_recalled(folder, (KIND,), "which lineage was deleted")
+        if line.fields.get("what") == "lineage"
+        and dataset in ("", line.fields.get("dataset"))
+        and run in ("", line.fields.get("run"))
+    ]  # fmt: skip
 
 
 def forgotten_lines(found: list[dict[str, Any]]) -> list[str]:

@@ -68,6 +68,25 @@ def recalled(folder: SiteFolder, kinds: tuple[str, ...]) -> Iterator[Line]:
             yield from (line for line in readable_lines(path, kinds) if line.kind in kinds)
 
 
+def all_recalled(folder: SiteFolder, kinds: tuple[str, ...], unknown: str) -> list[Line]:
+    """The same at once.
+
+    Args:
+        unknown: what nobody knows without them, in words.
+
+    Raises:
+        FederationError: FK593, a log is there and cannot be read.
+    """
+    try:
+        return list(recalled(folder, kinds))
+    except OSError as error:
+        raise FederationError(
+            f"{folder.audit.name} cannot be read ({error.strerror}), so nobody knows {unknown}",
+            code="FK593",
+            remedy="make it readable for the site's own user",
+        ) from None
+
+
 def logs_of(folder: SiteFolder) -> list[Path]:
     """The site's audit log, behind those of the folders that were taken over before, oldest first."""
     before = sorted(folder.path.glob("audit.before-*.jsonl"), key=lambda path: (len(path.name), path.name))

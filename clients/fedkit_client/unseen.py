@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from fedkit.errors import FederationError
 from fedkit.reporting.incident import presumed_text
 from fedkit_client.folder import SiteFolder
-from fedkit_client.recalled import recalled
+from fedkit_client.recalled import all_recalled
 from fedkit_client.reconciled import presumed
 
 RESTORED = "restored"
@@ -47,17 +46,10 @@ def restores(folder: SiteFolder) -> list[dict[str, Any]]:
     Raises:
         FederationError: FK593, the log is there and cannot be read.
     """
-    try:
-        return [
-            {"at": line.at, "made_at": line.fields.get("made_at"), "exports": line.fields.get("exports")}
-            for line in recalled(folder, (RESTORED,))
-        ]
-    except OSError as error:
-        raise FederationError(
-            f"{folder.audit.name} cannot be read ({error.strerror}), so nobody knows whether the folder was put back",
-            code="FK593",
-            remedy="make it readable for the site's own user",
-        ) from None
+    return [
+        {"at": line.at, "made_at": line.fields.get("made_at"), "exports": line.fields.get("exports")}
+        for line in all_recalled(folder, (RESTORED,), "whether the folder was put back")
+    ]
 
 
 def restores_lines(found: Sequence[dict[str, Any]]) -> list[str]:

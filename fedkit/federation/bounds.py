@@ -7,11 +7,9 @@ import math
 import numpy as np
 
 from fedkit.errors import FederationError
+from fedkit.federation.order import MOST_MU
 from fedkit.training.local import PARAMETER_LIMIT
 from fedkit.types import Float32
-
-MOST_MU = 1e4
-"""Largest proximal_mu of a request to a private site."""
 
 
 def check_request(parameters: Float32, proximal_mu: float, *, private: bool) -> None:

@@ -26,6 +26,7 @@ from fedkit.types import Float32
 
 Kind = Literal["train", "evaluate", "statistics", "end"]
 MOST_MU = 1e4
+"""Largest proximal_mu of an order, and of a request to a private site."""
 LONGEST_LIFE = 31 * 86_400.0
 TOO_OFTEN = "FK581"
 """The code of a site that has begun a round so often, and never answered, that it begins it no more."""

@@ -29,7 +29,7 @@ from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import Cohort
 from fedkit.training.cohort_rows import padded
-from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, rounded_up
+from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough
 from fedkit.training.on_device import CPU, device_of, name_of
 from fedkit.training.stack import linear_stack
 from fedkit.training.tapped import tapped
@@ -157,7 +157,7 @@ def choose(
         raise TrainingError(
             f"training.memory_gb={training.memory_gb:g} is below one model in training, {12 * d / 2**30:.3g} GB",
             code="FK418",
-            remedy=f"set training.memory_gb={rounded_up(12 * d / 2**30):g} or more",
+            remedy=f"set training.memory_gb={enough(12 * d / 2**30):g} or more",
         )
     reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
     there = reference_on(device)
@@ -205,7 +205,7 @@ def _closed_form(
     if most < 1:
         gigabytes = each / 2**30
         told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={rounded_up(gigabytes):g}, or training.engine=reference"
+        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
     if training.max_clients_at_once is not None:
         most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
@@ -237,7 +237,7 @@ def _taps(
     gigabytes = bytes_of_taps(found, trunk) / 2**30
     if gigabytes > training.memory_gb:
         told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={rounded_up(gigabytes):g}, or training.engine=reference"
+        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
     if not found.proven:
         probed = local.copy_of(model)
         unpack(probed, pack(model))
@@ -278,7 +278,7 @@ def _vmap(
     if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
         told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
         told += "" if most is None else f" and training.max_clients_at_once {most}"
-        return "FK418", told, f"set training.memory_gb={rounded_up(gigabytes):g}, or training.engine=reference"
+        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
     vmapped = Vmapped()
     why = f"plain training of one model at {AT_ONCE} sites at once"
     return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)

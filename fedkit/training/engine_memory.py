@@ -23,6 +23,6 @@ def bytes_of_stack(layers: Sequence[Layer], places: int) -> int:
     return 60 * d + 24 * places * widths
 
 
-def rounded_up(gigabytes: float) -> float:
+def enough(gigabytes: float) -> float:
     """Two digits, and enough."""
     return float(f"{gigabytes * 1.06:.2g}")

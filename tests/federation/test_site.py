@@ -10,8 +10,8 @@ from fedkit.errors import FedkitError
 from fedkit.federation import site as federated
 from fedkit.federation import wire
 from fedkit.federation.admission import MAX_ENTRY
-from fedkit.federation.bounds import MOST_MU
 from fedkit.federation.gate import Gate
+from fedkit.federation.order import MOST_MU
 from fedkit.federation.public_codes import COMMON, PUBLIC_CODES, public_code
 from fedkit.federation.site import SiteRuntime
 from fedkit.models import build

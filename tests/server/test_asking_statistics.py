@@ -12,16 +12,9 @@ from flwr.app import ConfigRecord, RecordDict
 from fedkit.federation import wire
 from fedkit.governance.statistics import Statistics
 from fedkit.types import ClientUpdate
-from tests.federation.link import served
 from tests.server.sites import RECORDS, Held, job_text, make_world
 
 ASKED = Statistics(("num",), 10, 8.0, 1e-5)
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("link")) as found:
-        yield found
 
 
 @pytest.fixture

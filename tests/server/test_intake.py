@@ -20,7 +20,6 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from fedkit.federation.flower_grid import LinkGrid
-from tests.federation.link import served
 from tests.federation.test_flower_link import ask
 
 
@@ -174,12 +173,6 @@ def deployed(coordinator):
 
 def _text(content):
     return base64.b64encode(content).decode()
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("link")) as found:
-        yield found
 
 
 @pytest.mark.slow

@@ -11,28 +11,9 @@ from flwr.app import MetricRecord
 from fedkit.errors import DeploymentError, FedkitError
 from fedkit.federation.events import Event
 from fedkit.storage.keys import new_signing_key
-from tests.federation.link import served
-from tests.server.sites import Held, honest, job_text, make_world
+from tests.server.sites import Held, honest, job_text
 
 SLOW = pytest.mark.slow  # what waits for whole runs; test_runner_durable.py has some for the fast tests
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("link")) as found:
-        yield found
-
-
-@pytest.fixture
-def world(here, tmp_path):
-    found = make_world(here, tmp_path / "coordinator")
-    found.start()
-    yield found
-    found.close_runner()
-    for site in found.sites.values():
-        site.close()
-    here.hang_up()
-    found.store.close()
 
 
 def trained(world, run):

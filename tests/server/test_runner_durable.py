@@ -12,27 +12,8 @@ from fedkit_server.store import Store
 
 from fedkit.errors import DeploymentError
 from fedkit.federation.events import Event
-from tests.federation.link import served
-from tests.server.sites import Held, job_text, make_world
+from tests.server.sites import Held, job_text
 from tests.server.test_api import Api
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("link")) as found:
-        yield found
-
-
-@pytest.fixture
-def world(here, tmp_path):
-    found = make_world(here, tmp_path / "coordinator")
-    found.start()
-    yield found
-    found.close_runner()
-    for site in found.sites.values():
-        site.close()
-    here.hang_up()
-    found.store.close()
 
 
 @pytest.mark.slow

@@ -12,28 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from fedkit_server.tracking import begin_tracking
 
-from tests.federation.link import served
-from tests.server.sites import job_text, make_world
+from tests.server.sites import job_text
 
 PASSWORD = "hunter2-and-more"
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    with served(tmp_path_factory.mktemp("link")) as found:
-        yield found
-
-
-@pytest.fixture
-def world(here, tmp_path):
-    found = make_world(here, tmp_path / "coordinator")
-    found.start()
-    yield found
-    found.close_runner()
-    for site in found.sites.values():
-        site.close()
-    here.hang_up()
-    found.store.close()
 
 
 @contextmanager
