@@ -1,0 +1,47 @@
+"""The compiled library of this machine, if there is one."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+
+from fedkit.native.compiling import BASE, HERE, WIDE, sources
+
+OFF = "FEDKIT_NATIVE"
+"""Set this variable of the environment to ``off`` to do without the library."""
+
+_POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_SIGNATURES: dict[str, tuple[type, ...]] = {
+    "fedkit_private": (_POINTER, _WHOLE, *[_POINTER] * 7),
+    "fedkit_plain": (_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5, _WHOLE, _WHOLE, _REAL, _POINTER),
+}
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """What was compiled for this processor, its functions declared; None where there is nothing that can be used.
+
+    A library whose C files have changed since is not used.
+    """
+    if os.environ.get(OFF) == "off":
+        return None
+    base = _opened(BASE)
+    if base is None:
+        return None
+    base.fedkit_wide.argtypes = ()
+    wide = _opened(WIDE) if base.fedkit_wide() else None
+    found = wide or base
+    for name, arguments in _SIGNATURES.items():
+        function = getattr(found, name)
+        function.argtypes, function.restype = arguments, ctypes.c_int
+    return found
+
+
+def _opened(name: str) -> ctypes.CDLL | None:
+    try:
+        found = ctypes.CDLL(str(HERE / name))
+        found.fedkit_sources.restype = ctypes.c_char_p
+        return found if found.fedkit_sources().decode() == sources() else None
+    except (OSError, AttributeError):
+        return None
