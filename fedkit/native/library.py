@@ -13,6 +13,7 @@ OFF = "FEDKIT_NATIVE"
 
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES: dict[str, tuple[type, ...]] = {
+    "fedkit_gaussian": (_POINTER, *[_WHOLE] * 3, _REAL, _POINTER, _POINTER, _WHOLE, _POINTER),
     "fedkit_private": (_POINTER, _WHOLE, *[_POINTER] * 7),
     "fedkit_plain": (_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5, _WHOLE, _WHOLE, _REAL, _POINTER),
 }

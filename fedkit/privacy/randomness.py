@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NoReturn, Protocol
 
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.rounded_gaussian import fill_rounded_gaussians, rounded_gaussian
+from fedkit.privacy.normal_pairs import Words
+from fedkit.privacy.rounded_gaussian import Bits, fill_rounded_gaussians, rounded_gaussian
 from fedkit.types import Int64
 
 Float64 = NDArray[np.float64]
@@ -29,6 +30,7 @@ DRAWS = 2
 1 (until 0.1.0's first release): Philox normals, one stream for all.
 """
 _SCHEME = b"fedkit draws 2"
+_ZEROS, _BLOCK = memoryview(bytes(2**18)), 16
 
 
 class Source(Protocol):
@@ -110,7 +112,8 @@ class Draws:
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
         """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
-        bits, below = self._lots(n), int(q * 2.0**64)
+        bits, below = np.empty(n, dtype=np.uint64), int(q * 2.0**64)
+        self._lots(bits)
         return bits < np.uint64(below) if below < 2**64 else np.ones(n, dtype=np.bool_)
 
     def rounded_gaussian(self, d: int, scale: float) -> Int64:
@@ -146,11 +149,11 @@ class Draws:
         """63 bits to seed a model's own random layers with."""
         return int(self._seeds.integers(0, 2**63))
 
-    def _more(self, n: int) -> NDArray[np.uint64]:
-        return self._continued(n)
+    def _more(self, words: Words) -> None:
+        self._continued(words)
 
     @cached_property
-    def _continued(self) -> Callable[[int], NDArray[np.uint64]]:
+    def _continued(self) -> Bits:
         return _keystream(self._further, 0)
 
     @cached_property
@@ -180,14 +183,14 @@ def Secure() -> Draws:
     return Draws(os.urandom(32))
 
 
-def _keystream(key: bytes, segment: int) -> Callable[[int], NDArray[np.uint64]]:
-    """n -> the next n words of AES-256-CTR from counter ``segment * 2**120`` on: no two segments of a key meet."""
+def _keystream(key: bytes, segment: int) -> Bits:
+    """Words of AES-256-CTR from counter ``segment * 2**120`` on: no two segments of a key meet."""
     # Not on the way of commands that only price a plan.
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
     stream, owner = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor(), os.getpid()
 
-    def words(n: int) -> NDArray[np.uint64]:
+    def fill(words: Words) -> None:
         if os.getpid() != owner:
             raise PrivacyError(
                 "a stream of random bits was taken along into another process, where it would give the same noise"
@@ -195,9 +198,14 @@ def _keystream(key: bytes, segment: int) -> Callable[[int], NDArray[np.uint64]]:
                 code="FK316",
                 remedy="make the source in the process that draws from it",
             )
-        return np.frombuffer(stream.update(bytes(8 * n)), dtype="<u8")
+        into = words.view(np.uint8).data
+        # The cipher asks for room for a block less a byte behind what it writes.
+        direct = max(0, len(into) - _BLOCK)
+        for at in range(0, direct, len(_ZEROS)):
+            stream.update_into(_ZEROS[: direct - at], into[at:])
+        into[direct:] = stream.update(_ZEROS[: len(into) - direct])
 
-    return words
+    return fill
 
 
 def _philox(key: bytes) -> np.random.Generator:

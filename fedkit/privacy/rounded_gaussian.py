@@ -10,9 +10,9 @@ float64 candidate x is computed at the midpoints. With r = sqrt(-2 ln u), for EV
 
 1. U in the cell moves ln U by at most 2**-53 / (u - 2**-53) <= 1.5 * 2**-53 / u (where u > 2**-53), so r by at most
    twice that over r: .75 of the second term.
-2. V moves cos and sin by at most 2 pi 2**-53 < 2**-50; the rounded angle is off by less than 2**-50; torch's cos and
-   sin are taken to be within 2**-50, and numpy's log within 2**-50 of its size (four units in the last place or more);
-   sqrt and products are correctly rounded. Together below half of the first term.
+2. V moves cos and sin by at most 2 pi 2**-53 < 2**-50; the rounded angle is off by less than 2**-50; cos and sin are
+   taken to be within 2**-50, and log within 2**-50 of its size (four units in the last place or more); sqrt and
+   products are correctly rounded. Together below half of the first term.
 
 Why the candidate is the ideal value. Where x is nearer to an integer than 1/2 - tol - 2**-50, all X of the cell round
 to that integer: whatever the bits not drawn, the ideal result is this one. Elsewhere (and always where U's cell reaches
@@ -20,15 +20,23 @@ to that integer: whatever the bits not drawn, the ideal result is this one. Else
 in decimal arithmetic of as many digits as the smaller cell asks for, until the rounding is known. What was decided
 early holds for every continuation, so both values of a pair belong to one and the same (U, V).
 
+Whose log, cos and sin. Polynomials of fdlibm, written out (:mod:`fedkit.privacy.pair_candidate`): compiled, in
+``fedkit/native/gaussian.c``, which is a third of the time; or, where there is no library, numpy's log and torch's cos
+and sin, with twice the bound, and the polynomials for the few pairs that are not clear by that. Two candidates of such
+errors lie less than tol apart: where one is clear by 2 tol, the other is clear by tol. So which pairs are continued,
+and every number with it, follows from the words and the scale, whatever computes.
+
 What is left. Given independent uniform bits the result has the law of round(scale * Z): no distance, and a tail without
 end. A pair that is still open after ``ROUNDS`` continuations (a cell of 2**-1588) raises an error and releases nothing;
 for scale <= 2**40 the chance is below 2**-1500. Two assumptions remain. The AES-CTR stream cannot be told from random
 bits; n blocks under one key can, by counting repeats, with an advantage of n**2 / 2**129 (2**-70 for 1,500 steps at
-d = 1e6), and nothing better is known. And these functions are as accurate as said (tests compare them with mpmath);
-Decimal's ln and sqrt are correctly rounded by their specification. Time is not covered: a pair that is continued takes
-.15 ms longer.
+d = 1e6), and nothing better is known. And log, cos and sin are as accurate as said: the polynomials, and numpy's and
+torch's where they are used (tests compare all of them with mpmath); Decimal's ln and sqrt are correctly rounded by
+their specification. Time is not covered: a pair that is continued takes .15 ms longer.
 
->>> rounded_gaussian(lambda n: np.arange(1, n + 1, dtype=np.uint64) << np.uint64(58), 4, 2.0**20).tolist()
+>>> def counting(words):
+...     words[:] = np.arange(1, len(words) + 1, dtype=np.uint64) << np.uint64(58)
+>>> rounded_gaussian(counting, 4, 2.0**20).tolist()
 [2893931, 2550516, 877864, 1056458]
 """
 
@@ -40,24 +48,22 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_EVEN, Context, Decimal, getcontext, localcontext
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedkit.errors import PrivacyError
+from fedkit.privacy.normal_pairs import Float64, Words, round_pairs
+from fedkit.privacy.pair_candidate import PREFIX
 from fedkit.types import Int64
 
-Bits = Callable[[int], NDArray[np.uint64]]
-"""n -> the next n words of 64 random bits of a stream."""
+Bits = Callable[[Words], None]
+"""Fills uint64 [any] with the next words of 64 random bits of a stream."""
 
 MAX_SCALE = 2.0**40
 """Every result is then an integer below 2**52: exact in float64, rint and int64."""
-PREFIX = 52
 WORDS = 3
 ROUNDS = 8
 
 _CHUNK = 2**14
 """Pairs at once; what they need stays in a core's cache."""
-_DROPPED, _ONE = np.uint64(64 - PREFIX), np.uint64(0x3FF << PREFIX)
-_TO_MIDPOINT = 1.0 - 2.0**-53
 
 
 def rounded_gaussian(bits: Bits, d: int, scale: float, more: Bits | None = None) -> Int64:
@@ -79,7 +85,7 @@ def rounded_gaussian(bits: Bits, d: int, scale: float, more: Bits | None = None)
     return whole
 
 
-def fill_rounded_gaussians(found: NDArray[np.float64], bits: Bits, scale: float, more: Bits | None = None) -> None:
+def fill_rounded_gaussians(found: Float64, bits: Bits, scale: float, more: Bits | None = None) -> None:
     """Fill float64 [count, d] with what as many calls of :func:`rounded_gaussian` give, as whole numbers.
 
     With a stream of its own for what continues a pair, neither depends on how many are drawn at once.
@@ -92,81 +98,38 @@ def fill_rounded_gaussians(found: NDArray[np.float64], bits: Bits, scale: float,
         raise PrivacyError(message, code="FK315", remedy="choose a noise multiplier between .1 and 10000")
     count, d = found.shape
     pairs, more = (d + 1) // 2, more or bits
-    if not pairs:
+    if not count or not pairs:
         return
-    together = _CHUNK // pairs
-    for row in range(0, count, max(1, together)):
-        if together:
-            rows = found[row : row + together]
-            rows[:] = _pairs_rounded(bits, more, scale, len(rows), pairs).reshape(len(rows), -1)[:, :d]
-            continue
-        whole = np.empty((2, pairs))
+    together = max(1, _CHUNK // pairs)
+    words = np.empty(2 * min(_CHUNK, count * pairs), dtype=np.uint64)
+    cosines, sines = found[:, :pairs], found[:, pairs:]
+    for row in range(0, count, together):
         for first in range(0, pairs, _CHUNK):
-            chunk = whole[:, first : first + _CHUNK]
-            chunk[:] = _pairs_rounded(bits, more, scale, 1, chunk.shape[1])[0]
-        found[row] = whole.reshape(-1)[:d]
+            place = slice(row, row + together), slice(first, first + _CHUNK)
+            _fill_pairs(cosines[place], sines[place], words, bits, more, scale)
 
 
-def candidates(words: NDArray[np.uint64], scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The float64 values at the midpoints of the cells that the words name, and their bounds.
-
-    Args:
-        words: uint64 [..., 2, n]: U's prefix is the first 52 bits of row 0, V's those of row 1.
-
-    Returns:
-        float64 [..., 2, n], cosine and sine; float64 [..., n], tol as in the module's description.
-    """
-    # Not on the way of commands that only price a plan.
-    import torch
-
-    cells = words >> _DROPPED
-    cells |= _ONE
-    uv: NDArray[np.float64] = cells.view(np.float64)
-    uv -= _TO_MIDPOINT  # [1, 2) minus a little less than 1: the midpoint, exactly
-    u, angle = uv[..., 0, :], uv[..., 1, :]
-    angle *= 2.0 * math.pi
-    x = np.empty_like(uv)
-    # torch's take a quarter of numpy's time.
-    turned = torch.from_numpy(angle)
-    torch.cos(turned, out=torch.from_numpy(x[..., 0, :]))
-    torch.sin(turned, out=torch.from_numpy(x[..., 1, :]))
-    radius = np.log(u, out=angle)
-    radius *= -2.0
-    np.sqrt(radius, out=radius)
-    u *= radius
-    # At least as for scale 2: the cell that reaches 0 must never pass.
-    reach = max(scale, 2.0)
-    tolerance = np.divide(reach * 2.0**-51, u, out=u)
-    tolerance += radius * (reach * 2.0**-47)
-    radius *= scale
-    x *= radius[..., None, :]
-    return x, tolerance
-
-
-def _pairs_rounded(bits: Bits, more: Bits, scale: float, rows: int, pairs: int) -> NDArray[np.float64]:
-    """Whole numbers, float64 [rows, 2, pairs]; a row's words come before the next one's."""
-    words = bits(rows * 2 * pairs).reshape(rows, 2, pairs)
-    x, tolerance = candidates(words, scale)
-    nearest = np.rint(x)
-    x -= nearest
-    np.absolute(x, out=x)
-    x += tolerance[:, None]
-    if x.max() < 0.5 - 2.0**-50:
-        return nearest
-    doubtful = x >= 0.5 - 2.0**-50
-    for row, index in np.argwhere(doubtful.any(1)):
-        u, v = (int(word) >> (64 - PREFIX) for word in words[row, :, index])
+def _fill_pairs(cosines: Float64, sines: Float64, words: Words, bits: Bits, more: Bits, scale: float) -> None:
+    """Float64 [rows, pairs] and [rows, pairs or one less]; a row's words come before the next one's."""
+    rows, pairs = cosines.shape
+    words = words[: 2 * rows * pairs]
+    bits(words)
+    by_row = words.reshape(rows, 2, pairs)
+    for at in round_pairs(cosines, sines, by_row, scale).tolist():
+        row, index = divmod(at, pairs)
+        u, v = (int(word) >> (64 - PREFIX) for word in by_row[row, :, index])
         exact = _continue(more, u, v, scale)
-        for member in np.flatnonzero(doubtful[row, :, index]):
-            nearest[row, member, index] = exact[member]
-    return nearest
+        cosines[row, index] = exact[0]
+        if index < sines.shape[1]:
+            sines[row, index] = exact[1]
 
 
 def _continue(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:
     """Both rounded members of the pair whose uniforms begin with these 52 bits."""
-    width = PREFIX
+    width, further = PREFIX, np.empty(2 * WORDS, dtype=np.uint64)
     for _ in range(ROUNDS):
-        more = [int(word) for word in bits(2 * WORDS)]
+        bits(further)
+        more = further.tolist()
         for word in range(WORDS):
             u, v = u << 64 | more[word], v << 64 | more[WORDS + word]
         width += 64 * WORDS

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -44,7 +45,7 @@ def test_secure_masks_never_join_with_more_than_chance_q(q):
     assert Fraction(below, 2**64) <= Fraction(q) < Fraction(below + 1, 2**64)
     words = sorted({w for w in (0, below - 1, below, below + 1, 2**64 - 1) if 0 <= w < 2**64})
     source = Secure()
-    source._lots = lambda n: np.array(words, dtype=np.uint64)
+    source._lots = lambda into: into.__setitem__(slice(None), np.array(words, dtype=np.uint64))
     assert source.poisson_mask(len(words), q).tolist() == [w < below for w in words]
 
 
@@ -84,7 +85,7 @@ def test_pairs_that_need_further_bits_have_a_stream_of_their_own(monkeypatch):
     asked = []
     source = Seeded(5)
     inner = source._more
-    monkeypatch.setattr(source, "_more", lambda n: asked.append(n) or inner(n))
+    monkeypatch.setattr(source, "_more", lambda words: asked.append(len(words)) or inner(words))
     source.fill_rounded_gaussians(np.empty((3, 4000)), 2.0**40)
     assert len(asked) > 20 and set(asked) == {6}
 
@@ -117,11 +118,24 @@ def test_every_order_is_as_likely_as_another(name):
 
 def test_no_two_streams_of_a_key_share_words():
     key = bytes(range(32))
-    words = [_keystream(key, segment)(4000) for segment in range(2)]
+    words = [drawn(_keystream(key, segment), [4000]) for segment in range(2)]
     assert len(np.unique(np.concatenate(words))) == 8000
-    assert np.array_equal(np.concatenate([_keystream(key, 1)(n) for n in (0, 4000)]), words[1])
-    stream = _keystream(key, 1)
-    assert np.array_equal(np.concatenate([stream(n) for n in (1, 3, 0, 3996)]), words[1])
+    assert np.array_equal(drawn(_keystream(key, 1), [0, 4000]), words[1])
+    assert np.array_equal(drawn(_keystream(key, 1), [1, 2, 1, 3, 0, 3993]), words[1])
+
+
+def test_a_stream_is_aes_256_in_counter_mode_however_long():
+    key, n = bytes(range(32)), 2**16 + 7
+    whole = Cipher(algorithms.AES(key), modes.CTR((1 << 120).to_bytes(16))).encryptor().update(bytes(8 * n))
+    assert np.array_equal(drawn(_keystream(key, 1), [n]), np.frombuffer(whole, dtype="<u8"))
+    assert np.array_equal(drawn(_keystream(key, 1), [2**15, 2**15 + 7]), np.frombuffer(whole, dtype="<u8"))
+
+
+def drawn(stream, counts):
+    found = [np.zeros(n, dtype=np.uint64) for n in counts]
+    for words in found:
+        stream(words)
+    return np.concatenate(found)
 
 
 @pytest.mark.parametrize("d", [0, 1, 7, 8])
