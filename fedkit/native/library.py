@@ -12,10 +12,14 @@ OFF = "FEDKIT_NATIVE"
 """Set this variable of the environment to ``off`` to do without the library."""
 
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-_SIGNATURES: dict[str, tuple[type, ...]] = {
-    "fedkit_gaussian": (_POINTER, *[_WHOLE] * 3, _REAL, _POINTER, _POINTER, _WHOLE, _POINTER),
-    "fedkit_private": (_POINTER, _WHOLE, *[_POINTER] * 7),
-    "fedkit_plain": (_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5, _WHOLE, _WHOLE, _REAL, _POINTER),
+_SIGNATURES: dict[str, tuple[type, tuple[type, ...]]] = {
+    "fedkit_gaussian": (ctypes.c_int, (_POINTER, *[_WHOLE] * 3, _REAL, _POINTER, _POINTER, _WHOLE, _POINTER)),
+    "fedkit_private": (ctypes.c_int, (_POINTER, _WHOLE, *[_POINTER] * 8)),
+    "fedkit_plain": (
+        ctypes.c_int,
+        (_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5, _WHOLE, _WHOLE, _REAL, _REAL, _WHOLE, _POINTER),
+    ),
+    "fedkit_state": (_WHOLE, (_POINTER, _WHOLE)),
 }
 
 
@@ -33,9 +37,9 @@ def library() -> ctypes.CDLL | None:
     base.fedkit_wide.argtypes = ()
     wide = _opened(WIDE) if base.fedkit_wide() else None
     found = wide or base
-    for name, arguments in _SIGNATURES.items():
+    for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(found, name)
-        function.argtypes, function.restype = arguments, ctypes.c_int
+        function.argtypes, function.restype = arguments, result
     return found
 
 

@@ -1,24 +1,26 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "descent.h"
 #include "products.h"
 #include "stack.h"
 
 /* Rows that pass together: what they need stays near the core. */
 #define BLOCK 32
 #define TINY 1e-200
-#define PARAMETER_LIMIT 1e6f
 
-/* What a plan says, in the order in which Python writes it. */
+/* What a site's plan says, in the order in which Python writes it. before: steps of the round that are done. */
 typedef struct {
-  int64_t task, steps, places, bits_u, bits_v, adam;
-  double clip, lattice, to_mean, rate, mu;
+  int64_t task, steps, before, places, bits_u, bits_v, lattice_bits, adam;
+  double clip, to_mean, rate, mu;
 } plan;
 
-/* What a layer's exact sum needs: u [BLOCK, ins], v [BLOCK, outs], sums [outs, ins], below [outs, ins]. */
+/* What a layer's exact sum needs: both factors of each row, u [BLOCK, ins] and v [BLOCK, outs]; sum [outs, ins], in
+   steps of 2**-(bits_u + bits_v) clips, below [outs, ins]: what was folded of it; slope [ins]. */
 typedef struct {
   double *u, *v, *sum;
   int64_t *below;
+  float *slope;
 } exact;
 
 static double squares(const float *p, long count) {
@@ -76,106 +78,99 @@ static double rounded(int64_t sum, int shift) {
   return (double)(down + (rest > half || (rest == half && (down & 1))));
 }
 
-typedef struct {
-  float *anchor, *mean, *square;
-  long count;
-} moved;
-
-/* A row's slopes move its weights; a bound on them is post-processing, as in the reference. */
-static void move(float *w, float *slope, const plan *p, const moved *m, long at, long count) {
-  float *mean = m->mean + at, *square = m->square + at, *anchor = m->anchor + at, alpha = -(float)p->rate;
-  if (p->mu != 0.0)
-    for (long i = 0; i < count; i++) slope[i] += (float)p->mu * (w[i] - anchor[i]);
-  if (p->adam) {
-    float root = (float)sqrt(1.0 - pow(0.999, m->count));
-    alpha = (float)(-p->rate / (1.0 - pow(0.9, m->count)));
-    for (long i = 0; i < count; i++) {
-      mean[i] += 0.1f * (slope[i] - mean[i]);
-      square[i] = square[i] * 0.999f + 0.001f * slope[i] * slope[i];
-      slope[i] = mean[i] / (sqrtf(square[i]) / root + 1e-8f);
-    }
-  }
-  for (long i = 0; i < count; i++) {
-    float now = w[i] + alpha * slope[i];
-    now = now == now ? now : 0.0f;
-    now = now < PARAMETER_LIMIT ? now : PARAMETER_LIMIT;
-    w[i] = now > -PARAMETER_LIMIT ? now : -PARAMETER_LIMIT;
-  }
-}
-
 /* Lattice sums and noise make a step. */
-static void descend(stack *s, const plan *p, exact *x, int folded, const double *noise, moved *m) {
-  int below = (int)(p->bits_u + p->bits_v), shift = below - (int)round(log2(p->lattice));
-  double to_lattice = ldexp(p->lattice, -below);
-  m->count++;
+static void step(stack *s, const plan *p, exact *x, int folded, const double *noise, const descent *d) {
+  int shift = (int)(p->bits_u + p->bits_v - p->lattice_bits);
+  double to_lattice = ldexp(1.0, -shift);
   for (long k = 0, at = 0; k < s->count; at += s->parts[k].outs * s->parts[k].ins, k++) {
     part *l = s->parts + k;
-    const double *mine = noise + l->at;
+    const double *mine = noise + l->at, *bias = mine + l->outputs * l->inputs;
     for (long o = 0; o < l->outputs; o++, mine += l->inputs) {
       double *sum = x[k].sum + o * l->ins;
-      float slope[l->ins];
+      float *w = l->weight + o * l->ins, *slope = x[k].slope;
       if (folded)
         for (long i = 0; i < l->width; i++) sum[i] = rounded(x[k].below[o * l->ins + i], shift);
       else
         for (long i = 0; i < l->ins; i++) sum[i] = ((sum[i] * to_lattice) + ROUNDING) - ROUNDING;
-      if (l->bias) sum[l->inputs] = (sum[l->inputs] + noise[l->at + l->outputs * l->inputs + o]) * p->to_mean;
-      for (long i = 0; i < l->inputs; i++) sum[i] = (sum[i] + mine[i]) * p->to_mean;
-      for (long i = 0; i < l->ins; i++) slope[i] = (float)sum[i];
-      move(l->weight + o * l->ins, slope, p, m, at + o * l->ins, l->ins);
+      for (long i = 0; i < l->inputs; i++) sum[i] += mine[i];
+      if (l->bias) sum[l->inputs] += bias[o];
+      for (long i = 0; i < l->ins; i++) slope[i] = (float)(sum[i] * p->to_mean);
+      descend(d, w, slope, at + o * l->ins, l->ins);
+      bounded(w, l->ins);
     }
   }
 }
 
-/* One site's round. parameters [d], in place; x [any, inputs] and y of all rows that index names; step t's lot are the
-   rows index[ends[t]] .. index[ends[t + 1] - 1]; noise [steps, d], whole numbers. 0, or 1 where memory is missing. */
-int fedkit_private(const layer *layers, int64_t count, const plan *p, float *parameters, const float *x, const void *y,
-                   const int64_t *index, const int64_t *ends, const double *noise) {
-  long floats = stack_floats(layers, count, BLOCK), doubles = 0, numbers = 0;
+static long doubles_of(const layer *layers, long count) {
+  long doubles = 0;
   for (long k = 0; k < count; k++) {
     long ins = up(layers[k].inputs + layers[k].bias, LANES), outs = up(layers[k].outputs, TILE);
-    numbers += outs * ins, doubles += BLOCK * (ins + outs) + 2 * outs * ins;
+    doubles += BLOCK * (ins + outs) + 2 * outs * ins + ins;
   }
+  return doubles;
+}
+
+static void sums_in(exact *x, const stack *s, double *memory) {
+  for (long k = 0; k < s->count; k++) {
+    long ins = s->parts[k].ins, outs = s->parts[k].outs;
+    x[k].u = memory, memory += BLOCK * ins;
+    x[k].v = memory, memory += BLOCK * outs;
+    x[k].sum = memory, memory += outs * ins;
+    x[k].below = (int64_t *)memory, memory += outs * ins;
+    x[k].slope = (float *)memory, memory += ins;
+  }
+}
+
+static void clear(exact *x, const stack *s) {
+  for (long k = 0; k < s->count; k++) {
+    long numbers = s->parts[k].outs * s->parts[k].ins;
+    memset(x[k].sum, 0, numbers * sizeof(double));
+    memset(x[k].below, 0, numbers * sizeof(int64_t));
+  }
+}
+
+/* The exact sum of a lot; whether it was folded. */
+static int lot_sum(stack *s, const plan *p, exact *x, const float *rows, const void *y, const int64_t *lot, long size) {
+  long held = 0, folded = 0;
+  clear(x, s);
+  for (long at = 0, taken; at < size; at += taken, held += taken) {
+    taken = size - at < BLOCK ? size - at : BLOCK;
+    taken = taken < p->places ? taken : p->places;
+    if (held + taken > p->places) fold(s, x), held = 0, folded = 1;
+    stack_take(s, rows, lot + at, taken);
+    stack_passes(s, (int)p->task, y, lot + at, taken);
+    for (long r = 0; r < taken; r++) quantise(s, p, x, r);
+    for (long k = 0; k < s->count; k++) {
+      part *l = s->parts + k;
+      outer_sum(x[k].v, l->outs, l->outs, x[k].u, l->ins, taken, x[k].sum);
+    }
+  }
+  if (folded) fold(s, x);
+  return folded;
+}
+
+int64_t fedkit_state(const layer *layers, int64_t count) { return 3 * descent_places(layers, count); }
+
+/* Some steps of one site. parameters [d], in place; x [any, inputs] and y of all rows that index names; step t's lot are
+   the rows index[ends[t]] .. index[ends[t + 1] - 1]; noise [steps, d], whole numbers; state: floats of fedkit_state, kept
+   by the caller from the first step on, or null where neither FedProx nor Adam is. 0, or 1 where memory is missing. */
+int fedkit_private(const layer *layers, int64_t count, const plan *p, float *parameters, const float *x, const void *y,
+                   const int64_t *index, const int64_t *ends, const double *noise, float *state) {
+  long floats = stack_floats(layers, count, BLOCK);
+  size_t doubles = doubles_of(layers, count) * sizeof(double);
   float *memory;
-  if (posix_memalign((void **)&memory, 32, (floats + 3 * numbers) * sizeof(float) + doubles * sizeof(double))) return 1;
-  double *more = (double *)(memory + floats + 3 * numbers);
+  if (posix_memalign((void **)&memory, 32, floats * sizeof(float) + doubles)) return 1;
   stack s;
   exact sums[MOST_LAYERS];
   stack_in(&s, layers, count, BLOCK, memory);
-  memset(memory + floats, 0, 3 * numbers * sizeof(float));
-  moved m = {memory + floats, memory + floats + numbers, memory + floats + 2 * numbers, 0};
-  memset(more, 0, doubles * sizeof(double));
   stack_load(&s, parameters);
-  for (long k = 0, at = 0; k < count; k++) {
-    part *l = s.parts + k;
-    sums[k].u = more, more += BLOCK * l->ins;
-    sums[k].v = more, more += BLOCK * l->outs;
-    sums[k].sum = more, more += l->outs * l->ins;
-    sums[k].below = (int64_t *)more, more += l->outs * l->ins;
-    memcpy(m.anchor + at, l->weight, l->outs * l->ins * sizeof(float));
-    at += l->outs * l->ins;
-  }
+  memset(memory + floats, 0, doubles);
+  sums_in(sums, &s, (double *)(memory + floats));
+  descent d = descent_in(state, descent_places(layers, count), &s, p->rate, p->mu, p->adam, p->before);
   for (long t = 0; t < p->steps; t++) {
-    long held = 0, folded = 0;
-    for (long k = 0; k < count; k++) {
-      memset(sums[k].sum, 0, s.parts[k].outs * s.parts[k].ins * sizeof(double));
-      memset(sums[k].below, 0, s.parts[k].outs * s.parts[k].ins * sizeof(int64_t));
-    }
-    for (long at = ends[t]; at < ends[t + 1];) {
-      long rows = ends[t + 1] - at;
-      if (rows > BLOCK) rows = BLOCK;
-      if (rows > p->places) rows = p->places;
-      if (held + rows > p->places) fold(&s, sums), held = 0, folded = 1;
-      stack_take(&s, x, index + at, rows);
-      stack_passes(&s, (int)p->task, y, index + at, rows);
-      for (long r = 0; r < rows; r++) quantise(&s, p, sums, r);
-      for (long k = 0; k < count; k++) {
-        part *l = s.parts + k;
-        outer_sum(sums[k].v, l->outs, l->outs, sums[k].u, l->ins, rows, sums[k].sum);
-      }
-      at += rows, held += rows;
-    }
-    if (folded) fold(&s, sums);
-    descend(&s, p, sums, folded, noise + t * s.d, &m);
+    int folded = lot_sum(&s, p, sums, x, y, index + ends[t], ends[t + 1] - ends[t]);
+    descent_next(&d);
+    step(&s, p, sums, folded, noise + t * s.d, &d);
     stack_turn(&s);
   }
   stack_store(&s, parameters);

@@ -13,17 +13,23 @@ import numpy as np
 from torch import nn
 
 from fedkit.errors import TrainingError
+from fedkit.training import cohort_compiled
 from fedkit.training.cohort_copies import usable
 from fedkit.training.cohort_plain import train_plain
 from fedkit.training.cohort_private import alike, train_private
 from fedkit.training.cohort_rows import padded
-from fedkit.training.cohort_steps import Workspace, train_steps
+from fedkit.training.cohort_steps import Workspace, losses_of, train_steps
 from fedkit.training.local import as_found, on_records
 from fedkit.training.stack import Layer
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 
-FORM = 2
-"""Today's :attr:`Cohort.form`."""
+COMPILED, FORM = 3, 2
+"""Today's :attr:`Cohort.form`, where there is compiled code for the layers and where there is none."""
+
+
+def form_of(layers: Sequence[Layer], *, private: bool) -> int:
+    """Today's form for such layers on this machine."""
+    return COMPILED if cohort_compiled.takes(layers, private=private) else FORM
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ class Cohort:
     Attributes:
         layers: as :func:`fedkit.training.stack.linear_stack` found them.
         at_once: sites whose copies are in memory together.
-        form: in which order plain training adds up: 2, or 1 to replay runs that were recorded in it.
+        form: in which order training adds up: 3 in compiled code, 2 in torch's; or 1, plain training's before 2.
     """
 
     layers: tuple[Layer, ...]
@@ -98,15 +104,21 @@ class Cohort:
     def _chunk(self, task: Task, sites: Sequence[Site], plan: RoundPlan) -> list[ClientUpdate]:
         names = ", ".join(site.name for site in sites)
         losses: list[float | None] = [None] * len(sites)
-        private = plan.sites[sites[0].name].privacy is not None
+        local = plan.sites[sites[0].name]
+        private, compiled, moved = local.privacy is not None, self.form == COMPILED, False
         with on_records(private, names):
-            if private:
-                trained = train_private(self.layers, task, sites, plan)
+            if local.privacy is not None:
+                here = compiled and cohort_compiled.private_here(sites[0], local.privacy)
+                by = cohort_compiled.train_private if here else train_private
+                trained = by(self.layers, task, sites, plan)
+            elif compiled:
+                losses = losses_of(self.layers, task, sites, plan)
+                trained, moved = cohort_compiled.train_plain(self.layers, task, sites, plan), True
             elif self.form == FORM and usable(self.layers):
-                trained, losses = train_steps(self._work, task, sites, plan)
+                (trained, losses), moved = train_steps(self._work, task, sites, plan), True
             else:
                 trained, losses = train_plain(self.layers, task, sites, plan)
-        if private or self.form != FORM or not usable(self.layers):
+        if not moved:
             trained -= plan.parameters.astype(np.float32, copy=False)
         finite = bool(np.isfinite(trained).all())
         return [

@@ -21,7 +21,7 @@ from fedkit.training.losses import LOSSES, target_type
 from fedkit.training.shuffles import Shuffles, placed
 from fedkit.training.stack import Layer
 from fedkit.training.updates import updater
-from fedkit.types import Float32, Int64, LocalPlan, RoundPlan, Site, Task
+from fedkit.types import Float32, RoundPlan, Site, Task
 
 _NOBODY = 0
 _VECTOR = 32
@@ -85,7 +85,7 @@ def train_steps(
     y = torch.zeros(len(x), dtype=target_type(task))
     np.concatenate([site.train.y for site in sites], out=y.numpy()[1:], casting="unsafe")
     starts = np.cumsum([1, *counts])
-    losses = _losses(work.layers, task, locals_, plan.parameters, x, y, starts)
+    losses = losses_of(work.layers, task, sites, plan)
     names, draw = [site.name for site in sites], Shuffles(plan.seed, plan.round, "batches")
     index = torch.from_numpy(placed(names, locals_, starts, places, _NOBODY, draw))
     present = index != _NOBODY
@@ -108,26 +108,20 @@ def train_steps(
     return copies.moved(len(sites)), losses
 
 
-def _losses(
-    layers: Sequence[Layer],
-    task: Task,
-    locals_: Sequence[LocalPlan],
-    parameters: Float32,
-    x: Tensor,
-    y: Tensor,
-    starts: Int64,
-) -> list[float | None]:
-    """Of the received model, as QFedAvg asks for; each site's rows in arrays of their own."""
+def losses_of(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan: RoundPlan) -> list[float | None]:
+    """Each site's mean loss of the received model, as QFedAvg asks for, where its plan reports one."""
+    locals_ = [plan.sites[site.name] for site in sites]
     if not any(local.reports_loss for local in locals_):
         return [None] * len(locals_)
-    received, found = torch.from_numpy(np.array(parameters, dtype=np.float32)), list[float | None]()
-    for local, at, end in zip(locals_, starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        if not local.reports_loss:
+    received, found = torch.from_numpy(np.array(plan.parameters, dtype=np.float32)), list[float | None]()
+    for local, site in zip(locals_, sites, strict=True):
+        if not local.reports_loss or not len(site.train):
             found.append(None)
             continue
-        # Copied to a boundary: where a site's rows begin depends on who shares the call, and so would the last bits.
-        outputs = _outputs(layers, received, x[at:end, : layers[0].inputs].clone())
-        found.append(float(LOSSES[task.kind](outputs, y[at:end].clone(), "sum")) / (end - at))
+        # Arrays of their own: where a site's rows begin must not depend on who shares the call.
+        x = torch.tensor(site.train.x, dtype=torch.float32).flatten(1)
+        y = torch.tensor(site.train.y, dtype=target_type(task))
+        found.append(float(LOSSES[task.kind](_outputs(layers, received, x), y, "sum")) / len(site.train))
     return found
 
 

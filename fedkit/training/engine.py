@@ -27,7 +27,8 @@ from fedkit.models.flat import pack, unpack
 from fedkit.privacy import tap_sum
 from fedkit.privacy.product_sum import fits
 from fedkit.training import local
-from fedkit.training.cohort import Cohort
+from fedkit.training.cohort import COMPILED, Cohort, form_of
+from fedkit.training.cohort_compiled import compiled
 from fedkit.training.cohort_rows import padded
 from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough
 from fedkit.training.on_device import CPU, device_of, name_of
@@ -85,9 +86,15 @@ class Engine:
         return told if self.device == CPU else {**told, "device": name_of(self.device)}
 
     def in_form(self, form: int) -> Engine:
-        """The same, adding up in the order of a run that was recorded before; see :attr:`Cohort.form`."""
+        """The same, adding up in the order of a run that was recorded before; see :attr:`Cohort.form`.
+
+        Raises:
+            TrainingError: FK425, in compiled code where there is none.
+        """
         if self.cohort is None or form == self.cohort.form:
             return self
+        if form == COMPILED:
+            compiled()
         return _of(self.why, replace(self.cohort, form=form), self.most_workers)
 
     def among(self, processes: int) -> Engine:
@@ -209,7 +216,9 @@ def _closed_form(
     if training.max_clients_at_once is not None:
         most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
-    return _of(why, Cohort(layers, most), most)
+    form = form_of(layers, private=any(plan.privacy is not None for plan in plans.values()))
+    why += ", in compiled code" if form == COMPILED else ""
+    return _of(why, Cohort(layers, most, form), most)
 
 
 def _of(why: str, cohort: Cohort, most: int) -> Engine:

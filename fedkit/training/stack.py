@@ -22,12 +22,17 @@ class Pointwise:
     """A function of single numbers, and its derivative as autograd has it.
 
     Attributes:
-        relu: it is ReLU, which rounds nothing, and whose derivative follows from its output.
+        name: of those whose derivative follows from their output.
     """
 
     forward: Forward
     backward: Backward
-    relu: bool = False
+    name: str = ""
+
+    @property
+    def relu(self) -> bool:
+        """Whether it is ReLU, which rounds nothing."""
+        return self.name == "relu"
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Layer:
 
 
 def _relu(_: Any) -> Pointwise:
-    return Pointwise(torch.relu, lambda g, _, y: torch.ops.aten.threshold_backward(g, y, 0), relu=True)
+    return Pointwise(torch.relu, lambda g, _, y: torch.ops.aten.threshold_backward(g, y, 0), "relu")
 
 
 def _leaky(m: Any) -> Pointwise:
@@ -88,8 +93,8 @@ def _softplus(m: Any) -> Pointwise:
 
 POINTWISE: Mapping[type[nn.Module], Callable[[Any], Pointwise]] = {
     nn.ReLU: _relu,
-    nn.Tanh: lambda _: Pointwise(torch.tanh, lambda g, _, y: torch.ops.aten.tanh_backward(g, y)),
-    nn.Sigmoid: lambda _: Pointwise(torch.sigmoid, lambda g, _, y: torch.ops.aten.sigmoid_backward(g, y)),
+    nn.Tanh: lambda _: Pointwise(torch.tanh, lambda g, _, y: torch.ops.aten.tanh_backward(g, y), "tanh"),
+    nn.Sigmoid: lambda _: Pointwise(torch.sigmoid, lambda g, _, y: torch.ops.aten.sigmoid_backward(g, y), "sigmoid"),
     nn.SiLU: lambda _: Pointwise(nn.functional.silu, lambda g, x, _: torch.ops.aten.silu_backward(g, x)),
     nn.LeakyReLU: _leaky,
     nn.ELU: _elu,
