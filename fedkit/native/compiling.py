@@ -53,9 +53,9 @@ def compile_into(folder: Path) -> list[Path]:
     """
     command = compiler()
     if command is None:
-        print("fedkit: no C compiler (cc, gcc, clang): installed without compiled kernels", file=sys.stderr)
+        sys.stderr.write("fedkit: no C compiler (cc, gcc, clang): installed without compiled code\n")
         return []
-    wanted = {BASE: []}
+    wanted: dict[str, list[str]] = {BASE: []}
     if platform.machine().lower() in ("x86_64", "amd64"):
         wanted[WIDE] = ["-march=x86-64-v3"]
     return [path for name, flags in wanted.items() if (path := _compiled(command, flags, folder / name))]
@@ -78,7 +78,7 @@ def _compiled(command: list[str], flags: list[str], target: Path) -> Path | None
         except (OSError, subprocess.TimeoutExpired) as error:
             told = str(error)
         if not made.exists():
-            print(f"fedkit: {shlex.join(command)} did not make {target.name}: {told.strip()[-500:]}", file=sys.stderr)
+            sys.stderr.write(f"fedkit: {shlex.join(command)} did not make {target.name}: {told.strip()[-500:]}\n")
             return None
         beside = target.with_suffix(f".{os.getpid()}")
         shutil.copyfile(made, beside)
@@ -92,4 +92,4 @@ def wheel_tag() -> str:
 
 
 if __name__ == "__main__":
-    print(*compile_into(HERE), sep="\n")
+    sys.stdout.writelines(f"{path}\n" for path in compile_into(HERE))

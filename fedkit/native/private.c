@@ -64,9 +64,11 @@ static void quantise(const stack *s, const plan *p, exact *x, long row) {
   }
 }
 
-static void fold(const stack *s, exact *x) {
+/* What was summed moves to 64 bits, which hold 2**16 times as many rows. */
+static void fold(const stack *s, exact *x, int first) {
   for (long k = 0; k < s->count; k++) {
     long numbers = s->parts[k].outs * s->parts[k].ins;
+    if (first) memset(x[k].below, 0, numbers * sizeof(int64_t));
     for (long i = 0; i < numbers; i++) x[k].below[i] += (int64_t)x[k].sum[i];
     memset(x[k].sum, 0, numbers * sizeof(double));
   }
@@ -76,6 +78,10 @@ static void fold(const stack *s, exact *x) {
 static double rounded(int64_t sum, int shift) {
   int64_t down = sum >> shift, rest = sum - (down << shift), half = (int64_t)1 << (shift - 1);
   return (double)(down + (rest > half || (rest == half && (down & 1))));
+}
+
+INLINE float slope_of(double sum, double noise, double to_mean) {
+  return (float)((((sum + ROUNDING) - ROUNDING) + noise) * to_mean);
 }
 
 /* Lattice sums and noise make a step. */
@@ -89,12 +95,9 @@ static void step(stack *s, const plan *p, exact *x, int folded, const double *no
       double *sum = x[k].sum + o * l->ins;
       float *w = l->weight + o * l->ins, *slope = x[k].slope;
       if (folded)
-        for (long i = 0; i < l->width; i++) sum[i] = rounded(x[k].below[o * l->ins + i], shift);
-      else
-        for (long i = 0; i < l->ins; i++) sum[i] = ((sum[i] * to_lattice) + ROUNDING) - ROUNDING;
-      for (long i = 0; i < l->inputs; i++) sum[i] += mine[i];
-      if (l->bias) sum[l->inputs] += bias[o];
-      for (long i = 0; i < l->ins; i++) slope[i] = (float)(sum[i] * p->to_mean);
+        for (long i = 0; i < l->width; i++) sum[i] = ldexp(rounded(x[k].below[o * l->ins + i], shift), shift);
+      for (long i = 0; i < l->inputs; i++) slope[i] = slope_of(sum[i] * to_lattice, mine[i], p->to_mean);
+      if (l->bias) slope[l->inputs] = slope_of(sum[l->inputs] * to_lattice, bias[o], p->to_mean);
       descend(d, w, slope, at + o * l->ins, l->ins);
       bounded(w, l->ins);
     }
@@ -121,22 +124,14 @@ static void sums_in(exact *x, const stack *s, double *memory) {
   }
 }
 
-static void clear(exact *x, const stack *s) {
-  for (long k = 0; k < s->count; k++) {
-    long numbers = s->parts[k].outs * s->parts[k].ins;
-    memset(x[k].sum, 0, numbers * sizeof(double));
-    memset(x[k].below, 0, numbers * sizeof(int64_t));
-  }
-}
-
 /* The exact sum of a lot; whether it was folded. */
 static int lot_sum(stack *s, const plan *p, exact *x, const float *rows, const void *y, const int64_t *lot, long size) {
   long held = 0, folded = 0;
-  clear(x, s);
+  for (long k = 0; k < s->count; k++) memset(x[k].sum, 0, s->parts[k].outs * s->parts[k].ins * sizeof(double));
   for (long at = 0, taken; at < size; at += taken, held += taken) {
     taken = size - at < BLOCK ? size - at : BLOCK;
     taken = taken < p->places ? taken : p->places;
-    if (held + taken > p->places) fold(s, x), held = 0, folded = 1;
+    if (held + taken > p->places) fold(s, x, !folded), held = 0, folded = 1;
     stack_take(s, rows, lot + at, taken);
     stack_passes(s, (int)p->task, y, lot + at, taken);
     for (long r = 0; r < taken; r++) quantise(s, p, x, r);
@@ -145,7 +140,7 @@ static int lot_sum(stack *s, const plan *p, exact *x, const float *rows, const v
       outer_sum(x[k].v, l->outs, l->outs, x[k].u, l->ins, taken, x[k].sum);
     }
   }
-  if (folded) fold(s, x);
+  if (folded) fold(s, x, 0);
   return folded;
 }
 

@@ -30,25 +30,9 @@ INLINE void rows_product(const float *a, long wide, const float *b, long apart, 
   }
 }
 
-INLINE void outer_tile(const double *v, long outs, const double *u, long ins, long rows, double *s, int vectors) {
-  d4 sum[TILE][2];
-  for (int o = 0; o < TILE; o++)
-    for (int k = 0; k < vectors; k++) sum[o][k] = d4_at(s + o * ins + 4 * k);
-  for (long r = 0; r < rows; r++) {
-    for (int k = 0; k < vectors; k++) {
-      d4 right = d4_at(u + r * ins + 4 * k);
-      for (int o = 0; o < TILE; o++) sum[o][k] += v[r * outs + o] * right;
-    }
-  }
-  for (int o = 0; o < TILE; o++)
-    for (int k = 0; k < vectors; k++) *(d4 *)(s + o * ins + 4 * k) = sum[o][k];
-}
-
-/* s [taken, ins] += the sum over rows of v [rows, outs] times u [rows, ins]. taken are a multiple of TILE, ins of LANES. */
-INLINE void outer_sum(const double *v, long outs, long taken, const double *u, long ins, long rows, double *s) {
-  for (long o = 0; o < taken; o += TILE)
-    for (long i = 0; i < ins; i += LANES) outer_tile(v + o, outs, u + i, ins, rows, s + o * ins + i, 2);
-}
+/* s [taken, ins] += the sum over rows of v [rows, outs] times u [rows, ins], whole numbers whose sums stay below 2**53.
+   taken are a multiple of TILE, ins of LANES. */
+void outer_sum(const double *v, long outs, long taken, const double *u, long ins, long rows, double *s);
 
 INLINE void slope_tile(const float *e, long outs, const float *a, long ins, long rows, float *s, int vectors) {
   f8 sum[TILE][2] = {0};

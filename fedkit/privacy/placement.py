@@ -16,7 +16,8 @@ clipped integers, exactly; and DP of each such pair of draws is DP of the mixtur
 - *By themselves*, in the trunk of a convolutional model (:mod:`fedkit.training.trunk_layers`): arrays have as many rows
   as the lot, but each product and function that rounds is called once a row, with operands of one shape on one boundary
   of memory. A row's call is the same call whichever rows there are, so no place is needed: the pair of draws above is
-  one draw. What is summed over rows has places again.
+  one draw. What is summed over rows has places again. In compiled code (``fedkit/native/products.h``) each number of a
+  row is one sum in the order of its index, and what is summed over rows is whole numbers.
 
 What a model draws at random (dropout) is seeded anew for each block.
 """

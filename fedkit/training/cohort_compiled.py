@@ -32,9 +32,10 @@ _NOBODY = -1
 
 
 class _Plan(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 (ctypes asks for a list)
-        *((name, ctypes.c_int64) for name in "task steps before places bits_u bits_v lattice_bits adam".split()),
-        *((name, ctypes.c_double) for name in "clip to_mean rate mu".split()),
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("task", "steps", "before", "places")),
+        *((name, ctypes.c_int64) for name in ("bits_u", "bits_v", "lattice_bits", "adam")),
+        *((name, ctypes.c_double) for name in ("clip", "to_mean", "rate", "mu")),
     ]
 
 
