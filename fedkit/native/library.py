@@ -14,12 +14,14 @@ OFF = "FEDKIT_NATIVE"
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 _SIGNATURES: dict[str, tuple[type, tuple[type, ...]]] = {
     "fedkit_gaussian": (ctypes.c_int, (_POINTER, *[_WHOLE] * 3, _REAL, _POINTER, _POINTER, _WHOLE, _POINTER)),
-    "fedkit_private": (ctypes.c_int, (_POINTER, _WHOLE, *[_POINTER] * 8)),
+    "fedkit_private": (ctypes.c_int, (_POINTER, _WHOLE, *[_POINTER] * 9)),
+    "fedkit_private_memory": (_WHOLE, (_POINTER, _WHOLE)),
+    "fedkit_state": (_WHOLE, (_POINTER, _WHOLE)),
     "fedkit_plain": (
         ctypes.c_int,
-        (_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5, _WHOLE, _WHOLE, _REAL, _REAL, _WHOLE, _POINTER),
+        (_POINTER, _WHOLE, _WHOLE, *[_POINTER] * 5, _WHOLE, _WHOLE, _REAL, _REAL, _WHOLE, _POINTER, _POINTER),
     ),
-    "fedkit_state": (_WHOLE, (_POINTER, _WHOLE)),
+    "fedkit_plain_memory": (_WHOLE, (_POINTER, _WHOLE, _WHOLE)),
 }
 
 

@@ -1,5 +1,4 @@
 #include <math.h>
-#include <stdlib.h>
 
 #include "descent.h"
 #include "products.h"
@@ -121,6 +120,9 @@ static void sums_in(exact *x, const stack *s, double *memory) {
     x[k].sum = memory, memory += outs * ins;
     x[k].below = (int64_t *)memory, memory += outs * ins;
     x[k].slope = (float *)memory, memory += ins;
+    /* Behind the numbers of a layer stands nothing, and nothing is to move there. */
+    memset(x[k].u, 0, BLOCK * (ins + outs) * sizeof(double));
+    memset(x[k].slope, 0, ins * sizeof(float));
   }
 }
 
@@ -146,21 +148,23 @@ static int lot_sum(stack *s, const plan *p, exact *x, const float *rows, const v
 
 int64_t fedkit_state(const layer *layers, int64_t count) { return 3 * descent_places(layers, count); }
 
+/* doubles that fedkit_private works in. */
+int64_t fedkit_private_memory(const layer *layers, int64_t count) {
+  return up(stack_floats(layers, count, BLOCK), LANES) / 2 + doubles_of(layers, count);
+}
+
 /* Some steps of one site. parameters [d], in place; x [any, inputs] and y of all rows that index names; step t's lot are
    the rows index[ends[t]] .. index[ends[t + 1] - 1]; noise [steps, d], whole numbers; state: floats of fedkit_state, kept
-   by the caller from the first step on, or null where neither FedProx nor Adam is. 0, or 1 where memory is missing. */
+   by the caller from the first step on, or null where neither FedProx nor Adam is; memory: of fedkit_private_memory.
+   0, or 1 and nothing done where a class is none. */
 int fedkit_private(const layer *layers, int64_t count, const plan *p, float *parameters, const float *x, const void *y,
-                   const int64_t *index, const int64_t *ends, const double *noise, float *state) {
-  long floats = stack_floats(layers, count, BLOCK);
-  size_t doubles = doubles_of(layers, count) * sizeof(double);
-  float *memory;
-  if (posix_memalign((void **)&memory, 32, floats * sizeof(float) + doubles)) return 1;
+                   const int64_t *index, const int64_t *ends, const double *noise, float *state, double *memory) {
   stack s;
   exact sums[MOST_LAYERS];
-  stack_in(&s, layers, count, BLOCK, memory);
+  stack_in(&s, layers, count, BLOCK, (float *)memory);
+  if (!stack_holds(&s, (int)p->task, y, index, ends[p->steps])) return 1;
   stack_load(&s, parameters);
-  memset(memory + floats, 0, doubles);
-  sums_in(sums, &s, (double *)(memory + floats));
+  sums_in(sums, &s, memory + up(stack_floats(layers, count, BLOCK), LANES) / 2);
   descent d = descent_in(state, descent_places(layers, count), &s, p->rate, p->mu, p->adam, p->before);
   for (long t = 0; t < p->steps; t++) {
     int folded = lot_sum(&s, p, sums, x, y, index + ends[t], ends[t + 1] - ends[t]);
@@ -169,6 +173,5 @@ int fedkit_private(const layer *layers, int64_t count, const plan *p, float *par
     stack_turn(&s);
   }
   stack_store(&s, parameters);
-  free(memory);
   return 0;
 }

@@ -69,6 +69,15 @@ void stack_turn(stack *s) {
   }
 }
 
+int stack_holds(const stack *s, int task, const void *y, const int64_t *index, long rows) {
+  long classes = s->parts[s->count - 1].outputs;
+  for (long r = 0; task == MULTICLASS && r < rows; r++) {
+    int64_t class = ((const int64_t *)y)[index[r]];
+    if (class < 0 || class >= classes) return 0;
+  }
+  return 1;
+}
+
 void stack_take(stack *s, const float *x, const int64_t *index, long rows) {
   part *p = s->parts;
   for (long r = 0; r < rows; r++)

@@ -37,6 +37,8 @@ void stack_load(stack *s, const float *packed);
 void stack_store(const stack *s, float *packed);
 /* Follow the weights: to be called after each change of them. */
 void stack_turn(stack *s);
+/* Whether each row's target is one that residuals can be of: they write where a class says. */
+int stack_holds(const stack *s, int task, const void *y, const int64_t *index, long rows);
 /* Copy rows x [any, inputs] into the places; those behind them, up to the next TILE, are filled with zeros. */
 void stack_take(stack *s, const float *x, const int64_t *index, long rows);
 /* Forward, residual, backward. y: int64 classes (multiclass) or float targets of all rows. */

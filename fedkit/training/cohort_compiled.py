@@ -16,7 +16,7 @@ from fedkit.errors import TrainingError
 from fedkit.native.library import library
 from fedkit.privacy.lattice import G, fill_integer_noise
 from fedkit.privacy.product_sum import product_bits
-from fedkit.privacy.randomness import Draws, Secure, Seeded
+from fedkit.privacy.randomness import Draws, Float64, Secure, Seeded
 from fedkit.training.cohort_rows import padded
 from fedkit.training.shuffles import Shuffles, placed
 from fedkit.training.stack import Layer
@@ -85,14 +85,31 @@ def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], pl
     integers and their sums are those of :mod:`fedkit.privacy.product_sum`, for as many rows as ``max_lot`` is padded
     to; what a larger lot adds goes on in 64 bits, and the sum of a lot is rounded to the lattice once.
     """
-    described = _described(layers)
+    described, room = _described(layers), _Room()
     found = np.repeat(plan.parameters[None].astype(np.float32), len(sites), 0)
     for site, parameters in zip(sites, found, strict=True):
-        _private(described, parameters, task, site, plan)
+        _private(described, parameters, task, site, plan, room)
     return found
 
 
-def _private(described: Int64, parameters: Float32, task: Task, site: Site, plan: RoundPlan) -> None:
+class _Room:
+    """Memory that one site after another works in: what is new to a process costs more than a small model's step."""
+
+    def __init__(self) -> None:
+        self._noise, self._work, self._ends = np.empty(0), np.empty(0), np.empty(0, dtype=np.int64)
+
+    def of(self, steps: int, d: int, work: int) -> tuple[Float64, Float64, Int64]:
+        """Noise float64 [steps, d], what compiled code works in, and where lots end, int64 [steps + 1], from 0 on."""
+        if len(self._noise) < steps * d:
+            self._noise = np.empty(steps * d)
+        if len(self._work) < work:
+            self._work = np.empty(work)
+        if len(self._ends) <= steps:
+            self._ends = np.zeros(steps + 1, dtype=np.int64)
+        return self._noise[: steps * d].reshape(steps, d), self._work, self._ends
+
+
+def _private(described: Int64, parameters: Float32, task: Task, site: Site, plan: RoundPlan, room: _Room) -> None:
     code, local = compiled(), plan.sites[site.name]
     privacy = local.privacy
     if privacy is None or privacy.steps != local.steps:
@@ -100,18 +117,16 @@ def _private(described: Int64, parameters: Float32, task: Task, site: Site, plan
     source: Draws = (
         Secure() if privacy.noise == "secure" else Seeded(plan.seed, plan.round, site.name, "lots and noise")
     )
-    d, units = len(parameters), len(site.train)
+    d, units, layers = len(parameters), len(site.train), (described.ctypes.data, len(described))
     order = np.argsort(site.train.unit, kind="stable")
     x, y = _rows(site, int(described[0, 0])), _targets(task, site)
     places = padded(privacy.max_lot)
     told = _Plan(_TASKS[task.kind], 0, 0, places, *product_bits(places), G.bit_length() - 1, local.optimizer == "adam")
     told.clip, told.to_mean = privacy.max_grad_norm, privacy.max_grad_norm / G / privacy.lot_size
     told.rate, told.mu = local.learning_rate, plan.proximal_mu
-    state = None
-    if told.adam or told.mu:
-        state = np.empty(code.fedkit_state(described.ctypes.data, len(described)), dtype=np.float32)
+    state = np.empty(code.fedkit_state(*layers), dtype=np.float32) if told.adam or told.mu else None
     window = min(privacy.steps, max(1, _AHEAD // max(d, units)))
-    noise, ends = np.empty((window, d)), np.zeros(window + 1, dtype=np.int64)
+    noise, work, ends = room.of(window, d, code.fedkit_private_memory(*layers))
     for before in range(0, privacy.steps, window):
         told.before, told.steps = before, min(window, privacy.steps - before)
         drawn = source.poisson_mask(told.steps * units, privacy.sample_rate).reshape(told.steps, units)
@@ -119,20 +134,14 @@ def _private(described: Int64, parameters: Float32, task: Task, site: Site, plan
         step, row = np.nonzero(drawn)
         index = order[row]
         np.cumsum(np.bincount(step, minlength=told.steps), out=ends[1 : told.steps + 1])
-        _done(
-            code.fedkit_private(
-                described.ctypes.data,
-                len(described),
-                ctypes.addressof(told),
-                parameters.ctypes.data,
-                x.ctypes.data,
-                y.ctypes.data,
-                index.ctypes.data,
-                ends.ctypes.data,
-                noise.ctypes.data,
-                None if state is None else state.ctypes.data,
-            )
+        wrong = code.fedkit_private(
+            *layers,
+            ctypes.addressof(told),
+            *(part.ctypes.data for part in (parameters, x, y, index, ends, noise)),
+            None if state is None else state.ctypes.data,
+            work.ctypes.data,
         )
+        _refuse_no_class(wrong, task)
 
 
 def train_plain(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan: RoundPlan) -> Float32:
@@ -162,24 +171,21 @@ def train_plain(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan
     steps = np.array([each.steps for each in locals_], dtype=np.int64)
     received = np.ascontiguousarray(plan.parameters, dtype=np.float32)
     moved = np.empty((len(sites), len(received)), dtype=np.float32)
-    _done(
-        code.fedkit_plain(
-            described.ctypes.data,
-            len(described),
-            _TASKS[task.kind],
-            received.ctypes.data,
-            x.ctypes.data,
-            y.ctypes.data,
-            index.ctypes.data,
-            steps.ctypes.data,
-            len(sites),
-            places,
-            local.learning_rate,
-            plan.proximal_mu,
-            local.optimizer == "adam",
-            moved.ctypes.data,
-        )
+    layers_ = (described.ctypes.data, len(described))
+    work = np.empty(code.fedkit_plain_memory(*layers_, places), dtype=np.float32)
+    wrong = code.fedkit_plain(
+        *layers_,
+        _TASKS[task.kind],
+        *(part.ctypes.data for part in (received, x, y, index, steps)),
+        len(sites),
+        places,
+        local.learning_rate,
+        plan.proximal_mu,
+        local.optimizer == "adam",
+        moved.ctypes.data,
+        work.ctypes.data,
     )
+    _refuse_no_class(wrong, task)
     return moved
 
 
@@ -206,17 +212,12 @@ def _rows(site: Site, width: int) -> Float32:
 
 
 def _targets(task: Task, site: Site) -> NDArray[np.generic]:
-    """As compiled code reads them: a class that is none would have it write where nothing of it is."""
-    if task.kind != "multiclass":
-        return np.ascontiguousarray(site.train.y, dtype=np.float32)
-    y = np.ascontiguousarray(site.train.y, dtype=np.int64)
-    if len(y) and not 0 <= y.min() <= y.max() < task.num_outputs:
-        raise TrainingError(
-            f"a class index is not between 0 and {task.num_outputs - 1}", code="FK409", remedy="name every class"
-        )
-    return y
+    """As compiled code reads them."""
+    kind = np.int64 if task.kind == "multiclass" else np.float32
+    return np.ascontiguousarray(site.train.y, dtype=kind)
 
 
-def _done(result: int) -> None:
-    if result:
-        raise MemoryError("no memory for one site's model")
+def _refuse_no_class(wrong: int, task: Task) -> None:
+    if wrong:
+        last = task.num_outputs - 1
+        raise TrainingError(f"a class index is not between 0 and {last}", code="FK409", remedy="name every class")
