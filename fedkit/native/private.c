@@ -75,7 +75,7 @@ static void fold(const stack *s, exact *x, int first) {
 
 /* An exact sum in steps of 2**-shift of the lattice, rounded to it: ties to even, as rint does. */
 static double rounded(int64_t sum, int shift) {
-  int64_t down = sum >> shift, rest = sum - (down << shift), half = (int64_t)1 << (shift - 1);
+  int64_t down = sum >> shift, rest = sum - down * ((int64_t)1 << shift), half = (int64_t)1 << (shift - 1);
   return (double)(down + (rest > half || (rest == half && (down & 1))));
 }
 
