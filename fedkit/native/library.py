@@ -18,6 +18,8 @@ _SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
     "fedkit_gaussian": (ctypes.c_int, (_POINTER, *[_WHOLE] * 3, _REAL, _POINTER, _POINTER, _WHOLE, _POINTER)),
     "fedkit_private": (ctypes.c_int, (_POINTER, _WHOLE, *[_POINTER] * 9)),
     "fedkit_private_memory": (_WHOLE, (_POINTER, _WHOLE)),
+    "fedkit_tap_sum": (_WHOLE, (_POINTER, _WHOLE, _POINTER, _WHOLE, _WHOLE, *[_REAL] * 4, _POINTER)),
+    "fedkit_tap_sum_memory": (_WHOLE, (_POINTER, _WHOLE, _WHOLE)),
     "fedkit_state": (_WHOLE, (_POINTER, _WHOLE)),
     "fedkit_plain": (
         ctypes.c_int,
