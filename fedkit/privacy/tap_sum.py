@@ -144,16 +144,14 @@ class TapSum:
     def _add_compiled(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> None:
         """Norms and factors in float64, and a row's integers from it."""
         biases = [isinstance(part, Product) and part.bias for part in self._parts]
-        sums, first = [], self._held == 0 and all(total is None for total in (*self._totals, *self._below))
+        first = self._held == 0 and all(total is None for total in (*self._totals, *self._below))
+        make, sums = torch.empty if first else torch.zeros, []
         for at, part in enumerate(self._parts):
             held = self._below if isinstance(part, Product) else self._totals
-            if held[at] is None:
-                held[at] = (
-                    torch.empty(_shape(part), dtype=torch.int64)
-                    if first
-                    else torch.zeros(_shape(part), dtype=torch.int64)
-                )
-            sums.append(held[at])
+            total = held[at]
+            if total is None:
+                total = held[at] = make(_shape(part), dtype=torch.int64)
+            sums.append(total)
         units = float(G), 2.0 ** _BITS[0], 2.0 ** _BITS[1]
         places = np.flatnonzero(present.numpy())
         self._held += add_rows(told, biases, places, sums, self._clip, units, first=first)

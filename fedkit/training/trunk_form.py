@@ -85,10 +85,12 @@ def form_of(layer: Any, taken: Shape, given: Shape, pool: tuple[Pair, Pair], *, 
         *(high, wide * channels, top * line + left * channels, line, frame, relu),
         *(prints, print_wide, pitch, math.prod(field)),
     ]
-    tables = positions[:, None] + tiles, lines[:, None] + np.arange(channels), start, amid
     return Form(
-        np.array(words, dtype=np.int64),
-        *(np.ascontiguousarray(table, dtype=np.int32) for table in tables),
+        words=np.array(words, dtype=np.int64),
+        base=_table(positions[:, None] + tiles),
+        number=_table(lines[:, None] + np.arange(channels)),
+        start=_table(start),
+        amid=_table(amid),
         given=(down, across, outputs),
         taken=(high, wide, channels),
         field=field,
@@ -114,6 +116,10 @@ def pool_of(part: Any) -> tuple[Pair, Pair] | None:
 def _grid(sizes: Pair, steps: Pair) -> Int64:
     """Where each of some lines' numbers stands; int64 [numbers]."""
     return np.add.outer(np.arange(sizes[0]) * steps[0], np.arange(sizes[1]) * steps[1]).reshape(-1)
+
+
+def _table(places: Int64) -> Int32:
+    return np.ascontiguousarray(places, dtype=np.int32)
 
 
 def _up(count: int, grain: int) -> int:
