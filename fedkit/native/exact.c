@@ -23,6 +23,6 @@ INLINE void outer_tile(const double *v, long outs, const double *u, long ins, lo
 }
 
 void outer_sum(const double *v, long outs, long taken, const double *u, long ins, long rows, double *s) {
-  for (long o = 0; o < taken; o += TILE)
-    for (long i = 0; i < ins; i += LANES) outer_tile(v + o, outs, u + i, ins, rows, s + o * ins + i);
+  for (long i = 0; i < ins; i += LANES)
+    for (long o = 0; o < taken; o += TILE) outer_tile(v + o, outs, u + i, ins, rows, s + o * ins + i);
 }

@@ -12,10 +12,14 @@ OFF = "FEDKIT_NATIVE"
 """Set this variable of the environment to ``off`` to do without the library."""
 
 _POINTER, _WHOLE, _REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
-_SIGNATURES: dict[str, tuple[type, tuple[type, ...]]] = {
+_SIGNATURES: dict[str, tuple[type | None, tuple[type, ...]]] = {
+    "fedkit_convolve": (None, (*[_POINTER] * 6, _WHOLE, *[_POINTER] * 3)),
+    "fedkit_convolve_back": (None, (*[_POINTER] * 6, _WHOLE, *[_POINTER] * 6)),
     "fedkit_gaussian": (ctypes.c_int, (_POINTER, *[_WHOLE] * 3, _REAL, _POINTER, _POINTER, _WHOLE, _POINTER)),
     "fedkit_private": (ctypes.c_int, (_POINTER, _WHOLE, *[_POINTER] * 9)),
     "fedkit_private_memory": (_WHOLE, (_POINTER, _WHOLE)),
+    "fedkit_tap_sum": (_WHOLE, (_POINTER, _WHOLE, _POINTER, _WHOLE, _WHOLE, *[_REAL] * 4, _POINTER)),
+    "fedkit_tap_sum_memory": (_WHOLE, (_POINTER, _WHOLE, _WHOLE)),
     "fedkit_state": (_WHOLE, (_POINTER, _WHOLE)),
     "fedkit_plain": (
         ctypes.c_int,

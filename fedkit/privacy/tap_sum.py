@@ -15,6 +15,9 @@ for the factors of products (:func:`fedkit.privacy.product_sum.excess`, with bit
 product sums are rounded to the lattice once for the whole lot, one step in every coordinate of a difference of two such
 sums. :func:`fits` admits only layers for which all this is at most ``G slack(d)``, which the noise is scaled by.
 
+Compiled (:mod:`fedkit.privacy.tap_block`; a model without tables), norms, factors and products with them are those of
+float64, which all of this covers with room.
+
 What other rows add does not move when a row joins or leaves. Norms are computed in arrays of a public shape in which
 every row has its place (:mod:`fedkit.privacy.placement`); what follows, a row's integers, are single multiplications
 and roundings, the same wherever they are done; and sums of integers are exact in any order.
@@ -26,11 +29,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fedkit.privacy.lattice import G, slack, unit_norms
 from fedkit.privacy.product_sum import excess, product_bits
+from fedkit.privacy.tap_block import add_rows, lie_in_rows
 
 MOST_PLACES = 256
 """Rows of a block."""
@@ -129,6 +134,29 @@ class TapSum:
         """
         if len(present) > MOST_PLACES:
             raise ValueError(f"{len(present)} places in a block; at most {MOST_PLACES}")
+        if not any(isinstance(part, Table) for part in self._parts) and lie_in_rows(told):
+            self._add_compiled(told, present)
+        else:
+            self._add(told, present)
+        if self._held >= _FOLD:
+            self._fold()
+
+    def _add_compiled(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> None:
+        """Norms and factors in float64, and a row's integers from it."""
+        biases = [isinstance(part, Product) and part.bias for part in self._parts]
+        first = self._held == 0 and all(total is None for total in (*self._totals, *self._below))
+        make, sums = torch.empty if first else torch.zeros, []
+        for at, part in enumerate(self._parts):
+            held = self._below if isinstance(part, Product) else self._totals
+            total = held[at]
+            if total is None:
+                total = held[at] = make(_shape(part), dtype=torch.int64)
+            sums.append(total)
+        units = float(G), 2.0 ** _BITS[0], 2.0 ** _BITS[1]
+        places = np.flatnonzero(present.numpy())
+        self._held += add_rows(told, biases, places, sums, self._clip, units, first=first)
+
+    def _add(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> None:
         factors, sizes = self._clipped(told, present)
         here = torch.nonzero(torch.isfinite(factors) & present)[:, 0]
         if not len(here):
@@ -148,8 +176,6 @@ class TapSum:
                 total = _plus(self._totals[at], torch.zeros(_shape(part), dtype=torch.int64))
                 self._totals[at] = total.index_add_(0, lines, entries.reshape(-1, part.columns))
         self._held += len(here)
-        if self._held >= _FOLD:
-            self._fold()
 
     def result(self) -> list[Tensor]:
         """int64 of each part, [outputs, width], [size] or [lines, columns]; multiply by C / G for the sum itself."""

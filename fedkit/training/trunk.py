@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fedkit.native.library import library
 from fedkit.privacy.tap_sum import Explicit, Part
 from fedkit.training.tap_layers import KINDS
 from fedkit.training.tapped import Tapped, leaves, tapped
+from fedkit.training.trunk_compiled import CompiledConvolution
+from fedkit.training.trunk_form import pool_of
 from fedkit.training.trunk_layers import Convolution, MaxPool, Relu, Stage, is_relu, is_windows
 from fedkit.training.trunk_rows import Alone, GroupNorm, Pointwise
 from fedkit.training.windows import Shape
@@ -80,7 +83,7 @@ def trunk_of(module: nn.Module, found: Tapped, input_shape: tuple[int, ...]) -> 
         return None
     seconds = sum(stage.seconds for stage in passed) + _MULTIPLICATION * (found.work - head.work)
     # Windows of errors, by far the most that a piece needs, beside what is held of every row.
-    windows = max(1, *(stage.passing for stage in passed if isinstance(stage, Convolution)))
+    windows = max([1, *(stage.passing for stage in passed if isinstance(stage, Convolution))])
     piece = min(_PIECE, _PASSING // windows)
     if not piece:
         return None
@@ -109,8 +112,16 @@ def stages(parts: Sequence[nn.Module], shapes: Sequence[Shape]) -> list[Stage]:
         if is_relu(called[at][0]) and MaxPool.takes(called[at + 1][0]):
             called[at : at + 2] = called[at + 1], called[at]
     found: list[Stage] = []
-    for part, taken, given in called:
-        if is_windows(part):
+    while called:
+        part, taken, given = called.pop(0)
+        pool = pool_of(called[0][0]) if called and is_windows(part) and len(taken) == 3 else None
+        # Without a pooling a library's matrix products are as fast.
+        if pool is not None and library() is not None:
+            given = called.pop(0)[2]
+            relu = bool(called) and is_relu(called[0][0])
+            called = called[relu:]
+            found.append(CompiledConvolution(part, taken, given, pool, relu=relu, first=not found))
+        elif is_windows(part):
             found.append(Convolution(part, taken, given, first=not found))
         elif is_relu(part):
             found.append(Relu(in_place=bool(found) and type(found[-1]) in (Convolution, MaxPool)))

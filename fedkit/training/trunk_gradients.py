@@ -24,6 +24,7 @@ from fedkit.training.tap_layers import Told
 from fedkit.training.tap_passes import passes
 from fedkit.training.tapped import Tapped
 from fedkit.training.trunk import Trunk, cut
+from fedkit.training.trunk_compiled import CompiledConvolution
 from fedkit.training.trunk_layers import Convolution, Stage
 from fedkit.training.windows import slabs
 from fedkit.types import Int64
@@ -130,7 +131,9 @@ class TrunkGradients:
         found, at = [], 0
         for stage in self._stages:
             for part in parts[at : at + len(stage.parts)]:
-                found += stage.told_as_parameters(part) if isinstance(stage, Convolution) else [part]
+                found += (
+                    stage.told_as_parameters(part) if isinstance(stage, Convolution | CompiledConvolution) else [part]
+                )
             at += len(stage.parts)
         return torch.cat([*found, self._head.packed(parts[at:])])
 

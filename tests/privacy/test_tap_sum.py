@@ -1,12 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedkit.native.library import library
 from fedkit.privacy import tap_sum
 from fedkit.privacy.lattice import G, LatticeSum, slack
+from fedkit.privacy.tap_block import add_rows, lie_in_rows
 from fedkit.privacy.tap_sum import MOST_PLACES, Explicit, Product, Table, TapSum, fits
 
 SIZES = st.integers(1, 9)
@@ -19,6 +22,17 @@ PARTS = st.lists(
     min_size=1,
     max_size=4,
 )
+
+
+@pytest.fixture(scope="module", params=["compiled", "torch"], autouse=True)
+def way(request):
+    """Whatever is tested here holds of compiled sums and of others."""
+    if request.param == "compiled" and library() is None:
+        pytest.skip("no compiled library here")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(tap_sum, "lie_in_rows", lambda told: False)
+        yield request.param
 
 
 def told(parts, rows, seed, spread=1.0):
@@ -121,10 +135,50 @@ def test_neither_order_nor_blocks_change_a_bit(parts, seed, splits):
     assert torch.equal(summed(parts, values, present), summed(parts, values, present, splits=splits))
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (30, 9), (257, 64), (8, 4)])
+@pytest.mark.parametrize("rows", [1, 7, 61])
+def test_compiled_integers_are_those_that_are_written_down(rows, shape, way):
+    if way == "torch":
+        pytest.skip("float32 norms")
+    parts = [Product(*shape, True), Explicit(97), Product(shape[1], shape[0], False), Explicit(16)]
+    values = told(parts, rows, rows)
+    present = torch.rand(rows, generator=torch.Generator().manual_seed(rows)) < 0.7
+    kept, clip, bits = np.flatnonzero(present), 0.8, tap_sum._BITS
+    found = TapSum(parts, clip)
+    found.add(values, present)
+    each = [[v.double().numpy()[kept] for v in part] for part in values]
+    each[0][0] = np.concatenate([each[0][0], np.ones((len(kept), 1))], 1)
+    sizes = [np.linalg.norm(part[0], axis=1) for part in each]
+    norms = np.sqrt(sum(np.prod([np.linalg.norm(v, axis=1) ** 2 for v in part], 0) for part in each))
+    factors = np.minimum(1 / norms, 1 / clip)
+    for part, size, total, below in zip(each, sizes, found.result(), found._below, strict=True):
+        if len(part) == 1:
+            assert np.array_equal(np.rint(part[0] * (factors * G)[:, None]).sum(0), total)
+            continue
+        u = np.rint(part[0] * (2.0 ** bits[0] / size)[:, None])
+        v = np.rint(part[1] * (factors * size * 2.0 ** bits[1])[:, None])
+        assert np.array_equal(v.T @ u, below)
+
+
+def test_what_does_not_lie_as_compiled_code_reads_it_is_left_to_torch_or_refused():
+    part, sums = torch.zeros(4, 6), [torch.zeros(6, dtype=torch.int64)]
+    assert lie_in_rows([(part,)]) == (library() is not None)
+    for other in (part.double(), part.t(), part.view(4, 2, 3), part[:, ::2]):
+        assert not lie_in_rows([(other,)])
+    if library() is None:
+        return
+    here = np.arange(4)
+    with pytest.raises(ValueError, match="place"):
+        add_rows([(part,)], [False], here + 1, sums, 1.0, (G, 1.0, 1.0), first=True)
+    with pytest.raises(ValueError, match="sum"):
+        add_rows([(part[:, :5],)], [False], here, sums, 1.0, (G, 1.0, 1.0), first=True)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", range(3))
-def test_a_row_that_is_not_finite_counts_as_nothing(bad, where):
-    parts = [Product(5, 4, True), Explicit(6), Table(4, 2)]
+@pytest.mark.parametrize("last", [Table(4, 2), Explicit(9)])
+def test_a_row_that_is_not_finite_counts_as_nothing(bad, where, last):
+    parts = [Product(5, 4, True), Explicit(6), last]
     values = told(parts, 8, 4)
     present = torch.ones(8, dtype=torch.bool)
     left_out = present.clone()

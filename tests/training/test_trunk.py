@@ -13,23 +13,39 @@ from torch import nn
 from fedkit.config.compose import compose
 from fedkit.config.experiment import ModelConfig
 from fedkit.models import build
+from fedkit.native.library import library
 from fedkit.privacy.lattice import G, slack
 from fedkit.privacy.placement import Block
 from fedkit.privacy.randomness import Draws, Seeded
+from fedkit.training import trunk as cutting
 from fedkit.training import trunk_gradients as cut_gradients
 from fedkit.training.engine import choose
 from fedkit.training.local import summed
 from fedkit.training.tapped import tapped
 from fedkit.training.trunk import cut, stages, trunk_of
+from fedkit.training.trunk_compiled import CompiledConvolution
+from fedkit.training.trunk_form import pool_of
 from fedkit.training.trunk_gradients import cheaper, trunk_gradients
 from fedkit.training.trunk_layers import Convolution, MaxPool, Relu
 from fedkit.training.trunk_probe import steady
 from tests.training.builders import round_plan
 from tests.training.test_taps import THREE, engine, image_models, private, site
 
+WAYS = ["compiled", "torch"]
 PLACES = 70
 SMALL = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 3))
 IMAGE = (1, 6, 6)
+
+
+@pytest.fixture(scope="module", params=WAYS, autouse=True)
+def way(request):
+    """Whatever is tested here holds with compiled convolutions and without, if nothing else is said."""
+    if request.param == "compiled" and library() is None:
+        pytest.skip("no compiled library here")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(cutting, "library", lambda: None)
+        yield request.param
 
 
 def opened(model, shape):
@@ -101,6 +117,7 @@ def test_threads_that_others_left_change_nothing():
 
 def test_a_machine_whose_libraries_break_the_promise_gets_no_trunk(monkeypatch):
     """A product that looks at how many were made before it."""
+    monkeypatch.setattr(cutting, "library", lambda: None)
     product, calls = torch.mm, iter(range(10**9))
 
     def uneven(a, b, *, out):
@@ -115,7 +132,7 @@ def test_a_machine_whose_libraries_break_the_promise_gets_no_trunk(monkeypatch):
     plans = {"north": private("north")}
     chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, plans)
     assert chosen.train.__self__.trunk is None
-    monkeypatch.undo()
+    monkeypatch.setattr(torch, "mm", product)
     chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, plans)
     assert chosen.train.__self__.trunk == trunk
 
@@ -156,7 +173,7 @@ def test_a_row_that_joins_moves_the_sum_by_its_own_integers_and_no_more(monkeypa
     assert (moved - own).abs().max() <= 1
 
 
-def test_a_convolution_gives_what_torchs_gives():
+def test_a_convolution_gives_what_torchs_gives(way):
     draw = random.Random(0)
     torch.manual_seed(0)
     tried = 0
@@ -179,7 +196,11 @@ def test_a_convolution_gives_what_torchs_gives():
         expected = layer(x)
         error = torch.randn_like(expected)
         expected.backward(error)
-        ours = Convolution(layer, (inputs, *sizes), tuple(expected.shape[1:]), first=False)
+        shapes = (inputs, *sizes), tuple(expected.shape[1:])
+        if way == "compiled":
+            ours = CompiledConvolution(layer, *shapes, ((1, 1), (1, 1)), relu=False, first=False)
+        else:
+            ours = Convolution(layer, *shapes, first=False)
 
         def image(t, signal=signal):
             return (t.unsqueeze(2) if signal else t).permute(0, 2, 3, 1)
@@ -210,9 +231,75 @@ def test_what_is_called_for_many_rows_gives_the_same_bits_wherever_a_number_stan
             assert len(found.view(torch.int32).unique()) == 1, value
 
 
+def test_a_compiled_convolution_gives_what_torchs_gives_behind_pools_of_any_form(way):
+    if way == "torch":
+        pytest.skip("nothing is compiled")
+    draw = random.Random(1)
+    torch.manual_seed(1)
+    tried = 0
+    while tried < 200:
+        inputs, outputs, images = draw.choice([1, 2, 3, 8, 9]), draw.choice([1, 3, 8, 17, 24]), draw.randint(1, 3)
+        kernel, stride, padding, dilation, size = ((draw.randint(a, b), draw.randint(a, b)) for a, b in (
+            (1, 4), (1, 2), (0, 3), (1, 2), (1, 3)
+        ))  # fmt: skip
+        apart, sides = [n + draw.randint(0, 1) for n in size], (draw.randint(4, 12), draw.randint(4, 12))
+        layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=draw.random() < 0.5)
+        reach = [(d * (k - 1) + 1) + (n - 1) * s for k, d, n, s in zip(kernel, dilation, size, stride, strict=True)]
+        if any(side + 2 * p < r for side, p, r in zip(sides, padding, reach, strict=True)):
+            continue
+        tried += 1
+        relu = draw.random() < 0.7
+        x = torch.randn(images, inputs, *sides, requires_grad=True)
+        expected = nn.functional.max_pool2d(layer(x), size, apart)
+        expected = torch.relu(expected) if relu else expected
+        error = torch.randn_like(expected)
+        expected.backward(error)
+        pool = pool_of(nn.MaxPool2d(size, tuple(apart)))
+        assert pool is not None
+        ours = CompiledConvolution(layer, (inputs, *sides), tuple(expected.shape[1:]), pool, relu=relu, first=False)
+        with torch.no_grad():
+            ours.begin(images, images)
+            found = ours.forward(x.detach().permute(0, 2, 3, 1), 0)
+            rows = torch.full((images, *ours.tells[0]), math.nan)
+            slope = ours.backward(error.permute(0, 2, 3, 1), 0, [rows.unbind(0)])
+            assert torch.allclose(found, expected.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+            assert torch.allclose(slope, x.grad.permute(0, 2, 3, 1), rtol=1e-5, atol=1e-5)
+            weight, *bias = ours.told_as_parameters(rows.sum(0).flatten())
+            assert torch.allclose(weight.view_as(layer.weight), layer.weight.grad, rtol=1e-4, atol=1e-4)
+            assert (layer.bias is None and not bias) or torch.allclose(bias[0], layer.bias.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_no_number_stays_none_through_a_compiled_pool(way):
+    """A row that holds such a thing counts as 0, which its gradient must show."""
+    if way == "torch":
+        pytest.skip("nothing is compiled")
+    layer = nn.Conv2d(1, 3, 3, padding=1)
+    ours = CompiledConvolution(layer, (1, 4, 4), (3, 2, 2), ((2, 2), (2, 2)), relu=True, first=True)
+    for at in range(16):
+        x = torch.randn(1, 4, 4, 1)
+        x.view(-1)[at] = math.nan
+        with torch.no_grad():
+            ours.begin(1, 1)
+            seen = ours.forward(x, 0)
+        expected = torch.relu(nn.functional.max_pool2d(layer(x.permute(0, 3, 1, 2)), 2)).permute(0, 2, 3, 1)
+        assert torch.equal(seen.isnan(), expected.isnan()) and seen.isnan().any()
+
+
+def test_rows_of_another_shape_or_beyond_the_room_are_refused(way):
+    if way == "torch":
+        pytest.skip("nothing is compiled")
+    ours = CompiledConvolution(nn.Conv2d(1, 3, 3), (1, 6, 6), (3, 2, 2), ((2, 2), (2, 2)), relu=True, first=False)
+    ours.begin(4, 2)
+    for x, first in ((torch.zeros(2, 6, 6, 1), 3), (torch.zeros(2, 6, 5, 1), 0), (torch.zeros(2, 6, 6, 1).double(), 0)):
+        with pytest.raises(ValueError, match="rows"):
+            ours.forward(x, first)
+    with pytest.raises(ValueError, match="rows"):
+        ours.backward(torch.zeros(2, 3, 2, 2), 0, [])
+
+
 @pytest.mark.parametrize("padding", [0, 1])
 @pytest.mark.parametrize("ceil", [False, True])
-def test_pooling_before_relu_is_relu_before_pooling_ties_and_all(padding, ceil):
+def test_pooling_before_relu_is_relu_before_pooling_ties_and_all(padding, ceil, way):
     """Small whole numbers: most windows have a largest number twice, many have none above zero."""
     chain = [nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2, padding=padding, ceil_mode=ceil)]
     model = nn.Sequential(*chain, nn.Flatten(), nn.LazyLinear(3))
@@ -224,7 +311,9 @@ def test_pooling_before_relu_is_relu_before_pooling_ties_and_all(padding, ceil):
     found = tapped(model, (1, 9, 9))
     trunk = trunk_of(model, found, (1, 9, 9))
     through = stages(cut(model)[0], trunk.shapes)
-    assert [type(stage) for stage in through] == [Convolution, MaxPool, Relu]
+    one = way == "compiled" and not (padding or ceil)
+    expected = [CompiledConvolution] if one else [Convolution, MaxPool, Relu]
+    assert [type(stage) for stage in through] == expected
     y = torch.arange(6) % 3
     with trunk_gradients(model, found, trunk, through, summed(THREE), Seeded("p")) as gradients:
         (weight,), *_ = gradients.of_block(x, y, Block(np.arange(6), np.arange(6), 6), 6.0)
@@ -277,15 +366,17 @@ def test_a_frozen_convolution_gives_what_torchs_gives_whatever_stands_around_its
     assert torch.allclose(ours.float(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_trunk_is_taken_where_empty_places_cost_more():
+def test_a_trunk_is_taken_where_empty_places_cost_more(way):
     for shape, taken in (((1, 28, 28), True), ((1, 4, 4), False)):
         model = build(ModelConfig("cnn", {"groups": 0}), shape, 3, seed=0)
         found = tapped(model, shape)
-        assert cheaper(trunk_of(model, found, shape), found, 32.0, 60) == taken
+        # What is compiled costs little beside its multiplications.
+        assert cheaper(trunk_of(model, found, shape), found, 32.0, 60) == (taken or way == "compiled")
 
 
 @pytest.mark.parametrize(("wide", "piece"), [(8, 8), (200, 2), (800, None)])
-def test_wide_layers_take_fewer_rows_at_once_and_the_widest_stay_in_blocks(wide, piece):
+def test_wide_layers_take_fewer_rows_at_once_and_the_widest_stay_in_blocks(wide, piece, monkeypatch):
+    monkeypatch.setattr(cutting, "library", lambda: None)
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, wide, 3), nn.Flatten(), nn.LazyLinear(3))
     model(torch.zeros(1, 1, 30, 30))
     trunk = trunk_of(model, tapped(model, (1, 30, 30)), (1, 30, 30))
