@@ -5,6 +5,7 @@ import pytest
 
 from fedkit.config.experiment import EvaluationConfig, PrivacyConfig, TrainingConfig
 from fedkit.errors import PrivacyError
+from fedkit.privacy import accounting, calibration, pld
 from fedkit.privacy.accounting import epsilon
 from fedkit.privacy.plan import SiteFacts, epsilon_after, epsilon_at, epsilon_by_round, make_plan, make_plans
 
@@ -110,3 +111,23 @@ def test_bad_settings_are_refused_by_name(privacy, training, rounds, words):
         make_plan(FACTS, dataclasses.replace(PRIVACY, **privacy), dataclasses.replace(TRAINING, **training), rounds)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "least_noise", "composed"),
+    [
+        ({"noise_multiplier": 1.2}, 1, 2),  # training alone, which the evaluation's share is of, and both together
+        ({"epsilon": 3.0}, 2, 12),  # the evaluation, which composes nothing, then training beside it
+    ],
+)
+def test_a_hundred_alike_sites_are_accounted_for_once(asked, least_noise, composed):
+    for cached in (accounting._epsilon, calibration.noise_multiplier_for, pld.composed, pld.one_step):
+        cached.cache_clear()
+    privacy = PrivacyConfig(
+        "record_dp", delta=1e-5, max_grad_norm=1.0, sample_rate=0.1, evaluation=EvaluationConfig(share=0.1), **asked
+    )
+    facts = [dataclasses.replace(FACTS, site=f"site{k}") for k in range(100)]
+    plans = make_plans(facts, privacy, TRAINING, 20)
+    assert len(plans) == 100 and all(plan.evaluation for plan in plans.values())
+    assert calibration.noise_multiplier_for.cache_info().misses == least_noise
+    assert pld.composed.cache_info().misses <= composed
