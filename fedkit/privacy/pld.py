@@ -101,8 +101,8 @@ def _removed(q: float, sigma: float, interval: float) -> tuple[int, Float64]:
     """First loss and hockey-stick divergences of (1-q) N(0) + q N(-1) from N(0), which a loss is largest below."""
     least, most = _loss(q, sigma, _REACH * sigma), _loss(q, sigma, -_REACH * sigma - 1)
     first, last = math.floor(least / interval), math.ceil(most / interval)
-    losses = np.arange(first, last + 1) * interval
-    deltas = -np.expm1(np.minimum(losses, 0.0))
+    losses: Float64 = np.arange(first, last + 1, dtype=np.float64) * interval
+    deltas: Float64 = -np.expm1(np.minimum(losses, 0.0))
     inside = losses > (math.log1p(-q) if q < 1 else -math.inf)
     losses = losses[inside]
     x = -0.5 - sigma**2 * _unsampled(losses, q)
@@ -113,9 +113,9 @@ def _removed(q: float, sigma: float, interval: float) -> tuple[int, Float64]:
 
 def _added(q: float, sigma: float, interval: float, first: int, removed: Float64) -> Float64:
     """The same of N(0) from (1-q) N(0) + q N(1) on the mirrored grid; q is below 1, and no loss above -log(1-q)."""
-    losses = -np.arange(first, first + len(removed)) * interval
+    losses: Float64 = -np.arange(first, first + len(removed), dtype=np.float64) * interval
     # The two distributions change places: a sum of what is positive for losses up to 0.
-    deltas = -np.expm1(losses) + np.exp(losses) * removed
+    deltas: Float64 = -np.expm1(losses) + np.exp(losses) * removed
     deltas[losses >= -math.log1p(-q)] = 0.0
     inside = (losses > 0) & (losses < -math.log1p(-q))
     losses = losses[inside]
