@@ -98,10 +98,12 @@ def merged(events: Sequence[GaussianEvent]) -> Merged:
     return (*sampled, (1.0, 1 / shift, 1)) if shift else tuple(sampled)
 
 
-def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[int], delta: float) -> list[float]:
+def epsilon_curve(
+    sample_rate: float, noise_multiplier: float, steps: Sequence[int], delta: float, *, coarse: bool = False
+) -> list[float]:
     """The epsilon after each of several ascending step counts, for a curve over rounds.
 
-    The last value equals :func:`epsilon`; those before it are computed coarsely (up to .02 above).
+    The last value equals :func:`epsilon`; those before it, and with ``coarse`` the last too, are up to .02 above.
 
     Raises:
         PrivacyError: a value out of its range, or counts that do not ascend.
@@ -111,11 +113,13 @@ def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[i
         raise PrivacyError("step counts of a curve must ascend", code="FK305", remedy="sort them")
     if not counts:
         return []
-    last = epsilon(sample_rate, noise_multiplier, counts[-1], delta)
+    _check_delta(delta)
+    check_event(GaussianEvent(sample_rate, noise_multiplier, counts[-1]))
     shown = sorted(set(counts))
     # A long curve is computed at some of its counts, the last among them; those between take the next one's.
     shown = shown[:: -max(1, len(shown) // _CURVE)][::-1]
     values = _curve(float(sample_rate), float(noise_multiplier), shown, float(delta))
+    last = values[-1] if coarse else epsilon(sample_rate, noise_multiplier, counts[-1], delta)
     curve = [min(values[bisect_left(shown, count)], last) if count else 0.0 for count in counts]
     curve[-1] = last
     return curve

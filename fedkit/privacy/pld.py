@@ -25,7 +25,7 @@ _BUCKETS = 2**17
 # The normal quantile of exp(-50) / 2: what lies beyond it on either side is no part of any double.
 _REACH = 9.745474864965935
 _ORDERS = 20
-_CHUNK = 2**15
+_CHUNK = 2**13
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,15 +232,15 @@ def _epsilon(losses: Losses, delta: float) -> float:
     most = losses.first + len(losses.masses) - 1
     for start in range(0, min(len(losses.masses), most), _CHUNK):  # losses above 0 only
         at = np.arange(most - start, max(0, losses.first - 1, most - start - _CHUNK), -1) * losses.interval
-        masses = losses.masses[::-1][start : start + len(at)]
+        masses, falls = losses.masses[::-1][start : start + len(at)], np.exp(-at)
         uppers = np.cumsum(np.concatenate(([upper], masses)))
-        lowers = np.cumsum(np.concatenate(([lower], masses * np.exp(-at))))
+        lowers = np.cumsum(np.concatenate(([lower], masses * falls)))
         # Losses so large that their exponential vanishes: epsilon is one of them.
-        if len(vanished := np.flatnonzero((lowers[1:] == 0) & (uppers[1:] >= delta))):
+        if not falls[0] and len(vanished := np.flatnonzero((lowers[1:] == 0) & (uppers[1:] >= delta))):
             return float(at[vanished[0]])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = np.log((uppers - delta) / lowers)[:-1]
-        if len(reached := np.flatnonzero((lowers[:-1] > 0) & (found >= at))):
-            return float(found[reached[0]])
+        # The first loss that is not above the epsilon that those before it make.
+        reached = (lowers[:-1] > 0) & ((uppers[:-1] - delta) * falls >= lowers[:-1])
+        if reached[index := int(np.argmax(reached))]:
+            return math.log((uppers[index] - delta) / lowers[index])
         upper, lower = float(uppers[-1]), float(lowers[-1])
     return math.log((upper - delta) / lower) if upper - lower > delta else 0.0

@@ -124,8 +124,8 @@ def test_given_test_set_needs_no_hash_of_a_row(monkeypatch):
 def test_a_rows_text_is_the_hash_of_its_bytes(shape):
     x = np.random.default_rng(1).random(shape, np.float32)
     y = np.arange(len(x))
-    for given in (x, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
-        assert contents(given, y) == [
+    for laid_out in (x, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
+        assert contents(laid_out, y) == [
             hashlib.sha256(row.tobytes() + label.tobytes()).hexdigest() for row, label in zip(x, y, strict=True)
         ]
 

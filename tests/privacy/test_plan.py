@@ -131,3 +131,13 @@ def test_a_hundred_alike_sites_are_accounted_for_once(asked, least_noise, compos
     assert len(plans) == 100 and all(plan.evaluation for plan in plans.values())
     assert calibration.noise_multiplier_for.cache_info().misses == least_noise
     assert pld.composed.cache_info().misses <= composed
+
+
+def test_epsilon_of_every_round_before_an_evaluation_needs_no_fine_figure():
+    privacy = dataclasses.replace(PRIVACY, evaluation=EvaluationConfig(noise_multiplier=8.0))
+    plan = make_plan(FACTS, privacy, TRAINING, 11)
+    before = accounting._epsilon.cache_info().misses
+    told = [epsilon_at(plan, done) for done in range(12)]
+    assert accounting._epsilon.cache_info().misses == before
+    assert told == sorted(told) and max(told) == told[-1] == plan.epsilon
+    assert all(epsilon_after(plan, done) <= told[done] for done in range(12))
