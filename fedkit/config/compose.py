@@ -150,7 +150,7 @@ def _merged(
             _refuse(found)
     try:
         # Types stop Hydra at the first fault of a file; without them it goes through and build() lists every one.
-        return _hydra(lines) or _hydra_or_refuse(lines, found)
+        return _hydra(["fedkit_schema=typed", *lines]) or _hydra_or_refuse(["fedkit_schema=loose", *lines], found)
     except (yaml.YAMLError, UnicodeDecodeError):
         for path in files:
             _loaded(path, found)
@@ -163,7 +163,7 @@ def _hydra(lines: list[str]) -> tuple[dict[str, Any], Mapping[str, str]] | None:
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return _hydra_compose("typed", lines)
+        return _hydra_compose(lines)
     except (HydraException, OmegaConfBaseException, AssertionError):
         return None
 
@@ -173,7 +173,7 @@ def _hydra_or_refuse(lines: list[str], found: Findings) -> tuple[dict[str, Any],
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return _hydra_compose("loose", lines)
+        return _hydra_compose(lines)
     except AssertionError:
         # OmegaConf asserts, without naming the key, when an override reaches into a section that is null.
         found.problems.append(
@@ -188,20 +188,19 @@ def _hydra_or_refuse(lines: list[str], found: Findings) -> tuple[dict[str, Any],
         raise
 
 
-def _hydra_compose(schema: str, lines: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
+def _hydra_compose(lines: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    overrides = [f"fedkit_schema={schema}", *lines, *_UNUSED]
-    register(schema)
+    register(lines[0].partition("=")[2])
     with _LOCK:
         current = GlobalHydra.instance()
         callers, current.hydra = current.hydra, None
         try:
             with initialize_config_dir(config_dir=str(configs_root()), job_name="fedkit", version_base="1.3"):
-                composed = hydra_compose("config", overrides=overrides, return_hydra_config=True)
+                composed = hydra_compose("config", overrides=[*lines, *_UNUSED], return_hydra_config=True)
         finally:
             GlobalHydra.instance().hydra = callers
     # Nothing is resolved: an interpolation may name a secret of the environment.

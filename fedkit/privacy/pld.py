@@ -73,7 +73,7 @@ def _reach(q: float, sigma: float) -> float:
     return most + math.log(q) if most + math.log(q) > 1 else math.log1p(q * math.expm1(min(most, 50.0)))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def one_step(sample_rate: float, noise_multiplier: float, interval: float) -> Pair:
     """The pessimistic distributions of one step; the unit's contribution has length 1."""
     first, deltas = _removed(sample_rate, noise_multiplier, interval)
@@ -84,7 +84,6 @@ def one_step(sample_rate: float, noise_multiplier: float, interval: float) -> Pa
     return removed, _connected(interval, -last, _added(sample_rate, noise_multiplier, interval, first, deltas))
 
 
-@lru_cache(maxsize=4)
 def composed(kinds: tuple[tuple[float, float, int], ...], interval: float) -> Pair:
     """The distributions of several kinds of steps together, each its sampling rate, noise multiplier and steps."""
     singles = [(one_step(q, sigma, interval), steps) for q, sigma, steps in kinds]
@@ -189,7 +188,7 @@ def _kept(parts: list[tuple[Losses, int]]) -> tuple[int, int]:
     return max(0, math.floor(low.max())), min(most, math.ceil(high.min()))
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _log_moments(losses: Losses, length: int) -> Float64:
     """float64[2, 20]: the logarithm of the mean of exp(k index / length) for k from 1 on, and for k from -1 down."""
     growth = np.exp(np.arange(len(losses.masses)) / length)

@@ -121,6 +121,7 @@ def test_adding_a_unit_is_never_dearer_than_the_pair_says():
 
 
 def test_mass_is_kept_and_what_is_cut_off_counts_as_infinite():
+    assert all((losses.masses >= 0).all() for losses in pld.one_step(0.1, 1.0, 1e-3))
     for losses in pld.composed(((0.1, 1.0, 500),), 1e-3):
         assert 1 - 1e-13 < losses.masses.sum() + losses.infinite < 1 + 1e-6  # what rounds below 0 is taken as 0
         assert losses.infinite >= pld.TAIL
@@ -130,6 +131,20 @@ def test_an_infinite_loss_beyond_delta_has_no_epsilon():
     certain = pld.Losses(0.1, 0, np.array([0.5]), 0.5)
     assert pld.epsilon_at((certain,), 0.4) == math.inf
     assert pld.epsilon_at((certain,), 0.5) == 0.0
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.4, 1.0, 1.7])
+def test_epsilon_is_where_the_divergence_is_delta_infinite_losses_included(epsilon):
+    losses = pld.Losses(1.0, -1, np.array([0.1, 0.1, 0.3, 0.2]), 0.3)
+    assert pld.epsilon_at((losses,), divergence(losses, epsilon)) == pytest.approx(epsilon, abs=1e-12)
+
+
+def test_divergences_become_the_masses_that_have_them_the_last_an_infinite_loss():
+    deltas = np.array([0.5, 0.3, 0.2])
+    losses = pld._connected(0.5, 0, deltas)
+    assert losses.infinite == 0.2
+    assert losses.masses.sum() + losses.infinite == pytest.approx(1.0)
+    assert [divergence(losses, at) for at in (0.0, 0.5, 1.0)] == pytest.approx(deltas.tolist())
 
 
 @pytest.mark.parametrize("least", [1, 2, 7, 1021, 65537, 516_677])
@@ -150,3 +165,25 @@ def test_rough_bound_is_above_and_near():
         assert found >= exact
         if math.isfinite(by_all_orders):
             assert by_all_orders * (1 - 1e-9) <= found <= by_all_orders * 1.25 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("kinds", "delta", "interval"),
+    [
+        (((0.0114, 1.855, 2), (1.0, 91.3 / math.sqrt(3), 1)), 3.9e-5, 2e-5),
+        (((0.0369, 3.816, 5), (1.0, 4.9112, 1)), 4.1e-8, 1e-4),
+        (((0.0102, 2.704, 9), (1.0, 24.327 / math.sqrt(30), 1)), 3.4e-4, 1e-4),
+        (((0.1, 1.2, 100),), 1e-5, 1e-3),
+    ],
+)
+def test_epsilon_comes_down_to_the_truth_as_the_grid_becomes_finer(kinds, delta, interval):
+    coarse, fine, finest = (pld.epsilon_at(pld.composed(kinds, interval / by), delta) for by in (4, 2, 1)[::-1])
+    assert coarse > fine > finest
+    # A quarter of the error for half the interval: what is left is below a third of the last step.
+    assert (fine - finest) < 0.4 * (coarse - fine)
+
+
+def test_unsampled_releases_beside_training_cost_what_they_do_one_by_one():
+    apart = pld.epsilon_at(pld.composed(((0.1, 2.0, 100), (1.0, 10.0, 6)), 1e-4), 1e-5)
+    as_one = epsilon_of([GaussianEvent(0.1, 2.0, 100), GaussianEvent(1.0, 10.0, 6)], 1e-5)
+    assert as_one <= apart <= as_one + 1e-4
