@@ -56,6 +56,7 @@ def forgetting() -> None:
     accounting._epsilon.cache_clear()
     accounting._rdp.cache_clear()
     pld.one_step.cache_clear()
+    pld._log_moments.cache_clear()
 
 
 def accountant_cases(quick: bool) -> list[Case]:

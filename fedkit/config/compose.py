@@ -194,7 +194,7 @@ def _hydra_compose(lines: list[str]) -> tuple[dict[str, Any], Mapping[str, str]]
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
-    register()
+    register(lines[0].partition("=")[2])
     with _LOCK:
         current = GlobalHydra.instance()
         callers, current.hydra = current.hydra, None

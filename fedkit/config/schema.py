@@ -169,8 +169,8 @@ class ExperimentSchema:
     ledgers_dir: str | None = None
 
 
-def register() -> None:
-    """Offer the schema to Hydra as ``fedkit_schema=typed``, and the same keys without types as ``fedkit_schema=loose``.
+def register(kind: str) -> None:
+    """Offer Hydra the schema as ``fedkit_schema=typed``, or the same keys without types as ``fedkit_schema=loose``.
 
     Typed composition stops at the first wrong key or type; the loose one goes through, so that all can be listed.
     """
@@ -178,8 +178,7 @@ def register() -> None:
     from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
-    if "fedkit_schema" in store.repo:
+    if f"{kind}.yaml" in store.repo.get("fedkit_schema", {}):
         return
-    loose = OmegaConf.to_container(OmegaConf.structured(ExperimentSchema))
-    store.store(group="fedkit_schema", name="typed", node=ExperimentSchema, package="_global_", provider="fedkit")
-    store.store(group="fedkit_schema", name="loose", node=loose, package="_global_", provider="fedkit")
+    node = ExperimentSchema if kind == "typed" else OmegaConf.to_container(OmegaConf.structured(ExperimentSchema))
+    store.store(group="fedkit_schema", name=kind, node=node, package="_global_", provider="fedkit")

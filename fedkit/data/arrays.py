@@ -232,7 +232,9 @@ def _rows(
         require_length(site, f"subgroups{part}[{column!r}]", groups[str(column)], x)
     owners = parts.get(f"unit{part}")
     if owners is None:
-        units = rows_as_units(contents(x, y, groups), [""] * len(x))
+        # The contents decide in which part a row is; where the caller has said that, any names do.
+        texts = contents(x, y, groups) if parts.get("x_test") is None else [""] * len(x)
+        units = rows_as_units(texts, [""] * len(x))
     else:
         named = _values(owners)
         require_length(site, f"unit{part}", named, x)

@@ -64,6 +64,9 @@ def in_order_of_appearance(values: Int64) -> tuple[Int64, Int64]:
     >>> in_order_of_appearance(np.array([7, 3, 7]))[1].tolist()
     [0, 1, 0]
     """
+    numbers = np.arange(len(values), dtype=np.int64)
+    if np.array_equal(values, numbers):  # rows that are units of their own
+        return numbers, numbers.copy()
     distinct, first, inverse = np.unique(values, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)

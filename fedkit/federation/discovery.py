@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from flwr.app import RecordDict
+from flwr.app import Error, RecordDict
 from flwr.serverapp import Grid
 
 from fedkit.errors import FederationError, FedkitError
@@ -30,22 +30,18 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
     with local_identity():
         while True:
             fresh = [node for node in grid.get_node_ids() if node not in asked]
-            messages = [grid.create_message(RecordDict(), "query", node, "", ttl=timeout) for node in fresh]
-            replies = grid.send_and_receive(messages, timeout=max(1.0, deadline - time.monotonic())) if messages else ()
-            for reply in replies:
-                if reply.has_error():
-                    continue
-                asked.add(reply.metadata.src_node_id)
+            for node, content in _answers(grid, fresh, timeout, deadline) if fresh else ():
+                asked.add(node)
                 try:
-                    roster = wire.unpack_roster(reply.content)
+                    roster = wire.unpack_roster(content)
                 except FedkitError as error:
-                    unread.append(f"; node {reply.metadata.src_node_id} gave no usable answer ({error})")
+                    unread.append(f"; node {node} gave no usable answer ({error})")
                     continue
                 if roster.site not in known:
                     continue
                 if roster.site in found:
                     raise FederationError(f"two nodes claim to be site {roster.site}", code="FK522")
-                found[roster.site] = (reply.metadata.src_node_id, roster)
+                found[roster.site] = (node, roster)
             missing = [site for site in expected if site not in found]
             if not missing:
                 return {site: found[site] for site in expected}
@@ -57,3 +53,18 @@ def discover(grid: Grid, expected: Sequence[str], timeout: float) -> dict[str, t
                     remedy="start the missing sites or raise federation.timeout",
                 )
             time.sleep(0.5)
+
+
+def _answers(grid: Grid, nodes: Sequence[int], timeout: float, deadline: float) -> Iterator[tuple[int, RecordDict]]:
+    """What the nodes say that are there; in this process without the envelopes, see `fedkit.federation.asking`."""
+    if (answers := getattr(grid, "answers", None)) is not None:
+        question = RecordDict()
+        found = answers([(node, question) for node in nodes], "query")
+        yield from (
+            (node, content) for node, content in zip(nodes, found, strict=True) if not isinstance(content, Error)
+        )
+        return
+    messages = [grid.create_message(RecordDict(), "query", node, "", ttl=timeout) for node in nodes]
+    for reply in grid.send_and_receive(messages, timeout=max(1.0, deadline - time.monotonic())):
+        if not reply.has_error():
+            yield reply.metadata.src_node_id, reply.content

@@ -1,8 +1,8 @@
 """What Poisson-sampled Gaussian steps cost: events (what happened) apart from accountants (what it costs).
 
-Adjacency is add/remove of one unit throughout. Privacy-loss distributions (PLD) come from Google's dp-accounting
-with pessimistic rounding (Koskela et al. 2020; Doroshenko et al. 2022, "Connect the dots"), so every figure is an
-upper bound. The PLD figure is the cost of parameters that were fixed in advance.
+Adjacency is add/remove of one unit throughout. Steps without sampling are one Gaussian, whose cost is known exactly
+(:mod:`fedkit.privacy.gaussian`); all else is composed by privacy-loss distributions (PLD, :mod:`fedkit.privacy.pld`)
+with pessimistic rounding, so every figure is an upper bound. It is the cost of parameters that were fixed in advance.
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.pld import FINE, composed, interval_of, one_step
+from fedkit.privacy import gaussian
+from fedkit.privacy.pld import FINE, composed, epsilon_at, interval_of
+from fedkit.privacy.rough import rough_epsilon
+
+Merged = tuple[tuple[float, float, int], ...]
+"""Sampling rate, noise multiplier and steps of each kind of step."""
 
 ACCOUNTANT = "pld"
 ADJACENCY = "add_remove"
@@ -80,26 +84,26 @@ def epsilon_of(events: Sequence[GaussianEvent], delta: float, fineness: float = 
     _check_delta(delta)
     for event in events:
         check_event(event)
-    return _epsilon(_merged(events), float(delta), fineness)
+    return _epsilon(merged(events), float(delta), fineness)
 
 
-def rough_epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
-    """A looser bound by Renyi DP, cached: what a search begins with."""
-    return _rdp(_merged(events), float(delta))
-
-
-def _merged(events: Sequence[GaussianEvent]) -> tuple[tuple[float, float, int], ...]:
+def merged(events: Sequence[GaussianEvent]) -> Merged:
+    """Equal steps together; all that are without sampling as the one Gaussian that they are, last."""
     counts: dict[tuple[float, float], int] = {}
     for event in events:
         key = (float(event.sample_rate), float(event.noise_multiplier))
         counts[key] = counts.get(key, 0) + int(event.steps)
-    return tuple(sorted((q, sigma, steps) for (q, sigma), steps in counts.items() if steps))
+    sampled = sorted((q, sigma, steps) for (q, sigma), steps in counts.items() if steps and q < 1)
+    shift = gaussian.shift_of((sigma, steps) for (q, sigma), steps in sorted(counts.items()) if q == 1)
+    return (*sampled, (1.0, 1 / shift, 1)) if shift else tuple(sampled)
 
 
-def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[int], delta: float) -> list[float]:
+def epsilon_curve(
+    sample_rate: float, noise_multiplier: float, steps: Sequence[int], delta: float, *, coarse: bool = False
+) -> list[float]:
     """The epsilon after each of several ascending step counts, for a curve over rounds.
 
-    The last value equals :func:`epsilon`; those before it are computed coarsely (up to .02 above).
+    The last value equals :func:`epsilon`; those before it, and with ``coarse`` the last too, are up to .02 above.
 
     Raises:
         PrivacyError: a value out of its range, or counts that do not ascend.
@@ -109,11 +113,13 @@ def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[i
         raise PrivacyError("step counts of a curve must ascend", code="FK305", remedy="sort them")
     if not counts:
         return []
-    last = epsilon(sample_rate, noise_multiplier, counts[-1], delta)
+    _check_delta(delta)
+    check_event(GaussianEvent(sample_rate, noise_multiplier, counts[-1]))
     shown = sorted(set(counts))
     # A long curve is computed at some of its counts, the last among them; those between take the next one's.
     shown = shown[:: -max(1, len(shown) // _CURVE)][::-1]
     values = _curve(float(sample_rate), float(noise_multiplier), shown, float(delta))
+    last = values[-1] if coarse else epsilon(sample_rate, noise_multiplier, counts[-1], delta)
     curve = [min(values[bisect_left(shown, count)], last) if count else 0.0 for count in counts]
     curve[-1] = last
     return curve
@@ -121,22 +127,15 @@ def epsilon_curve(sample_rate: float, noise_multiplier: float, steps: Sequence[i
 
 def _curve(q: float, sigma: float, counts: Sequence[int], delta: float) -> list[float]:
     whole = ((q, sigma, counts[-1]),)
+    if q == 1:
+        return [epsilon(q, sigma, count, delta) for count in counts]
     if not counts[-1] or not _holds(whole, delta):
         return [_without_pld(((q, sigma, count),), delta) if count else 0.0 for count in counts]
-    single = one_step(q, sigma, interval_of(whole, _rdp(whole, delta), 10 * FINE))
-    powers: dict[int, Any] = {}
-    done, total, curve = 0, None, []
+    interval = interval_of(whole, rough_epsilon(whole, delta), 10 * FINE)
+    curve = []
     for count in counts:
-        more = count - done
-        if more:
-            if more not in powers:
-                powers[more] = composed(single, more)
-            total = powers[more] if total is None else total.compose(powers[more])
-            done = count
-        try:
-            value = 0.0 if total is None else float(total.get_epsilon_for_delta(_exact_part(delta, count)))
-        except OverflowError:
-            value = math.inf
+        part = composed(((q, sigma, count),), interval) if count else None
+        value = 0.0 if part is None else epsilon_at(part, _exact_part(delta, count))
         curve.append(value if math.isfinite(value) else _without_pld(((q, sigma, count),), delta))
     return curve
 
@@ -163,33 +162,27 @@ def rdp_epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(merged: tuple[tuple[float, float, int], ...], delta: float, fineness: float) -> float:
+def _epsilon(merged: Merged, delta: float, fineness: float) -> float:
     if not merged:
         return 0.0
+    if merged[0][0] == 1:
+        return gaussian.epsilon_at(1 / merged[0][1], delta)
     if not _holds(merged, delta):
         return _without_pld(merged, delta)
-    interval = interval_of(merged, _rdp(merged, delta), fineness)
-    total: Any = None
-    try:
-        for q, sigma, steps in merged:
-            part = composed(one_step(q, sigma, interval), steps)
-            total = part if total is None else total.compose(part)
-        found = float(total.get_epsilon_for_delta(_exact_part(delta, sum(steps for _, _, steps in merged))))
-    except (OverflowError, ValueError):  # a loss of several hundred has no exponential
-        found = math.inf
+    interval = interval_of(merged, rough_epsilon(merged, delta), fineness)
+    found = epsilon_at(composed(merged, interval), _exact_part(delta, sum(steps for *_, steps in merged)))
     return found if math.isfinite(found) else _without_pld(merged, delta)
 
 
-def _without_pld(merged: tuple[tuple[float, float, int], ...], delta: float) -> float:
+def _without_pld(merged: Merged, delta: float) -> float:
     found = _rdp(merged, delta)
     if found > 0:
         return found
-    # Zero is what the library answers where its sums cancel; without sampling, all steps are one Gaussian.
-    sigma = 1 / math.sqrt(sum(steps / sigma**2 for _, sigma, steps in merged))
-    return _epsilon(((1.0, sigma, 1),), delta, FINE)
+    # Zero is what the library answers where its sums cancel; sampling only ever lowers the cost of a step.
+    return gaussian.epsilon_at(gaussian.shift_of((sigma, steps) for _, sigma, steps in merged), delta)
 
 
-def _holds(merged: tuple[tuple[float, float, int], ...], delta: float) -> bool:
+def _holds(merged: Merged, delta: float) -> bool:
     """Whether a PLD keeps its precision: the FFT's rounding errors grow with the steps, and delta must dwarf them."""
     return sum(steps for _, _, steps in merged) <= min(_PLD_STEPS, delta * _SHARE / _FFT_ERROR)
 
@@ -200,7 +193,7 @@ def _exact_part(delta: float, steps: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _rdp(merged: tuple[tuple[float, float, int], ...], delta: float) -> float:
+def _rdp(merged: Merged, delta: float) -> float:
     return rdp_epsilon([GaussianEvent(*event) for event in merged], delta)
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.accounting import MAX_SIGMA, MIN_SIGMA, GaussianEvent, check_event, epsilon_of, rough_epsilon
+from fedkit.privacy.accounting import MAX_SIGMA, MIN_SIGMA, GaussianEvent, check_event, epsilon_of, merged
 from fedkit.privacy.pld import FINE
+from fedkit.privacy.rough import rough_epsilon
 
 MIN_EPSILON, MAX_EPSILON = 1e-4, 100.0
 """Targets for calibration: below is noise alone, above protects nobody."""
@@ -17,7 +19,7 @@ MIN_EPSILON, MAX_EPSILON = 1e-4, 100.0
 def noise_multiplier_for(
     epsilon: float, delta: float, sample_rate: float, steps: int, others: tuple[GaussianEvent, ...] = ()
 ) -> float:
-    """The smallest sigma, rounded UP to 4 decimals, whose epsilon does not exceed the target; cached.
+    """The smallest sigma of 4 decimals whose epsilon does not exceed the target; cached.
 
     Args:
         epsilon: the target for all steps and the other events together.
@@ -42,31 +44,7 @@ def noise_multiplier_for(
             code="FK321",
             remedy="raise privacy.evaluation.noise_multiplier (null releases no evaluation), or privacy.epsilon",
         )
-    problem = _Problem(target, float(delta), float(sample_rate), int(steps), others)
-    low = high = problem.enough_by_rdp()
-    while low > math.log(MIN_SIGMA) and problem.excess(low) <= 0:
-        low, high = max(low - math.log(1.4), math.log(MIN_SIGMA)), low
-    # Only a search that has come down to the least noise there is can end on it.
-    if low <= math.log(MIN_SIGMA) and problem.fine(MIN_SIGMA) <= target:
-        return MIN_SIGMA
-    if low == high:
-        low -= math.log(1.1)
-    from scipy.optimize import brentq
-
-    coarse = high
-    if problem.excess(high) < 0 < problem.excess(low):
-        coarse = float(brentq(problem.excess, low, high, xtol=2e-5, rtol=1e-9))
-    # The search's own pessimism is taken back with one Newton step at the fine discretisation, then confirmed.
-    slope = (problem.excess(high) - problem.excess(low)) / (high - low)
-    fine = math.log(max(problem.fine(math.exp(coarse)), 1e-12) / target)
-    refined = min(max(coarse - fine / slope, low), high) if slope < 0 else coarse
-    sigma = max(_round_up(math.exp(refined)), MIN_SIGMA)
-    step = max(1e-4, sigma * 1e-4)
-    while sigma <= MAX_SIGMA:
-        if problem.fine(sigma) <= target:
-            return sigma
-        sigma, step = _round_up(sigma + step), 2 * step
-    raise _out_of_reach(target)
+    return _Problem(target, float(delta), float(sample_rate), int(steps), others).solved()
 
 
 class _Problem:
@@ -74,6 +52,30 @@ class _Problem:
 
     def __init__(self, target: float, delta: float, q: float, steps: int, others: tuple[GaussianEvent, ...]) -> None:
         self.target, self.delta, self.q, self.steps, self.others = target, delta, q, steps, others
+
+    def solved(self) -> float:
+        """A search at the coarse discretisation, one Newton step at the fine one, which then confirms what is given."""
+        least = math.log(MIN_SIGMA)
+        low = high = self.enough_by_rdp()
+        while low > least and self.excess(low) <= 0:
+            low, high = max(low - math.log(1.4), least), low
+        # Only a search that has come down to the least noise there is can end on it.
+        if low <= least and self.fine(MIN_SIGMA) <= self.target:
+            return MIN_SIGMA
+        if low == high:
+            low -= math.log(1.1)
+        coarse, slope = _root(self.excess, low, high)
+        slope = min(slope, -0.1)
+        refined = coarse - math.log(max(self.fine(math.exp(coarse)), 1e-12) / self.target) / slope
+        sigma = max(_round_up(math.exp(min(max(refined, low), high))), MIN_SIGMA)
+        step = 1e-4
+        while sigma <= MAX_SIGMA:
+            found = self.fine(sigma)
+            if found <= self.target:
+                return sigma
+            needed = sigma * math.exp(math.log(found / self.target) / -slope)
+            sigma, step = _round_up(max(sigma + step, min(needed, 2 * sigma))), 2 * step
+        raise _out_of_reach(self.target)
 
     def events(self, sigma: float) -> tuple[GaussianEvent, ...]:
         # The exponential of a logarithm may leave the range by its last bit.
@@ -86,19 +88,42 @@ class _Problem:
         found = epsilon_of(self.events(math.exp(log_sigma)), self.delta, 10 * FINE)
         return math.log(max(found, 1e-12) / self.target)
 
+    def rough(self, log_sigma: float) -> float:
+        return rough_epsilon(merged(self.events(math.exp(log_sigma))), self.delta)
+
     def enough_by_rdp(self) -> float:
-        """Log of a sigma at which the Renyi bound, hence the PLD, meets the target; within 1 % of the least such."""
+        """Log of a sigma at which a Renyi bound, hence the PLD, meets the target; within 1 % of the least such."""
         low, high = math.log(MIN_SIGMA), math.log(MAX_SIGMA)
-        if rough_epsilon(self.events(math.exp(high)), self.delta) > self.target:
+        if self.rough(high) > self.target:
             # The Renyi bound is looser: where it alone fails, the search starts at the most noise there is.
             if self.fine(MAX_SIGMA) > self.target:
                 raise _out_of_reach(self.target)
             return high
         while high - low > 0.01:
             middle = (low + high) / 2
-            enough = rough_epsilon(self.events(math.exp(middle)), self.delta) <= self.target
-            low, high = (low, middle) if enough else (middle, high)
+            low, high = (low, middle) if self.rough(middle) <= self.target else (middle, high)
         return high
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """Where a falling function crosses 0, to about 1e-6, and its slope there; ``high`` where it does not cross."""
+    left, right = function(low), function(high)
+    slope = (right - left) / (high - low)
+    if not right < 0 < left:
+        return high, slope
+    same = 0
+    while True:
+        # Secants alone would creep along a curve; after two that moved the same end, the middle is taken.
+        here = (low + high) / 2 if abs(same) > 1 else low + (high - low) * left / (left - right)
+        found = function(here)
+        if found > 0:
+            slope, same = (right - found) / (high - here), max(same, 0) + 1
+            low, left = here, found
+        else:
+            slope, same = (found - left) / (here - low), min(same, 0) - 1
+            high, right = here, found
+        if abs(found) < 1e-6 or high - low < 1e-6:
+            return here, slope
 
 
 def _out_of_reach(target: float) -> PrivacyError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import lru_cache
 from typing import Literal
 
 from fedkit.privacy.accounting import GaussianEvent
@@ -52,8 +54,9 @@ def gaussian_delta(delta: float) -> float:
     return delta - RESIDUE
 
 
+@lru_cache(maxsize=4096)
 def max_lot(records: int, sample_rate: float, steps: int) -> int:
-    """A number of units that no lot of a run exceeds, but for a chance of ``LOT_RESIDUE``.
+    """A number of units that no lot of a run exceeds, but for a chance of ``LOT_RESIDUE``; cached.
 
     Args:
         records: declared units, which a site may not exceed.
@@ -62,16 +65,24 @@ def max_lot(records: int, sample_rate: float, steps: int) -> int:
     >>> max_lot(300, 0.1, 150), max_lot(300, 1.0, 150)
     (83, 300)
     """
-    from scipy.stats import binom
-
     if sample_rate >= 1:
         return records
-    # Not isf: it goes through 1 - p, which is 1 here. Half the chance forgives the survival function's own rounding.
-    low, high, chance = 0, records, LOT_RESIDUE / steps / 2
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if float(binom.sf(middle, records, sample_rate)) <= chance else (middle + 1, high)
-    return low
+    # Half the chance forgives the rounding of the binomial terms.
+    chance = LOT_RESIDUE / steps / 2
+    odds, least = math.log(sample_rate) - math.log1p(-sample_rate), math.log(chance) - 50
+    size = min(records, math.floor((records + 1) * sample_rate))
+    term = math.lgamma(records + 1) - math.lgamma(size + 1) - math.lgamma(records - size + 1)
+    term += size * math.log(sample_rate) + (records - size) * math.log1p(-sample_rate)
+    # From the likeliest size on, the terms fall; they are summed from the smallest that counts.
+    terms = []
+    while term > least and size < records:
+        term += math.log((records - size) / (size + 1)) + odds
+        size += 1
+        terms.append(term)
+    above = 0.0
+    while terms and (above := above + math.exp(terms.pop())) <= chance:
+        size -= 1
+    return size
 
 
 def _evaluation(evaluation: EvaluationPlan, times: int) -> GaussianEvent:

@@ -118,8 +118,10 @@ def _before_evaluations(plan: PrivacyPlan) -> tuple[float, ...]:
     evaluated = plan.evaluation.rounds if plan.evaluation else ()
     alone = min(evaluated, default=plan.rounds + 1)
     steps = [plan.steps * done for done in range(min(alone, plan.rounds + 1))]
-    delta = gaussian_delta(plan.delta)
-    return tuple(accounting.epsilon_curve(plan.sample_rate, plan.noise_multiplier, steps, delta))
+    rate, sigma, delta = plan.sample_rate, plan.noise_multiplier, gaussian_delta(plan.delta)
+    curve = accounting.epsilon_curve(rate, sigma, steps, delta, coarse=alone <= plan.rounds)
+    # A part never costs more than the whole, which is known more finely.
+    return tuple(min(spent, plan.epsilon) for spent in curve)
 
 
 def declared_train_units(facts: SiteFacts) -> float:

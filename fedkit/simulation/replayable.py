@@ -40,8 +40,8 @@ def check_plans(path: Path, manifest: Mapping[str, Any]) -> None:
             costs = epsilon_after(plan, plan.rounds)
         except (PrivacyError, TypeError) as error:
             raise RunError(f"{path / MANIFEST}: the plan of {site} cannot be priced: {error}", code="FK616") from None
-        # The accountant's own last bits may differ from machine to machine.
-        if plan.rounds < manifest["num_rounds"] or not plan.epsilon >= costs * (1 - 1e-9):
+        # The accountant's own last digits differ from machine to machine, and from version to version.
+        if plan.rounds < manifest["num_rounds"] or not plan.epsilon >= costs * (1 - 1e-6):
             raise RunError(
                 f"{path / MANIFEST}: the plan of {site} states epsilon {plan.epsilon:g} for {plan.rounds} rounds;"
                 f" its noise costs {rounded_up(costs)}",

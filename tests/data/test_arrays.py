@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedkit.data import arrays as module
+from fedkit.data.array_values import contents
 from fedkit.data.arrays import from_arrays
 from fedkit.errors import DataError
 from fedkit.types import Task
@@ -105,6 +108,26 @@ def test_given_test_set_is_used_as_it_is():
     dataset = arrays({"a": {"x": x[:30], "y": y[:30], "x_test": x[30:], "y_test": y[30:]}})
     (site,) = dataset.sites
     assert (len(site.train), len(site.test), site.records, dataset.split) == (30, 10, 40, "given")
+
+
+def test_given_test_set_needs_no_hash_of_a_row(monkeypatch):
+    x, y = images()
+    hashed = []
+    monkeypatch.setattr(module, "contents", lambda *given: hashed.append(1) or contents(*given))
+    arrays({"a": {"x": x, "y": y, "x_test": x[:9], "y_test": y[:9]}})
+    assert not hashed
+    arrays({"a": (x, y)})
+    assert hashed
+
+
+@pytest.mark.parametrize("shape", [(2500, 3), (7, 1, 4, 4), (3, 0), (0, 2)])
+def test_a_rows_text_is_the_hash_of_its_bytes(shape):
+    x = np.random.default_rng(1).random(shape, np.float32)
+    y = np.arange(len(x))
+    for laid_out in (x, np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
+        assert contents(laid_out, y) == [
+            hashlib.sha256(row.tobytes() + label.tobytes()).hexdigest() for row, label in zip(x, y, strict=True)
+        ]
 
 
 def test_declared_share_stays_a_constant_whatever_test_set_is_given():

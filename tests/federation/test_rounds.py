@@ -112,6 +112,22 @@ def test_a_missing_site_is_named_when_the_wait_ends():
     assert caught.value.code == "FK523"
 
 
+def test_sites_of_this_process_are_found_as_those_behind_messages():
+    class _Mute(FakeSites):
+        def answer_query(self, name):
+            if name == "c":
+                raise FederationError("out of order", code="FK520")
+            return super().answer_query(name)
+
+    fake = _Mute({"a": 0.0, "b": 0.0, "c": 0.0})
+    here, behind = InProcessGrid(fake), InProcessGrid(fake, lambda replies: replies[::-1])
+    assert here.answers is not None and behind.answers is None
+    assert discover(here, ["b", "a"], 1.0) == discover(behind, ["b", "a"], 1.0)
+    for grid in (here, behind):
+        with pytest.raises(FederationError, match=r"1 of 3 sites did not join .*: c"):
+            discover(grid, ["a", "b", "c"], 0.0)
+
+
 class _Copying(FedAvg):
     """Writes the exact metric that it is told into the next model."""
 

@@ -142,6 +142,9 @@ def test_a_curve_ascends_bounds_the_truth_and_ends_on_it():
     assert curve == sorted(curve)
     assert curve[0] == 0.0 and curve[-1] == exact[-1]
     assert all(e - 1e-4 <= c <= e + 0.02 for c, e in zip(curve, exact, strict=True))
+    coarse = epsilon_curve(1 / 19, 1.2, counts, 1e-5, coarse=True)
+    assert coarse[:-1] == curve[:-1]
+    assert exact[-1] < coarse[-1] <= exact[-1] + 0.02
     with pytest.raises(PrivacyError):
         epsilon_curve(0.1, 1.0, [3, 2], 1e-5)
 

@@ -5,6 +5,7 @@ import pytest
 
 from fedkit.config.experiment import EvaluationConfig, PrivacyConfig, TrainingConfig
 from fedkit.errors import PrivacyError
+from fedkit.privacy import accounting, calibration, pld
 from fedkit.privacy.accounting import epsilon
 from fedkit.privacy.plan import SiteFacts, epsilon_after, epsilon_at, epsilon_by_round, make_plan, make_plans
 
@@ -110,3 +111,35 @@ def test_bad_settings_are_refused_by_name(privacy, training, rounds, words):
         make_plan(FACTS, dataclasses.replace(PRIVACY, **privacy), dataclasses.replace(TRAINING, **training), rounds)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "least_noise", "composed"),
+    [
+        ({"noise_multiplier": 1.2}, 1, 2),  # training alone, which the evaluation's share is of, and both together
+        ({"epsilon": 3.0}, 2, 12),  # the evaluation, which composes nothing, then training beside it
+    ],
+)
+def test_a_hundred_alike_sites_are_accounted_for_once(asked, least_noise, composed, monkeypatch):
+    accounting._epsilon.cache_clear()
+    calibration.noise_multiplier_for.cache_clear()
+    calls = []
+    monkeypatch.setattr(accounting, "composed", lambda *given: calls.append(given) or pld.composed(*given))
+    privacy = PrivacyConfig(
+        "record_dp", delta=1e-5, max_grad_norm=1.0, sample_rate=0.1, evaluation=EvaluationConfig(share=0.1), **asked
+    )
+    facts = [dataclasses.replace(FACTS, site=f"site{k}") for k in range(100)]
+    plans = make_plans(facts, privacy, TRAINING, 20)
+    assert len(plans) == 100 and all(plan.evaluation for plan in plans.values())
+    assert calibration.noise_multiplier_for.cache_info().misses == least_noise
+    assert 0 < len(calls) <= composed
+
+
+def test_epsilon_of_every_round_before_an_evaluation_needs_no_fine_figure():
+    privacy = dataclasses.replace(PRIVACY, evaluation=EvaluationConfig(noise_multiplier=8.0))
+    plan = make_plan(FACTS, privacy, TRAINING, 11)
+    before = accounting._epsilon.cache_info().misses
+    told = [epsilon_at(plan, done) for done in range(12)]
+    assert accounting._epsilon.cache_info().misses == before
+    assert told == sorted(told) and max(told) == told[-1] == plan.epsilon
+    assert all(epsilon_after(plan, done) <= told[done] for done in range(12))
