@@ -19,16 +19,17 @@ from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_at
 from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.simulation.prepare import Prepared, strategy_for
+from fedkit.simulation.prepare import Prepared, engine_for, strategy_for
 from fedkit.simulation.ray_actors import Actors, actors
 from fedkit.simulation.seat import Outfit, reduce_here
 from fedkit.simulation.shares import for_training
-from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
+from fedkit.simulation.spread import Spread, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
 from fedkit.strategies.streaming import Streaming
-from fedkit.training.engine import REFERENCE, Engine, choose
+from fedkit.training.engine import Engine
 from fedkit.training.evaluate import predict
+from fedkit.training.kinds import Kinds
 from fedkit.types import Float32, Predictions
 
 
@@ -101,7 +102,7 @@ def run_local(
         if federation.kind == "ray":
             rows = {name: for_training(sites[name]) for name in plans}
             task, shape = prepared.dataset.task, prepared.dataset.input_shape
-            outfit = Outfit(training, prepared.model, task, shape, plans, rows, plans)
+            outfit = Outfit(training, prepared.model, task, shape, Kinds.of(plans), rows, plans)
             runtime.trainer = made = stack.enter_context(actors(engine, outfit, len(plans), federation))
             runtime.reducer = made.reducer(precise=adds.precise) if adds else None
         else:
@@ -121,21 +122,6 @@ def run_local(
             if manifest is not None:
                 manifest["engine"] |= made.record()
         return replace(finish, notes=(*finish.notes, *made.notes))
-
-
-def engine_for(prepared: Prepared) -> Engine:
-    """What trains the sites of a run: the config's engine, or that which suits the model.
-
-    Raises:
-        TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose` and :func:`check_workers`.
-    """
-    if prepared.config.federation.kind == "flower":
-        return replace(REFERENCE, why="federation=flower trains a site a process")
-    dataset = prepared.dataset
-    training = for_kind(prepared.config.training, prepared.config.federation.kind)
-    engine = choose(training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
-    check_workers(training, engine)
-    return engine
 
 
 def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoop:

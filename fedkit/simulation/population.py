@@ -29,6 +29,7 @@ from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies.streaming import Streaming
 from fedkit.training.engine import choose
+from fedkit.training.kinds import Kinds
 from fedkit.types import LocalPlan, Site, Task
 
 T = TypeVar("T")
@@ -130,7 +131,8 @@ def run_population(
     """
     names = population.names()
     first = population.plan_of(next(iter(names)), 0)
-    engine = choose(for_kind(training, federation.kind), model, task, input_shape, {"": first})
+    kinds = Kinds.of({"": first})
+    engine = choose(for_kind(training, federation.kind), model, task, input_shape, kinds)
     check_workers(training, engine)
     sites, plans = MadeByName(names, population.make), MadeByName(names, population.plan_of)
     runtime = SiteRuntime(model, task, seed, sites, plans, frozenset(), exact=True, engine=engine)
@@ -143,7 +145,7 @@ def run_population(
     trainer: Actors | Spread
     with one_thread(), _names_left_alone(), ExitStack() as stack:
         if federation.kind == "ray":
-            outfit = Outfit(training, model, task, input_shape, {"": first}, sites, plans)
+            outfit = Outfit(training, model, task, input_shape, kinds, sites, plans)
             trainer = stack.enter_context(actors(engine, outfit, a_round, federation))
             runtime.reducer = trainer.reducer(precise=strategy.precise)
         else:

@@ -26,9 +26,9 @@ from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
 from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
-from fedkit.simulation.local import engine_for, predict_all, run_local
+from fedkit.simulation.local import predict_all, run_local
 from fedkit.simulation.measured import measured
-from fedkit.simulation.prepare import Load, Prepared, holding_notes, prepare, strategy_for
+from fedkit.simulation.prepare import Load, Prepared, engine_for, holding_notes, prepare, strategy_for
 from fedkit.simulation.ray_probe import check as check_ray
 from fedkit.simulation.rehearsal import check_rehearsed, rehearse
 from fedkit.simulation.result import build_result

@@ -15,6 +15,7 @@ from fedkit.errors import FederationError, TrainingError
 from fedkit.simulation import ray_actors, ray_cluster
 from fedkit.simulation.ray_actors import Actors
 from fedkit.simulation.seat import Outfit, reduce_here, share_of, versions
+from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedkit[ray]'")
@@ -29,7 +30,7 @@ PLANS = {
 
 def outfit(model=MODEL, plans=PLANS, **changes):
     training = TrainingConfig(0.1, local_steps=3, **changes)
-    return Outfit(training, model, BINARY, (5,), plans, SITES, plans)
+    return Outfit(training, model, BINARY, (5,), Kinds.of(plans), SITES, plans)
 
 
 @pytest.fixture(scope="module")
