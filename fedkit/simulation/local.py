@@ -55,6 +55,7 @@ def run_local(
     engine: Engine | None = None,
     manifest: dict[str, Any] | None = None,
     as_ray: bool = False,
+    cpus: int | None = None,
 ) -> Finish:
     """Run every round, the sites of a round in as many processes of this machine as pay, or in actors of Ray.
 
@@ -65,6 +66,7 @@ def run_local(
         gates: site to the gate of its ledger.
         engine: what trains the sites, else what the config asks for.
         manifest: is told, under ``engine``, how many processes trained and why.
+        cpus: of a Ray's, this run's part; None where no other trains beside it.
         as_ray: add updates up as actors of Ray do, without any: the bits of a run that had them.
 
     Raises:
@@ -103,7 +105,7 @@ def run_local(
             rows = {name: for_training(sites[name]) for name in plans}
             task, shape = prepared.dataset.task, prepared.dataset.input_shape
             outfit = Outfit(training, prepared.model, task, shape, Kinds.of(plans), rows, plans)
-            runtime.trainer = made = stack.enter_context(actors(engine, outfit, len(plans), federation))
+            runtime.trainer = made = stack.enter_context(actors(engine, outfit, len(plans), federation, cpus))
             runtime.reducer = made.reducer(precise=adds.precise) if adds else None
         else:
             runtime.trainer = made = stack.enter_context(spread(work, asked, rounds, federation.timeout))

@@ -249,12 +249,15 @@ class Actors:
 
 
 @contextmanager
-def actors(engine: Engine, outfit: Outfit, a_round: int, federation: FederationConfig) -> Iterator[Actors]:
+def actors(
+    engine: Engine, outfit: Outfit, a_round: int, federation: FederationConfig, cpus: int | None = None
+) -> Iterator[Actors]:
     """Actors that end with the block, and with them the Ray that was started for them.
 
     Args:
         engine: that was chosen for the outfit.
         a_round: most sites of a round.
+        cpus: this run's part of a cluster that others use beside it; None where none do.
 
     Raises:
         FederationError: see :mod:`fedkit.simulation.ray_probe`.
@@ -264,11 +267,13 @@ def actors(engine: Engine, outfit: Outfit, a_round: int, federation: FederationC
     asked, most = outfit.training.workers, min(a_round, engine.most_workers)
     # Which engine it is has been decided, and on which device.
     training = replace(for_kind(outfit.training, "ray"), engine=engine.name)
-    wanted = min(cores() if asked == AUTO else int(asked), most)
+    wanted = min(most, cpus or (cores() if asked == AUTO and federation.address in OURS else most))
     with connected(federation.address, wanted) as cluster:
-        count, why = _count(cluster, asked, most, a_round)
+        free = cluster.cpus if cpus is None else min(cpus, cluster.cpus)
+        count, why = _count(replace(cluster, cpus=free), asked, most, a_round)
         where = "on this machine" if cluster.nodes == 1 else f"on {cluster.nodes} machines"
-        begun = "started for the run" if federation.address in OURS else "joined"
+        ours = f"started for the {'run' if cpus is None else 'sweep'}"
+        begun = ours if federation.address in OURS else "joined"
         why = f"{why}; Ray {cluster.version} {where}, {begun}"
         made = Actors(cluster, replace(outfit, training=training), count, why, federation.timeout)
         try:
@@ -280,9 +285,7 @@ def actors(engine: Engine, outfit: Outfit, a_round: int, federation: FederationC
 def _count(cluster: Cluster, asked: str, most: int, a_round: int) -> tuple[int, str]:
     if asked == AUTO:
         if cluster.cpus < 1:
-            raise FederationError(
-                "the cluster has no CPU free", code="FK554", remedy="wait for one, or add machines to it"
-            )
+            raise FederationError("the cluster has no CPU free", code="FK554", remedy="wait, or add machines to it")
         if cluster.cpus <= most:
             return cluster.cpus, f"{cluster.cpus} CPUs were free"
         return most, f"the memory budget holds {most}" if most < a_round else f"a round has {most} sites"
