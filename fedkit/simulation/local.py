@@ -20,7 +20,8 @@ from fedkit.privacy.plan import epsilon_at
 from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.prepare import Prepared, engine_for, strategy_for
-from fedkit.simulation.ray_actors import Actors, actors
+from fedkit.simulation.ray_actors import Actors
+from fedkit.simulation.ray_crew import actors
 from fedkit.simulation.seat import Outfit, reduce_here
 from fedkit.simulation.shares import for_training
 from fedkit.simulation.spread import Spread, spread

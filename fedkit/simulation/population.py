@@ -23,7 +23,8 @@ from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_at
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.local import one_thread
-from fedkit.simulation.ray_actors import Actors, actors
+from fedkit.simulation.ray_actors import Actors
+from fedkit.simulation.ray_crew import actors
 from fedkit.simulation.seat import Outfit
 from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
 from fedkit.simulation.worker import Work

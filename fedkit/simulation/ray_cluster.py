@@ -71,6 +71,10 @@ class Cluster:
 
         return ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(kind).remote(*arguments)
 
+    def has_room(self) -> bool:
+        """Whether an actor could be had now."""
+        return _free(1) >= 1
+
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Begin a call; the reference to its result."""
         return getattr(actor, method).remote(*arguments)

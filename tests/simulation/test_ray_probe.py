@@ -8,7 +8,7 @@ import pytest
 
 import fedkit
 from fedkit.errors import FederationError, FedkitError, PrivacyError
-from fedkit.simulation import ray_actors, ray_probe
+from fedkit.simulation import ray_crew, ray_probe
 from fedkit.simulation.ray_cluster import Cluster
 from fedkit.simulation.ray_errors import refused
 from tests.simulation.conftest import write_table
@@ -105,13 +105,13 @@ def test_a_process_that_ends_over_the_question_is_told_in_a_line(monkeypatch, sa
     [(8, "auto", 5, 5), (3, "auto", 5, 3), (8, "6", 5, 5), (2, "2", 5, 2), (2, "4", 2, 2)],
 )
 def test_there_are_as_many_actors_as_free_processors_sites_and_memory_allow(free, asked, most, count):
-    assert ray_actors._count(Cluster(free, 1, "2"), asked, most, 5)[0] == count
+    assert ray_crew._count(Cluster(free, 1, "2"), asked, most, 5)[0] == count
 
 
 @pytest.mark.parametrize(("free", "asked", "code"), [(0, "auto", "FK554"), (2, "3", "FK418"), (0, "1", "FK418")])
 def test_more_actors_than_processors_are_refused(free, asked, code):
     with pytest.raises(FedkitError) as caught:
-        ray_actors._count(Cluster(free, 1, "2"), asked, 5, 5)
+        ray_crew._count(Cluster(free, 1, "2"), asked, 5, 5)
     assert caught.value.code == code and caught.value.remedy
 
 
