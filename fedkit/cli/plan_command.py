@@ -30,12 +30,13 @@ def plan(words: Words = None, config_dir: ConfigDir = None, json_: Json = False)
     config = compose(name, overrides, config_dir)
     from fedkit.privacy.describe import plan_costs, priced
     from fedkit.reporting.plan_table import NO_LEDGER, plan_notes, plan_statement, plan_table
-    from fedkit.simulation.prepare import holding_notes, prepare, strategy_for
+    from fedkit.simulation.prepare import engine_for, holding_notes, prepare, strategy_for
 
     refused = None
     with priced("the plan"):
         prepared = prepare(config)
         strategy_for(prepared)
+        engine_for(prepared)
         parameters = sum(p.numel() for p in prepared.model.parameters() if p.requires_grad)
         costs = plan_costs(config, prepared.local.sites, parameters)
         ledger, statement = None, NO_LEDGER

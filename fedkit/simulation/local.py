@@ -19,16 +19,18 @@ from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_at
 from fedkit.runs.manifest import is_private
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.simulation.prepare import Prepared, strategy_for
-from fedkit.simulation.ray_actors import Actors, actors
+from fedkit.simulation.prepare import Prepared, engine_for, strategy_for
+from fedkit.simulation.ray_actors import Actors
+from fedkit.simulation.ray_crew import actors
 from fedkit.simulation.seat import Outfit, reduce_here
 from fedkit.simulation.shares import for_training
-from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
+from fedkit.simulation.spread import Spread, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies import AnyStrategy, refuse_if_needs_statistics
 from fedkit.strategies.streaming import Streaming
-from fedkit.training.engine import REFERENCE, Engine, choose
+from fedkit.training.engine import Engine
 from fedkit.training.evaluate import predict
+from fedkit.training.kinds import Kinds
 from fedkit.types import Float32, Predictions
 
 
@@ -54,6 +56,7 @@ def run_local(
     engine: Engine | None = None,
     manifest: dict[str, Any] | None = None,
     as_ray: bool = False,
+    cpus: int | None = None,
 ) -> Finish:
     """Run every round, the sites of a round in as many processes of this machine as pay, or in actors of Ray.
 
@@ -64,6 +67,7 @@ def run_local(
         gates: site to the gate of its ledger.
         engine: what trains the sites, else what the config asks for.
         manifest: is told, under ``engine``, how many processes trained and why.
+        cpus: of a Ray's, this run's part; None where no other trains beside it.
         as_ray: add updates up as actors of Ray do, without any: the bits of a run that had them.
 
     Raises:
@@ -101,8 +105,8 @@ def run_local(
         if federation.kind == "ray":
             rows = {name: for_training(sites[name]) for name in plans}
             task, shape = prepared.dataset.task, prepared.dataset.input_shape
-            outfit = Outfit(training, prepared.model, task, shape, plans, rows, plans)
-            runtime.trainer = made = stack.enter_context(actors(engine, outfit, len(plans), federation))
+            outfit = Outfit(training, prepared.model, task, shape, Kinds.of(plans), rows, plans)
+            runtime.trainer = made = stack.enter_context(actors(engine, outfit, len(plans), federation, cpus))
             runtime.reducer = made.reducer(precise=adds.precise) if adds else None
         else:
             runtime.trainer = made = stack.enter_context(spread(work, asked, rounds, federation.timeout))
@@ -121,21 +125,6 @@ def run_local(
             if manifest is not None:
                 manifest["engine"] |= made.record()
         return replace(finish, notes=(*finish.notes, *made.notes))
-
-
-def engine_for(prepared: Prepared) -> Engine:
-    """What trains the sites of a run: the config's engine, or that which suits the model.
-
-    Raises:
-        TrainingError: FK417, FK418; see :func:`fedkit.training.engine.choose` and :func:`check_workers`.
-    """
-    if prepared.config.federation.kind == "flower":
-        return replace(REFERENCE, why="federation=flower trains a site a process")
-    dataset = prepared.dataset
-    training = for_kind(prepared.config.training, prepared.config.federation.kind)
-    engine = choose(training, prepared.model, dataset.task, dataset.input_shape, prepared.local.sites)
-    check_workers(training, engine)
-    return engine
 
 
 def make_loop(prepared: Prepared, grid: Grid, strategy: AnyStrategy) -> RoundLoop:

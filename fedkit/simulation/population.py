@@ -23,12 +23,14 @@ from fedkit.models.flat import pack, shapes
 from fedkit.privacy.plan import epsilon_at
 from fedkit.simulation.grid import InProcessGrid
 from fedkit.simulation.local import one_thread
-from fedkit.simulation.ray_actors import Actors, actors
+from fedkit.simulation.ray_actors import Actors
+from fedkit.simulation.ray_crew import actors
 from fedkit.simulation.seat import Outfit
 from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies.streaming import Streaming
 from fedkit.training.engine import choose
+from fedkit.training.kinds import Kinds
 from fedkit.types import LocalPlan, Site, Task
 
 T = TypeVar("T")
@@ -130,7 +132,8 @@ def run_population(
     """
     names = population.names()
     first = population.plan_of(next(iter(names)), 0)
-    engine = choose(for_kind(training, federation.kind), model, task, input_shape, {"": first})
+    kinds = Kinds.of({"": first})
+    engine = choose(for_kind(training, federation.kind), model, task, input_shape, kinds)
     check_workers(training, engine)
     sites, plans = MadeByName(names, population.make), MadeByName(names, population.plan_of)
     runtime = SiteRuntime(model, task, seed, sites, plans, frozenset(), exact=True, engine=engine)
@@ -143,7 +146,7 @@ def run_population(
     trainer: Actors | Spread
     with one_thread(), _names_left_alone(), ExitStack() as stack:
         if federation.kind == "ray":
-            outfit = Outfit(training, model, task, input_shape, {"": first}, sites, plans)
+            outfit = Outfit(training, model, task, input_shape, kinds, sites, plans)
             trainer = stack.enter_context(actors(engine, outfit, a_round, federation))
             runtime.reducer = trainer.reducer(precise=strategy.precise)
         else:

@@ -24,12 +24,15 @@ from fedkit.data.load import load_dataset
 from fedkit.data.table import name_text
 from fedkit.errors import ConfigError, FederationError
 from fedkit.models import build as build_model
+from fedkit.simulation.spread import check_workers, for_kind
 from fedkit.strategies import AnyStrategy, memory_note, refuse_if_needs_statistics
 from fedkit.strategies import build as build_strategy
+from fedkit.training.engine import REFERENCE, Engine, choose
+from fedkit.training.kinds import Kinds
 from fedkit.training.model import ModelFactory as ModelFactory
 from fedkit.training.model import check_output, given_model
 from fedkit.training.plan import LocalPlans, local_plans
-from fedkit.types import Dataset, Task
+from fedkit.types import Dataset, LocalPlan, Task
 
 
 class Load(Protocol):
@@ -61,7 +64,7 @@ def prepare(
     strategy: Strategy | None = None,
     load: Load = load_dataset,
 ) -> Prepared:
-    """Read the data, build the model and calibrate every site's plan.
+    """Read the data, build the model, and calibrate every site's plan once it is known that the engine takes the model.
 
     Args:
         load: reads a declared table, where it may have been read before.
@@ -105,6 +108,8 @@ def prepare(
         config = replace(config, model=ModelConfig("python"))
     if strategy is not None:
         config = replace(config, strategy=StrategyConfig("python"))
+    # Plans take seconds of accounting.
+    _engine(config, dataset, module, None)
     return Prepared(
         config,
         dataset,
@@ -113,6 +118,15 @@ def prepare(
         "python" if model is not None else "config",
         "python" if strategy is not None else "config",
     )
+
+
+def engine_for(prepared: Prepared) -> Engine:
+    """What trains the sites of a run: the config's engine, or that which suits the model.
+
+    Raises:
+        TrainingError: FK417, FK418, FK423; see :func:`fedkit.training.engine.choose` and :func:`check_workers`.
+    """
+    return _engine(prepared.config, prepared.dataset, prepared.model, prepared.local.sites)
 
 
 def strategy_for(prepared: Prepared) -> AnyStrategy:
@@ -165,6 +179,23 @@ def _arrays_config(config: ExperimentConfig, dataset: Dataset) -> ExperimentConf
     )
     name = dataset.name if config.name == config.data.name else config.name
     return replace(config, name=name, data=data)
+
+
+def _engine(
+    config: ExperimentConfig, dataset: Dataset, model: nn.Module, plans: Mapping[str, LocalPlan] | None
+) -> Engine:
+    """Before there are plans, what every plan is refused by is."""
+    if config.federation.kind == "flower":
+        return replace(REFERENCE, why="federation=flower trains a site a process")
+    training = for_kind(config.training, config.federation.kind)
+    if plans is None and training.engine == "auto":
+        # What auto takes follows from the plans, the device too; what it falls back to asks for least memory.
+        device = "cuda" if training.device == "cuda" else "cpu"
+        training = replace(training, engine="reference", device=device)
+    kinds = Kinds(config.privacy.mode != "none") if plans is None else Kinds.of(plans)
+    engine = choose(training, model, dataset.task, dataset.input_shape, kinds)
+    check_workers(training, engine)
+    return engine
 
 
 def _model(config: ExperimentConfig, dataset: Dataset, factory: ModelFactory | None) -> nn.Module:

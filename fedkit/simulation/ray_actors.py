@@ -10,23 +10,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from fedkit.config.experiment import FederationConfig
 from fedkit.errors import FederationError, TrainingError
 from fedkit.federation.reduced import Reduced
-from fedkit.simulation.ray_cluster import OURS, ActorLost, Cluster, connected
-from fedkit.simulation.ray_probe import check
+from fedkit.simulation.ray_cluster import ActorLost, Cluster
 from fedkit.simulation.seat import Failure, Means, Outfit, Seat, Sum, Updates, share_of, together, versions
 from fedkit.simulation.shares import shares
-from fedkit.simulation.spread import AUTO, cores, for_kind
 from fedkit.simulation.worker import Share, piece
 from fedkit.simulation.workers import Answers, split
-from fedkit.training.engine import Engine
 from fedkit.types import ClientUpdate, Float32, RoundPlan, SiteState
 
 _START_SECONDS, _LOOK_SECONDS = 60.0, 5.0
@@ -41,18 +36,21 @@ class _Job:
 
     Attributes:
         how: for a share that is added up.
+        lost: machines on which an actor was lost over it.
     """
 
     share: Share
     how: Sum | None
     tries: int = 0
     begun: float = 0.0
+    lost: set[str] = field(default_factory=set)
 
 
 @dataclass(eq=False)
 class _Actor:
     handle: Any
     who: str = "an actor"
+    host: str = ""
     hung: str = ""
 
 
@@ -138,8 +136,8 @@ class Actors:
         idle = list(reversed(self._actors))
         failed: dict[int, Exception] = {}
         while waiting or running:
-            while waiting and idle:
-                actor, job = idle.pop(), waiting.pop()
+            while (pair := self._pair(idle, waiting)) is not None:
+                actor, job = pair
                 job.tries, job.begun = job.tries + 1, time.monotonic()
                 arguments = (job.share, model) if job.how is None else (job.share, model, job.how)
                 method = "train" if job.how is None else "reduce"
@@ -151,6 +149,7 @@ class Actors:
                     found: Updates | Means | Failure = self._cluster.get(reference)
                 except ActorLost as lost:
                     waiting.append(job)
+                    job.lost.add(actor.host)
                     idle += self._replaced(actor, job, str(lost), others=len(running) + len(idle))
                     continue
                 idle.append(actor)
@@ -162,6 +161,21 @@ class Actors:
                 self._look(running)
         if failed:
             raise failed[min(failed)]
+
+    def _pair(self, idle: list[_Actor], waiting: list[_Job]) -> tuple[_Actor, _Job] | None:
+        """An idle actor and what it does next, taken from both.
+
+        A share that was lost waits for another machine, if there is one: a machine that goes takes all its actors, and
+        those that are idle are not known to be lost.
+        """
+        for job in reversed(waiting):
+            elsewhere = any(actor.host not in job.lost for actor in self._actors)
+            for actor in reversed(idle):
+                if not elsewhere or actor.host not in job.lost:
+                    idle.remove(actor)
+                    waiting.remove(job)
+                    return actor, job
+        return None
 
     def _look(self, running: Mapping[Any, tuple[_Actor, _Job]]) -> None:
         """Kill actors that hang; that they are lost is heard next."""
@@ -184,13 +198,15 @@ class Actors:
             )
         self._cluster.end(dead.handle)
         self._actors.remove(dead)
-        fresh = _Actor(self._cluster.actor(Seat, self._placed))
-        self._actors.append(fresh)
         try:
+            # Where a machine has gone, the others wait for no actor that has no place.
+            if others and not self._cluster.has_room():
+                raise FederationError("the cluster has no CPU free", code="FK554")
+            fresh = _Actor(self._cluster.actor(Seat, self._placed))
             self._greet(fresh, time.monotonic() + _START_SECONDS)
+            self._actors.append(fresh)
             became = "replaced"
         except FederationError as error:
-            self._actors.remove(fresh)
             if not others:
                 raise TrainingError(
                     f"{dead.who} was lost in round {number}, and no other could be started: {error.message}",
@@ -237,7 +253,7 @@ class Actors:
                 code="FK552",
                 remedy="install the same at both ends",
             )
-        actor.who = f"an actor (process {told['pid']} of {told['host']})"
+        actor.who, actor.host = f"an actor (process {told['pid']} of {told['host']})", str(told["host"])
 
     def _model(self, plan: RoundPlan) -> Any:
         """The round's model as calls are given it; it is sent once."""
@@ -246,51 +262,3 @@ class Actors:
         if self._sent is None or self._sent[0] != plan.round or not np.array_equal(self._sent[1], plan.parameters):
             self._sent = plan.round, plan.parameters, self._cluster.put(plan.parameters)
         return self._sent[2]
-
-
-@contextmanager
-def actors(engine: Engine, outfit: Outfit, a_round: int, federation: FederationConfig) -> Iterator[Actors]:
-    """Actors that end with the block, and with them the Ray that was started for them.
-
-    Args:
-        engine: that was chosen for the outfit.
-        a_round: most sites of a round.
-
-    Raises:
-        FederationError: see :mod:`fedkit.simulation.ray_probe`.
-        TrainingError: FK418, more workers than the cluster has CPUs.
-    """
-    check(federation.address)
-    asked, most = outfit.training.workers, min(a_round, engine.most_workers)
-    # Which engine it is has been decided, and on which device.
-    training = replace(for_kind(outfit.training, "ray"), engine=engine.name)
-    wanted = min(cores() if asked == AUTO else int(asked), most)
-    with connected(federation.address, wanted) as cluster:
-        count, why = _count(cluster, asked, most, a_round)
-        where = "on this machine" if cluster.nodes == 1 else f"on {cluster.nodes} machines"
-        begun = "started for the run" if federation.address in OURS else "joined"
-        why = f"{why}; Ray {cluster.version} {where}, {begun}"
-        made = Actors(cluster, replace(outfit, training=training), count, why, federation.timeout)
-        try:
-            yield made
-        finally:
-            made.stop()
-
-
-def _count(cluster: Cluster, asked: str, most: int, a_round: int) -> tuple[int, str]:
-    if asked == AUTO:
-        if cluster.cpus < 1:
-            raise FederationError(
-                "the cluster has no CPU free", code="FK554", remedy="wait for one, or add machines to it"
-            )
-        if cluster.cpus <= most:
-            return cluster.cpus, f"{cluster.cpus} CPUs were free"
-        return most, f"the memory budget holds {most}" if most < a_round else f"a round has {most} sites"
-    count = min(int(asked), most)
-    if count > cluster.cpus:
-        raise TrainingError(
-            f"training.workers={asked}, each with a CPU of its own; the cluster has {cluster.cpus} free",
-            code="FK418",
-            remedy="set training.workers=auto, or add machines to it",
-        )
-    return count, f"training.workers={asked}"

@@ -11,17 +11,17 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fedkit.errors import FederationError
 from fedkit.simulation.descendants import children, descendants, end
-from fedkit.simulation.ray_environment import environment, handlers_kept, short_folder, store_bytes, token
+from fedkit.simulation.ray_environment import environment, handlers_kept, same_place, signals_held, store_bytes, token
+from fedkit.simulation.ray_errors import last_line, refused
+from fedkit.simulation.ray_folder import folder
 
 OURS = (None, "local")
 """What ``federation.address`` says where Ray is to be started."""
@@ -38,12 +38,13 @@ class Cluster:
     """A cluster that this process is connected to.
 
     Attributes:
-        cpus: those that nothing has taken. nodes: its machines.
+        cpus: those that nothing has taken. nodes: its machines. address: HOST:PORT.
     """
 
     cpus: int
     nodes: int
     version: str
+    address: str = ""
 
     def put(self, value: Any) -> Any:
         """A reference to a value, which then travels once to a machine.
@@ -56,10 +57,10 @@ class Cluster:
         try:
             return ray.put(value)
         except ray.exceptions.RayError as error:
-            raise FederationError(f"Ray has no room for what is trained: {_last(error)}", code="FK553") from None
+            raise FederationError(f"Ray has no room for what is trained: {last_line(error)}", code="FK553") from None
         except Exception as error:
             raise FederationError(
-                f"federation=ray cannot carry what it was given to other processes: {_last(error)}",
+                f"federation=ray cannot carry what it was given to other processes: {last_line(error)}",
                 code="FK553",
                 remedy="define models at the top of a module or script, or set federation=local",
             ) from None
@@ -69,6 +70,10 @@ class Cluster:
         import ray
 
         return ray.remote(num_cpus=1, max_restarts=0, max_task_retries=0)(kind).remote(*arguments)
+
+    def has_room(self) -> bool:
+        """Whether an actor could be had now."""
+        return _free(1) >= 1
 
     def call(self, actor: Any, method: str, *arguments: Any) -> Any:
         """Begin a call; the reference to its result."""
@@ -91,7 +96,7 @@ class Cluster:
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
-            raise ActorLost(_last(error)) from None
+            raise ActorLost(last_line(error)) from None
 
     def end(self, actor: Any) -> None:
         """Kill an actor."""
@@ -113,14 +118,20 @@ def require_ray() -> None:
         )
 
 
+def is_connected() -> bool:
+    """Whether this process is connected to a cluster."""
+    return "ray" in sys.modules and bool(sys.modules["ray"].is_initialized())
+
+
 @contextmanager
-def connected(address: str | None, cpus: int) -> Iterator[Cluster]:
+def connected(address: str | None, cpus: int, *, ours: bool = False) -> Iterator[Cluster]:
     """A cluster for as long as the block lasts.
 
     Args:
         address: ``OURS``: one that is started on this machine; ``auto`` or HOST:PORT: one that runs. Where this
             process is connected to one already, that one, which is left as it was found.
-        cpus: of one that is started.
+        cpus: of one that is started; of any other, as many as are waited for while what ended just now gives them back.
+        ours: one that another process of this one's started so, on loopback.
 
     Raises:
         FederationError: FK551, FK552: see :func:`fedkit.simulation.ray_probe.check`; FK554, Ray cannot be started.
@@ -135,22 +146,25 @@ def connected(address: str | None, cpus: int) -> Iterator[Cluster]:
     with ExitStack() as stack:
         if not ray.is_initialized():
             stack.enter_context(handlers_kept())
+            if ours:
+                stack.enter_context(_on_loopback())
             stack.enter_context(_started(cpus) if address in OURS else _joined(str(address)))
-        elif ":" in str(address) and ray.get_runtime_context().gcs_address != address:
+        elif ":" in str(address) and not same_place(str(address), at := str(ray.get_runtime_context().gcs_address)):
             raise FederationError(
-                f"this process is connected to the Ray at {ray.get_runtime_context().gcs_address} already",
+                f"this process is connected to the Ray at {at} already",
                 code="FK551",
                 remedy="call ray.shutdown() first, or set federation.address=auto",
             )
-        yield Cluster(_free(), len([n for n in ray.nodes() if n.get("Alive")]), str(ray.__version__))
+        nodes = len([node for node in ray.nodes() if node.get("Alive")])
+        yield Cluster(_free(cpus), nodes, str(ray.__version__), str(ray.get_runtime_context().gcs_address))
 
 
-def _free() -> int:
+def _free(enough: int) -> int:
     """CPUs that nothing has taken. A cluster hears of actors that have ended a while later."""
     import ray
 
     deadline = time.monotonic() + _FREE_SECONDS
-    while (free := ray.available_resources().get("CPU", 0.0)) < ray.cluster_resources().get("CPU", 0.0):
+    while (free := ray.available_resources().get("CPU", 0.0)) < min(enough, ray.cluster_resources().get("CPU", 0.0)):
         if time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -160,43 +174,54 @@ def _free() -> int:
 @contextmanager
 def _started(cpus: int) -> Iterator[None]:
     import ray
-    from ray._private import ray_constants
 
     before, started = children(), set[int]()
-    with ExitStack() as stack:
-        # Ray opens its own folder to everybody; this one above it is not.
-        home = Path(
-            stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="fedkit-ray-", dir=short_folder(), ignore_cleanup_errors=True)
-            )
-        )
-        asks = {"RAY_AUTH_TOKEN": token(), "RAY_USAGE_STATS_ENABLED": "0"}
-        stack.enter_context(environment(asks, ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")))
-        # What says so for other systems: no port is for other machines.
-        stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        stack.callback(lambda: end(started | descendants(children() - before)))
-        stack.callback(ray.shutdown)
-        # Before it is asked to leave: whose parent has gone is nobody's descendant.
-        stack.callback(lambda: started.update(descendants(children() - before)))
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                num_gpus=0,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=store_bytes(),
-                _node_ip_address="127.0.0.1",
-                _temp_dir=str(home / "ray"),
-            )
-        except Exception as error:
-            raise FederationError(
-                f"Ray could not be started: {_last(error)}", code="FK554", remedy="set federation=local"
-            ) from None
-        _require_closed(str(ray.get_runtime_context().gcs_address))
+    stack = ExitStack()
+    try:
+        # A Ray that is half started ends the process, and nobody removes a folder that is half made.
+        with signals_held():
+            home = stack.enter_context(folder())
+            asks = {"RAY_AUTH_TOKEN": token(), "RAY_USAGE_STATS_ENABLED": "0"}
+            stack.enter_context(environment(asks, ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH")))
+            stack.enter_context(_on_loopback())
+            stack.callback(lambda: end(started | descendants(children() - before)))
+            stack.callback(ray.shutdown)
+            # Before it is asked to leave: whose parent has gone is nobody's descendant.
+            stack.callback(lambda: started.update(descendants(children() - before)))
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    num_gpus=0,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    object_store_memory=store_bytes(),
+                    _node_ip_address="127.0.0.1",
+                    _temp_dir=str(home / "ray"),
+                )
+            except Exception as error:
+                raise FederationError(
+                    f"Ray could not be started: {last_line(error)}", code="FK554", remedy="set federation=local"
+                ) from None
+            _require_closed(str(ray.get_runtime_context().gcs_address))
         yield
+    finally:
+        with signals_held():
+            stack.close()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What says so for other systems: no port is for other machines, nor sought at another address."""
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _require_closed(address: str) -> None:
@@ -226,7 +251,7 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
-        raise _refused(address, error) from None
+        raise refused(address, error, ray.__version__) from None
 
 
 def answer(address: str) -> None:
@@ -238,37 +263,5 @@ def answer(address: str) -> None:
     except FederationError as error:
         print(json.dumps({"code": error.code, "message": error.message, "remedy": error.remedy}))  # noqa: T201
         return
-    print(json.dumps({"ray": ray.__version__, "cpus": ray.cluster_resources().get("CPU", 0.0)}))  # noqa: T201
+    print(json.dumps({"ray": ray.__version__, "cpus": _free(sys.maxsize)}))  # noqa: T201
     ray.shutdown()
-
-
-def _refused(address: str, error: Exception) -> FederationError:
-    import ray
-
-    text = " ".join(f"{error} {error.__cause__ or ''}".split())
-    if "ersion mismatch" in text:
-        here = f"this is Ray {ray.__version__} on Python {sys.version_info.major}.{sys.version_info.minor}"
-        return FederationError(
-            f"the Ray at {address} is of another version than this one: {text[:300]}; {here}",
-            code="FK552",
-            remedy="install the same Ray and Python at both ends",
-        )
-    if "uthenticat" in text or "token" in text.lower():
-        return FederationError(
-            f"the Ray at {address} asks for a token that is not this one's",
-            code="FK551",
-            remedy="set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as its owner says",
-        )
-    told = f"no Ray can be joined at {address}" if address != "auto" else "no Ray runs on this machine"
-    # Ray quotes a traceback in its own text; its last line is what it met.
-    why = _last(error.__cause__ or error).rpartition("ray.exceptions.")[2]
-    return FederationError(
-        f"{told}: {why}", code="FK551", remedy="start one with `ray start --head`, or set federation.address=null"
-    )
-
-
-def _last(error: BaseException) -> str:
-    """The line of an error that says most: Ray draws frames around its own."""
-    text = str(error).partition("====")[0] or str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

@@ -27,8 +27,8 @@ from fedkit.runs.deleted import require_kept
 from fedkit.runs.directory import CONFIG, MANIFEST, MODEL, RunDirectory, read_digests, read_json
 from fedkit.runs.manifest import check_manifest
 from fedkit.simulation.grid import InProcessGrid
-from fedkit.simulation.local import engine_for, one_thread, run_local
-from fedkit.simulation.prepare import prepare
+from fedkit.simulation.local import one_thread, run_local
+from fedkit.simulation.prepare import engine_for, prepare
 from fedkit.simulation.recorded import RecordedSites
 from fedkit.simulation.replayable import (
     check_config,

@@ -22,6 +22,7 @@ from fedkit.federation.reduced import Reduced, checked
 from fedkit.simulation.worker import Share, Work, carried
 from fedkit.strategies.tree import Part, Span, mean_from, mean_over, part_of, spans_within
 from fedkit.training.engine import choose
+from fedkit.training.kinds import Kinds
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 
 
@@ -30,7 +31,7 @@ class Outfit:
     """What a run's processes train with, as it travels: an engine is made anew from what it was chosen by.
 
     Attributes:
-        training: names the engine that was chosen. kinds: plans that it was chosen for, one of each kind at least.
+        training: names the engine that was chosen. kinds: of the plans that it was chosen for.
         processes: that share the memory budget.
     """
 
@@ -38,7 +39,7 @@ class Outfit:
     model: nn.Module
     task: Task
     input_shape: tuple[int, ...]
-    kinds: Mapping[str, LocalPlan]
+    kinds: Kinds
     sites: Mapping[str, Site]
     plans: Mapping[str, LocalPlan]
     processes: int = 1

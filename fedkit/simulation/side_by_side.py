@@ -38,11 +38,12 @@ class News:
     value: Any = None
 
 
-def side_by_side(pieces: Sequence[int], do: Do, jobs: int) -> Generator[News]:
+def side_by_side(pieces: Sequence[int], do: Do, jobs: int, beside: Sequence[Forked] = ()) -> Generator[News]:
     """Do pieces of work in so many processes, and tell of each as it goes.
 
     Args:
         do: lets no exception out but KeyboardInterrupt.
+        beside: other processes that were forked from this one.
 
     Raises:
         CannotStart: before any piece was begun.
@@ -60,7 +61,7 @@ def side_by_side(pieces: Sequence[int], do: Do, jobs: int) -> Generator[News]:
 
     try:
         for _ in range(min(jobs, len(pieces))):
-            started.append(fork(partial(_serve, do=do), started))
+            started.append(fork(partial(_serve, do=do), [*beside, *started]))
         for forked in started:
             yield from begin(forked)
         while running:
@@ -74,7 +75,7 @@ def side_by_side(pieces: Sequence[int], do: Do, jobs: int) -> Generator[News]:
                     yield News("lost", piece, forked.end())
                     if waiting:
                         try:
-                            started.append(fork(partial(_serve, do=do), started))
+                            started.append(fork(partial(_serve, do=do), [*beside, *started]))
                         except CannotStart:
                             # The others go on; where there are none, what waits is lost too.
                             if not running:

@@ -26,9 +26,9 @@ from fedkit.runs.manifest import describe, is_private
 from fedkit.simulation.baselines import baselines as run_baselines
 from fedkit.simulation.flower import run_flower
 from fedkit.simulation.ledgers import gates, refuse_uncharged, taken
-from fedkit.simulation.local import engine_for, predict_all, run_local
+from fedkit.simulation.local import predict_all, run_local
 from fedkit.simulation.measured import measured
-from fedkit.simulation.prepare import Load, Prepared, holding_notes, prepare, strategy_for
+from fedkit.simulation.prepare import Load, Prepared, engine_for, holding_notes, prepare, strategy_for
 from fedkit.simulation.ray_probe import check as check_ray
 from fedkit.simulation.rehearsal import check_rehearsed, rehearse
 from fedkit.simulation.result import build_result
@@ -96,6 +96,7 @@ def simulate(
     progress: Progress | None = None,
     load: Load = load_dataset,
     track: Track | None = None,
+    cpus: int | None = None,
 ) -> Run:
     """Train one model over many sites, in simulation.
 
@@ -111,6 +112,7 @@ def simulate(
         progress: called after each round.
         load: reads the declared table; a sweep reads it once for all cells.
         track: called with the run's folder after each round and at its end; it must not raise.
+        cpus: most of a Ray's that it takes; a sweep shares them out among its cells.
 
     Returns:
         The run; its folder holds config, manifest, metrics, model and report.
@@ -139,7 +141,7 @@ def simulate(
         directory = create(Path(config.runs_dir), prepared.config.name)
         journal = _Journal(directory, is_private(prepared.config), progress, track)
         try:
-            return _run(prepared, directory, strategy, baselines, journal, opened, engine)
+            return _run(prepared, directory, strategy, baselines, journal, opened, engine, cpus)
         finally:
             # However it ended: the folder says so.
             if track:
@@ -154,6 +156,7 @@ def _run(
     journal: _Journal,
     opened: Mapping[str, Gate],
     engine: Engine,
+    cpus: int | None,
 ) -> Run:
     manifest = describe(
         prepared.config,
@@ -179,7 +182,9 @@ def _run(
         if prepared.config.federation.kind == "flower":
             finish = run_flower(prepared, journal, directory.path)
         else:
-            finish = run_local(prepared, journal, strategy=strategy, gates=opened, engine=engine, manifest=manifest)
+            finish = run_local(
+                prepared, journal, strategy=strategy, gates=opened, engine=engine, manifest=manifest, cpus=cpus
+            )
         outcome = "degraded" if finish.outcome == "complete" and prepared.local.notes else finish.outcome
         result = closing.finish(outcome, finish)
     except KeyboardInterrupt:

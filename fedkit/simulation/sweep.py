@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from fedkit.reporting.sweep_report import write_sweep
 from fedkit.runs.directory import cannot_write
 from fedkit.simulation.forked import CannotStart
 from fedkit.simulation.shared_data import SharedData
+from fedkit.simulation.shared_ray import SharedRay, shared_ray
 from fedkit.simulation.side_by_side import side_by_side
 from fedkit.simulation.simulate import simulate
-from fedkit.simulation.spread import cores
+from fedkit.simulation.spread import AUTO, cores
 from fedkit.storage.atomic import write_json
 
 CellDone = Callable[[int, int, dict[str, Any]], None]
@@ -54,7 +55,8 @@ def sweep(
         overrides: Hydra's sweep syntax, such as ``privacy.epsilon=0.5,1,3``.
         on_cell: called as each cell ends with its index, the number of cells and the cell.
         jobs: cells at a time, each in a process and with ``training.memory_gb`` of its own; None: one a core.
-            Cells that share ledgers, or start processes themselves, come one after another.
+            Cells that share ledgers, or of ``federation=flower``, come one after another. Those of ``federation=ray``
+            share one Ray, and its CPUs out among them.
         progress: told of every step.
 
     Returns:
@@ -63,6 +65,7 @@ def sweep(
 
     Raises:
         ConfigError: a cell's config is refused; all cells are composed before the first one runs.
+        FederationError: FK550 to FK554, a Ray that cells would train in cannot be had.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError([f"--jobs is {jobs}; it must be at least 1"])
@@ -96,30 +99,48 @@ class _Running:
     on_cell: CellDone
     cells: dict[int, dict[str, Any]] = field(default_factory=dict)
     data: SharedData = field(default_factory=SharedData)
+    ray: SharedRay | None = None
 
     def run(self, jobs: int | None) -> None:
         kept = {index: result for index in range(len(self.configs)) if (result := _finished(self._done(index)))}
         waiting = [index for index in range(len(self.configs)) if index not in kept]
         alone = _alone(self.configs)
         most = 1 if alone else max(1, min(jobs or cores(), len(waiting)))
-        rounds = {index: self.configs[index].federation.num_rounds for index in waiting}
-        self.progress.planned(rounds, len(self.configs), most, alone if len(waiting) > 1 else "")
-        for index, result in kept.items():
-            self._end(index, self._cell(index, "kept", result))
-        for index in waiting:
-            self.data.read_ahead(self.configs[index])
-        if most > 1:
-            try:
-                self._side_by_side(waiting, most)
-                return
-            except CannotStart:
-                pass
+        with ExitStack() as stack:
+            over_ray = [self.configs[index] for index in waiting if self.configs[index].federation.kind == "ray"]
+            if over_ray and len(waiting) > 1 and not alone:
+                try:
+                    most, alone = self._share_ray(stack, over_ray, most)
+                except CannotStart as error:
+                    most, alone = 1, str(error)
+            rounds = {index: self.configs[index].federation.num_rounds for index in waiting}
+            self.progress.planned(rounds, len(self.configs), most, alone if len(waiting) > 1 else "")
+            for index, result in kept.items():
+                self._end(index, self._cell(index, "kept", result))
+            for index in waiting:
+                self.data.read_ahead(self.configs[index])
+            if most > 1 or self.ray:
+                try:
+                    self._side_by_side(waiting, most)
+                    return
+                except CannotStart:
+                    self.ray = None
         for index in waiting:
             self.progress.begun(index)
             self._end(index, self._ran(index, lambda number, index=index: self.progress.round(index, number)))  # type: ignore[misc]
 
+    def _share_ray(self, stack: ExitStack, configs: Sequence[ExperimentConfig], most: int) -> tuple[int, str]:
+        """A Ray for all cells; how many of them it has room for at a time, and why not for more."""
+        needs = max(1 if config.training.workers == AUTO else int(config.training.workers) for config in configs)
+        ray = stack.enter_context(shared_ray(configs[0].federation.address, max(cores(), needs)))
+        room = max(1, ray.cpus // needs)
+        self.ray = ray.among(min(most, room))
+        if room >= most:
+            return most, ""
+        return room, "" if room > 1 else f"the cluster has {ray.cpus} CPUs free, and a cell takes {needs}"
+
     def _side_by_side(self, waiting: Sequence[int], jobs: int) -> None:
-        with closing(side_by_side(waiting, self._tried, jobs)) as news:
+        with closing(side_by_side(waiting, self._tried, jobs, self.ray.beside if self.ray else ())) as news:
             for each in news:
                 if each.what == "begun":
                     self.progress.begun(each.piece)
@@ -145,7 +166,12 @@ class _Running:
         done = self._done(index)
         config = replace(self.configs[index], runs_dir=str(done.parent))
         try:
-            run = simulate(config, progress=lambda report: tell(report.round), load=self.data)
+            with ExitStack() as stack:
+                ray = self.ray if config.federation.kind == "ray" else None
+                if ray:
+                    stack.enter_context(ray.joined())
+                cpus = ray.each if ray else None
+                run = simulate(config, progress=lambda report: tell(report.round), load=self.data, cpus=cpus)
         except FedkitError as error:
             # Not written down: a cell that failed is tried again.
             return self._cell(index, "failed", error=str(error))
@@ -175,8 +201,10 @@ def _alone(configs: Sequence[ExperimentConfig]) -> str:
     """Why these cells come one after another; empty where they need not."""
     if any(config.ledgers_dir is not None for config in configs):
         return "they spend from the same ledgers, and which is refused must not depend on which is faster"
-    if kinds := sorted({config.federation.kind for config in configs} - {"local"}):
-        return f"federation={kinds[0]} starts processes of its own"
+    if any(config.federation.kind == "flower" for config in configs):
+        return "federation=flower starts processes of its own"
+    if len({config.federation.address for config in configs if config.federation.kind == "ray"}) > 1:
+        return "they train in several Ray clusters"
     return ""
 
 

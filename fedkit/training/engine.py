@@ -29,8 +29,8 @@ from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import COMPILED, Cohort, form_of
 from fedkit.training.cohort_compiled import compiled
-from fedkit.training.cohort_rows import padded
 from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough
+from fedkit.training.kinds import Kinds
 from fedkit.training.on_device import CPU, device_of, name_of
 from fedkit.training.stack import linear_stack
 from fedkit.training.tapped import tapped
@@ -39,7 +39,7 @@ from fedkit.training.trunk import trunk_of
 from fedkit.training.trunk_probe import steady
 from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
 from fedkit.training.vmapped import refused as refused_by_vmap
-from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
+from fedkit.types import ClientUpdate, RoundPlan, Site, SiteState, Task
 
 Train = Callable[
     [nn.Module, Task, Sequence[Site], RoundPlan, Mapping[str, SiteState]],
@@ -139,12 +139,12 @@ def choose(
     model: nn.Module,
     task: Task,
     input_shape: tuple[int, ...],
-    plans: Mapping[str, LocalPlan],
+    kinds: Kinds,
 ) -> Engine:
     """The engine that a config asks for, or with ``auto`` the fastest that has the reference's mathematics here.
 
     Args:
-        input_shape: of one example. plans: of every site that trains.
+        input_shape: of one example. kinds: of the plans of every site that trains.
 
     Raises:
         TrainingError: FK417, an engine that cannot take this model or device; FK418, a memory budget that holds no
@@ -171,16 +171,15 @@ def choose(
     if training.engine == "reference" or training.device == "cuda":
         return reference if there.device == CPU else there
     refused: tuple[str, str, str] | None = None
-    private = any(plan.privacy is not None for plan in plans.values())
     # What is for the other kind of training has no reason to give.
-    found_by = {"closed_form": _closed_form, "taps" if private else "vmap": _taps if private else _vmap}
+    found_by = {"closed_form": _closed_form, "taps" if kinds.private else "vmap": _taps if kinds.private else _vmap}
     if training.engine != "auto":
         found_by = {training.engine: {"closed_form": _closed_form, "taps": _taps, "vmap": _vmap}[training.engine]}
     elif device != CPU:
         # A GPU is for what one core is slow at: a model that the others would take is better off there.
         found_by = {"closed_form": _closed_form}
     for name, find in found_by.items():
-        found = find(training, model, task, input_shape, plans)
+        found = find(training, model, task, input_shape, kinds)
         if isinstance(found, Engine):
             return found
         code, why, remedy = found
@@ -196,7 +195,7 @@ def _closed_form(
     model: nn.Module,
     task: Task,
     input_shape: tuple[int, ...],
-    plans: Mapping[str, LocalPlan],
+    kinds: Kinds,
 ) -> Engine | tuple[str, str, str]:
     """The engine, or code, reason and remedy of its refusal."""
     layers = linear_stack(model, input_shape, task.num_outputs)
@@ -204,10 +203,9 @@ def _closed_form(
     if isinstance(layers, str):
         return "FK417", layers, remedy
     shapes = [(layer.width, layer.outputs) for layer in layers]
-    places = max((_places(plan) for plan in plans.values()), default=1)
-    if any(plan.privacy is not None for plan in plans.values()) and not fits(shapes, places):
-        return "FK417", f"exact sums of {places} places exceed what the noise is scaled for", remedy
-    budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, places)
+    if kinds.private and not fits(shapes, kinds.places):
+        return "FK417", f"exact sums of {kinds.places} places exceed what the noise is scaled for", remedy
+    budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, kinds.places)
     most = int(budget // each)
     if most < 1:
         gigabytes = each / 2**30
@@ -216,7 +214,7 @@ def _closed_form(
     if training.max_clients_at_once is not None:
         most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
-    form = form_of(layers, private=any(plan.privacy is not None for plan in plans.values()))
+    form = form_of(layers, private=kinds.private)
     why += ", in compiled code" if form == COMPILED else ""
     return _of(why, Cohort(layers, most, form), most)
 
@@ -231,11 +229,11 @@ def _taps(
     model: nn.Module,
     task: Task,
     input_shape: tuple[int, ...],
-    plans: Mapping[str, LocalPlan],
+    kinds: Kinds,
 ) -> Engine | tuple[str, str, str]:
     """The engine, or code, reason and remedy of its refusal."""
     remedy = "set training.engine=auto, or reference"
-    if not any(plan.privacy is not None for plan in plans.values()):
+    if not kinds.private:
         return "FK417", "taps are for private training, and privacy is none", remedy
     found = tapped(model, input_shape)
     if isinstance(found, str):
@@ -255,8 +253,8 @@ def _taps(
                 probe(probed, found, task, input_shape)
         except TrainingError as error:
             return "FK417", error.message, remedy
-    kinds = sorted({tap.kind.__name__ for tap in found.taps})
-    why = f"the model trains {len(found.taps)} layers of {', '.join(kinds)}"
+    layers = sorted({tap.kind.__name__ for tap in found.taps})
+    why = f"the model trains {len(found.taps)} layers of {', '.join(layers)}"
     taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
     most = max(1, int(training.memory_gb // gigabytes))
     return Engine("taps", why, taps.train, taps.check, most_workers=most)
@@ -267,22 +265,22 @@ def _vmap(
     model: nn.Module,
     task: Task,
     input_shape: tuple[int, ...],
-    plans: Mapping[str, LocalPlan],
+    kinds: Kinds,
 ) -> Engine | tuple[str, str, str]:
     """The engine, or code, reason and remedy of its refusal."""
     remedy = "set training.engine=auto, or reference"
-    if any(plan.privacy is not None for plan in plans.values()):
+    if kinds.private:
         return "FK417", "vmap is for plain training, and a site trains privately", remedy
     if training.workers not in ("auto", "1"):
         several = training.workers == SEVERAL
         told = "several actors train" if several else f"training.workers is {training.workers}"
         told = f"its last bits follow from which sites share a call, and {told}"
         return "FK417", told, "set training.workers=1, or training.engine=reference"
-    if training.engine == "auto" and (unfit := slower(model, len(plans))):
+    if training.engine == "auto" and (unfit := slower(model, kinds.sites)):
         return "FK417", unfit, remedy
     if why := refused_by_vmap(model, task, input_shape):
         return "FK417", why, remedy
-    gigabytes = bytes_together(model, input_shape, max(plan.batch_size for plan in plans.values())) / 2**30
+    gigabytes = bytes_together(model, input_shape, kinds.batch) / 2**30
     most = training.max_clients_at_once
     if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
         told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
@@ -291,7 +289,3 @@ def _vmap(
     vmapped = Vmapped()
     why = f"plain training of one model at {AT_ONCE} sites at once"
     return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)
-
-
-def _places(plan: LocalPlan) -> int:
-    return padded(plan.batch_size if plan.privacy is None else plan.privacy.max_lot)

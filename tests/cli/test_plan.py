@@ -280,3 +280,16 @@ def test_help_has_an_example(cli):
 
 # Seconds of accounting or of real processes: make test runs these, the two-minute loop of make check does not.
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("digits", "training.engine=closed_form"), "FK417"),
+        (("heart_disease", "training.engine=closed_form", "training.memory_gb=1e-5"), "FK418"),
+    ],
+)
+def test_an_engine_that_simulate_would_refuse_is_refused(cli, words, code):
+    """The second's smallest site would fit without its lots."""
+    status, out, err = cli("plan", *words)
+    assert (status, out) == (2, "") and f"{code}: training.engine=closed_form cannot train this model" in err

@@ -13,8 +13,9 @@ from torch import nn
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import FederationError, TrainingError
 from fedkit.simulation import ray_actors, ray_cluster
-from fedkit.simulation.ray_actors import Actors
+from fedkit.simulation.ray_actors import Actors, _Actor, _Job
 from fedkit.simulation.seat import Outfit, reduce_here, share_of, versions
+from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedkit[ray]'")
@@ -29,7 +30,7 @@ PLANS = {
 
 def outfit(model=MODEL, plans=PLANS, **changes):
     training = TrainingConfig(0.1, local_steps=3, **changes)
-    return Outfit(training, model, BINARY, (5,), plans, SITES, plans)
+    return Outfit(training, model, BINARY, (5,), Kinds.of(plans), SITES, plans)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +184,21 @@ def test_an_actor_that_is_lost_is_replaced_and_nothing_counts_twice(cluster, sha
         made._cluster = cluster
     finally:
         made.stop()
+
+
+def test_a_share_that_was_lost_waits_for_another_machine_if_there_is_one():
+    """Actors of a machine that has gone may be idle, and not yet known to be lost."""
+    made = Actors.__new__(Actors)
+    near, gone, also = (_Actor(None, host, host) for host in ("near", "gone", "gone"))
+    job, other = _Job(None, None, lost={"gone"}), _Job(None, None)
+    made._actors = [near, gone, also]
+    waiting = [other, job]
+    assert made._pair([gone], [job]) is None
+    assert made._pair([gone], waiting) == (gone, other) and waiting == [job]
+    assert made._pair([near, also], waiting) == (near, job) and not waiting
+    # Where there is no other, one of the same has to do.
+    made._actors = [gone, also]
+    assert made._pair([also], [job]) == (also, job)
 
 
 class Deadly:

@@ -1,8 +1,10 @@
 import os
 import signal
-import tempfile
+import threading
 
-from fedkit.simulation.ray_environment import environment, handlers_kept, short_folder, store_bytes, token
+import pytest
+
+from fedkit.simulation.ray_environment import environment, handlers_kept, same_place, signals_held, store_bytes, token
 
 
 def test_variables_are_as_they_were_afterwards_also_those_that_ray_set(monkeypatch):
@@ -28,11 +30,48 @@ def test_sigterm_is_whoses_it_was_afterwards():
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_folder_for_sockets_is_short_wherever_temporary_folders_go(monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", "/a/very/long/folder/for/temporary/things")
-    assert short_folder() == "/tmp"
-    monkeypatch.setattr(tempfile, "tempdir", "/scratch")
-    assert short_folder() is None
+def held(*steps):
+    with signals_held():
+        for step in steps:
+            step()
+
+
+def interrupt():
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_a_signal_is_answered_once_what_must_not_be_half_done_is_done():
+    done, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        held(interrupt, lambda: done.append("all of it"))
+    assert done and signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_is_answered_at_once():
+    done, before = [], signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        held(interrupt, interrupt, lambda: done.append("too late"))
+    assert not done and signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_error_does_not_swallow_a_signal_and_threads_hold_none():
+    with pytest.raises(KeyboardInterrupt):
+        held(interrupt, lambda: 1 / 0)
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    thread = threading.Thread(target=held, args=(lambda: seen.append(signal.getsignal(signal.SIGINT)),))
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_place_is_itself_by_any_name_of_its_host():
+    assert same_place("localhost:6379", "127.0.0.1:6379") and same_place(
+        "no.such.host.invalid:1", "no.such.host.invalid:1"
+    )
+    assert not same_place("localhost:6379", "localhost:6380") and not same_place(
+        "no.such.host.invalid:1", "127.0.0.1:1"
+    )
 
 
 def test_a_token_is_long_and_one_a_process():

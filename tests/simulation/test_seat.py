@@ -10,6 +10,7 @@ from fedkit.errors import TrainingError
 from fedkit.simulation import worker
 from fedkit.simulation.seat import Failure, Outfit, Seat, Sum, reduce_here, share_of, together
 from fedkit.strategies.streaming import fold
+from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
 
 MODEL = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -20,7 +21,7 @@ PLANS = {name: local_plan(3, privacy=privacy_plan(name, steps=3, rounds=9)) for 
 
 
 def outfit(engine="auto"):
-    return Outfit(TrainingConfig(0.1, local_steps=3, engine=engine), MODEL, BINARY, (5,), PLANS, SITES, PLANS)
+    return Outfit(TrainingConfig(0.1, local_steps=3, engine=engine), MODEL, BINARY, (5,), Kinds.of(PLANS), SITES, PLANS)
 
 
 def updates(plan, engine="auto"):

@@ -9,6 +9,7 @@ from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.native.library import library
 from fedkit.training.engine import ENGINES, FAST_AT_ONCE, choose
+from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan
 
 STACK = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
@@ -18,7 +19,7 @@ NORMED = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
 
 def chosen(model=STACK, plans=None, **changes):
     training = TrainingConfig(0.1, local_steps=1, **changes)
-    return choose(training, model, BINARY, (5,), plans or {"north": local_plan(privacy=privacy_plan())})
+    return choose(training, model, BINARY, (5,), Kinds.of(plans or {"north": local_plan(privacy=privacy_plan())}))
 
 
 def test_auto_takes_the_closed_form_for_a_stack_and_says_why():

@@ -12,6 +12,7 @@ from fedkit.errors import TrainingError
 from fedkit.privacy.lattice import G, LatticeSum
 from fedkit.training import local
 from fedkit.training.engine import REFERENCE, choose, reference_on
+from fedkit.training.kinds import Kinds
 from fedkit.training.losses import target_type
 from fedkit.training.on_device import CPU, deterministic, device_of, lot_gradients_on, name_of
 from fedkit.types import Examples, Site, Task
@@ -124,7 +125,7 @@ def chosen(monkeypatch, model, **changes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     plans = {"north": local_plan(privacy=privacy_plan())}
-    return choose(TrainingConfig(0.1, local_steps=1, **changes), model, BINARY, (5,), plans)
+    return choose(TrainingConfig(0.1, local_steps=1, **changes), model, BINARY, (5,), Kinds.of(plans))
 
 
 def test_what_a_gpu_trains(monkeypatch):

@@ -20,6 +20,7 @@ from fedkit.privacy.randomness import Draws, Seeded
 from fedkit.training import trunk as cutting
 from fedkit.training import trunk_gradients as cut_gradients
 from fedkit.training.engine import choose
+from fedkit.training.kinds import Kinds
 from fedkit.training.local import summed
 from fedkit.training.tapped import tapped
 from fedkit.training.trunk import cut, stages, trunk_of
@@ -130,10 +131,10 @@ def test_a_machine_whose_libraries_break_the_promise_gets_no_trunk(monkeypatch):
     monkeypatch.setattr(torch, "mm", uneven)
     assert not steady(SMALL, found, trunk, THREE, IMAGE)
     plans = {"north": private("north")}
-    chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, plans)
+    chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, Kinds.of(plans))
     assert chosen.train.__self__.trunk is None
     monkeypatch.setattr(torch, "mm", product)
-    chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, plans)
+    chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, Kinds.of(plans))
     assert chosen.train.__self__.trunk == trunk
 
 

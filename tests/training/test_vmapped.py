@@ -11,6 +11,7 @@ from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.training import local, vmapped
 from fedkit.training.engine import choose
+from fedkit.training.kinds import Kinds
 from fedkit.training.vmapped import AT_ONCE, Vmapped, refused
 from fedkit.types import Task
 from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan, round_plan, site
@@ -135,13 +136,13 @@ def test_what_cannot_be_trained_so_is_refused_and_left_to_the_reference(model, w
     assert re.match(why, refused(model, BINARY, (5,)))
     plans = {f"s{k}": local_plan() for k in range(8)}
     with pytest.raises(TrainingError, match=r"engine=vmap cannot train this model") as caught:
-        choose(TrainingConfig(0.1, local_steps=1, engine="vmap"), model, BINARY, (5,), plans)
+        choose(TrainingConfig(0.1, local_steps=1, engine="vmap"), model, BINARY, (5,), Kinds.of(plans))
     assert caught.value.code == "FK417"
 
 
 def chosen(model, count=8, **changes):
     plans = {f"s{k}": local_plan(privacy=changes.pop("privacy", None)) for k in range(count)}
-    return choose(TrainingConfig(0.1, local_steps=1, **changes), model, BINARY, (5,), plans)
+    return choose(TrainingConfig(0.1, local_steps=1, **changes), model, BINARY, (5,), Kinds.of(plans))
 
 
 def test_auto_takes_it_for_many_sites_in_one_process_and_says_why_not_otherwise():
@@ -169,7 +170,7 @@ def test_what_bounds_memory_chooses_another_engine_and_never_other_bits():
 def test_private_training_is_refused_before_and_when_it_is_asked_for():
     plans = {f"s{k}": local_plan(privacy=privacy_plan(f"s{k}")) for k in range(8)}
     with pytest.raises(TrainingError, match="vmap is for plain training") as caught:
-        choose(TrainingConfig(0.1, local_steps=1, engine="vmap"), NORMED, BINARY, (5,), plans)
+        choose(TrainingConfig(0.1, local_steps=1, engine="vmap"), NORMED, BINARY, (5,), Kinds.of(plans))
     assert caught.value.code == "FK417"
     with pytest.raises(TrainingError, match="s0 trains privately"):
         Vmapped().train(NORMED, BINARY, [site("s0")], round_plan(NORMED, plans), {})
