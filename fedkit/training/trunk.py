@@ -24,8 +24,8 @@ from fedkit.training.windows import Shape
 _MULTIPLICATION = 0.08e-9
 """Seconds that one of a forward pass takes, with all that follows from it."""
 _PIECE, _COMPILED_PIECE = 8, 32
-"""Rows that pass a layer together: few enough for the caches, and enough for what a call costs. Compiled code takes them
-one after another anyway."""
+"""Rows that pass a layer together: few enough for the caches, and enough for what a call costs. Compiled code takes one
+after another anyway."""
 _PASSING = 2**22
 """float32 numbers of a piece's windows, at most; where a row has more, a library's convolution holds none."""
 
