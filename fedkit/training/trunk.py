@@ -23,8 +23,9 @@ from fedkit.training.windows import Shape
 
 _MULTIPLICATION = 0.08e-9
 """Seconds that one of a forward pass takes, with all that follows from it."""
-_PIECE = 8
-"""Rows that pass a layer together: few enough for the caches, and enough for what a call costs."""
+_PIECE, _COMPILED_PIECE = 8, 32
+"""Rows that pass a layer together: few enough for the caches, and enough for what a call costs. Compiled code takes one
+after another anyway."""
 _PASSING = 2**22
 """float32 numbers of a piece's windows, at most; where a row has more, a library's convolution holds none."""
 
@@ -83,8 +84,9 @@ def trunk_of(module: nn.Module, found: Tapped, input_shape: tuple[int, ...]) -> 
         return None
     seconds = sum(stage.seconds for stage in passed) + _MULTIPLICATION * (found.work - head.work)
     # Windows of errors, by far the most that a piece needs, beside what is held of every row.
-    windows = max([1, *(stage.passing for stage in passed if isinstance(stage, Convolution))])
-    piece = min(_PIECE, _PASSING // windows)
+    convolutions = [stage.passing for stage in passed if isinstance(stage, Convolution)]
+    windows = max([1, *convolutions])
+    piece = min(_PIECE if convolutions else _COMPILED_PIECE, _PASSING // windows)
     if not piece:
         return None
     return Trunk(tuple(shapes), tuple(told), head, seconds, piece, piece * windows)

@@ -52,6 +52,8 @@ class TrunkGradients:
         self._parts = [*trunk.parts, *trunk.head.parts]
         self._most = most_places(tapped)
         self._told: dict[int, list[tuple[Tensor, Sequence[Tensor]]]] = {}
+        self._asked: tuple[float, int] | None = None
+        self._cheaper = False
         self.d = whole.d
 
     def of_records(
@@ -61,7 +63,10 @@ class TrunkGradients:
 
         Guarantee: a row that joins or leaves changes no other row's term, bit for bit.
         """
-        if not cheaper(self._trunk, self._tapped, lot_size, min(max_lot, self._most)):
+        asked = lot_size, min(max_lot, self._most)
+        if self._asked != asked:
+            self._asked, self._cheaper = asked, cheaper(self._trunk, self._tapped, *asked)
+        if not self._cheaper:
             return self._whole.of_records(x, y, max_grad_norm, source, max_lot=max_lot, lot_size=lot_size)
         total = TapSum(self._parts, max_grad_norm)
         for block in self._blocks(len(x), max_lot):
