@@ -29,6 +29,7 @@ DRAWS = 2
 1 (until 0.1.0's first release): Philox normals, one stream for all.
 """
 _SCHEME = b"fedkit draws 2"
+_ZEROS = memoryview(bytes(2**20))
 
 
 class Source(Protocol):
@@ -99,7 +100,7 @@ class Draws:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._lots, self._noise = _keystream(key, 0), _keystream(key, 1)
+        self._lots, self._noise = _Keystream(key, 0), _Keystream(key, 1)
         self._further = hashlib.sha256(b"continued" + key).digest()
         # Whoever knew places and seeds would learn nothing; the hash keeps them from telling of the key.
         self._public = hashlib.sha512(b"places" + key).digest()
@@ -129,6 +130,11 @@ class Draws:
         """
         fill_rounded_gaussians(found, self._noise, scale, self._more)
 
+    @property
+    def noise(self) -> tuple[Callable[[NDArray[np.uint64]], None], Callable[[int], NDArray[np.uint64]]]:
+        """For `fedkit.privacy.device_gaussian`: what writes the next bits of the noise, and what continues a pair."""
+        return self._noise.fill, self._more
+
     def permutations(self, count: int, n: int) -> Int64:
         """So many times 0 .. n - 1 in a random order; int64 [count, n]."""
         return self._orders.permuted(np.broadcast_to(np.arange(n), (count, n)), axis=1)
@@ -150,8 +156,8 @@ class Draws:
         return self._continued(n)
 
     @cached_property
-    def _continued(self) -> Callable[[int], NDArray[np.uint64]]:
-        return _keystream(self._further, 0)
+    def _continued(self) -> _Keystream:
+        return _Keystream(self._further, 0)
 
     @cached_property
     def _orders(self) -> np.random.Generator:
@@ -180,24 +186,37 @@ def Secure() -> Draws:
     return Draws(os.urandom(32))
 
 
-def _keystream(key: bytes, segment: int) -> Callable[[int], NDArray[np.uint64]]:
-    """n -> the next n words of AES-256-CTR from counter ``segment * 2**120`` on: no two segments of a key meet."""
-    # Not on the way of commands that only price a plan.
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+class _Keystream:
+    """AES-256-CTR from counter ``segment * 2**120`` on: no two segments of a key meet."""
 
-    stream, owner = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor(), os.getpid()
+    def __init__(self, key: bytes, segment: int) -> None:
+        # Not on the way of commands that only price a plan.
+        from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-    def words(n: int) -> NDArray[np.uint64]:
-        if os.getpid() != owner:
+        self._stream = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor()
+        self._owner = os.getpid()
+
+    def __call__(self, n: int) -> NDArray[np.uint64]:
+        """The next n words."""
+        self._check()
+        return np.frombuffer(self._stream.update(bytes(8 * n)), dtype="<u8")
+
+    def fill(self, found: NDArray[np.uint64]) -> None:
+        """Write the next words where they are wanted: new memory takes longer than they do where there are many."""
+        self._check()
+        into = found.reshape(-1).view(np.uint8).data
+        for first in range(0, len(into), len(_ZEROS)):
+            part = into[first : first + len(_ZEROS)]
+            self._stream.update_into(_ZEROS[: len(part)], part)
+
+    def _check(self) -> None:
+        if os.getpid() != self._owner:
             raise PrivacyError(
                 "a stream of random bits was taken along into another process, where it would give the same noise"
                 " again",
                 code="FK316",
                 remedy="make the source in the process that draws from it",
             )
-        return np.frombuffer(stream.update(bytes(8 * n)), dtype="<u8")
-
-    return words
 
 
 def _philox(key: bytes) -> np.random.Generator:

@@ -54,8 +54,10 @@ PREFIX = 52
 WORDS = 3
 ROUNDS = 8
 
-_CHUNK = 2**14
+CHUNK = 2**14
 """Pairs at once; what they need stays in a core's cache."""
+DOUBTFUL = 0.5 - 2.0**-50
+"""Distance from an integer, the bound added, from which on a candidate may not be its ideal value."""
 _DROPPED, _ONE = np.uint64(64 - PREFIX), np.uint64(0x3FF << PREFIX)
 _TO_MIDPOINT = 1.0 - 2.0**-53
 
@@ -87,24 +89,33 @@ def fill_rounded_gaussians(found: NDArray[np.float64], bits: Bits, scale: float,
     Raises:
         PrivacyError: as :func:`rounded_gaussian`.
     """
-    if not 0.0 < scale <= MAX_SCALE:
-        message = f"the noise's standard deviation is {scale} lattice steps; it must be above 0 and at most 2**40"
-        raise PrivacyError(message, code="FK315", remedy="choose a noise multiplier between .1 and 10000")
+    check_scale(scale)
     count, d = found.shape
     pairs, more = (d + 1) // 2, more or bits
     if not pairs:
         return
-    together = _CHUNK // pairs
+    together = CHUNK // pairs
     for row in range(0, count, max(1, together)):
         if together:
             rows = found[row : row + together]
             rows[:] = _pairs_rounded(bits, more, scale, len(rows), pairs).reshape(len(rows), -1)[:, :d]
             continue
         whole = np.empty((2, pairs))
-        for first in range(0, pairs, _CHUNK):
-            chunk = whole[:, first : first + _CHUNK]
+        for first in range(0, pairs, CHUNK):
+            chunk = whole[:, first : first + CHUNK]
             chunk[:] = _pairs_rounded(bits, more, scale, 1, chunk.shape[1])[0]
         found[row] = whole.reshape(-1)[:d]
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a standard deviation that is not above 0 or beyond ``MAX_SCALE``.
+
+    Raises:
+        PrivacyError: FK315.
+    """
+    if not 0.0 < scale <= MAX_SCALE:
+        message = f"the noise's standard deviation is {scale} lattice steps; it must be above 0 and at most 2**40"
+        raise PrivacyError(message, code="FK315", remedy="choose a noise multiplier between .1 and 10000")
 
 
 def candidates(words: NDArray[np.uint64], scale: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -151,19 +162,23 @@ def _pairs_rounded(bits: Bits, more: Bits, scale: float, rows: int, pairs: int) 
     x -= nearest
     np.absolute(x, out=x)
     x += tolerance[:, None]
-    if x.max() < 0.5 - 2.0**-50:
+    if x.max() < DOUBTFUL:
         return nearest
-    doubtful = x >= 0.5 - 2.0**-50
+    doubtful = x >= DOUBTFUL
     for row, index in np.argwhere(doubtful.any(1)):
         u, v = (int(word) >> (64 - PREFIX) for word in words[row, :, index])
-        exact = _continue(more, u, v, scale)
+        exact = continued(more, u, v, scale)
         for member in np.flatnonzero(doubtful[row, :, index]):
             nearest[row, member, index] = exact[member]
     return nearest
 
 
-def _continue(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:
-    """Both rounded members of the pair whose uniforms begin with these 52 bits."""
+def continued(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:
+    """Both rounded members of the pair whose uniforms begin with these 52 bits, decided by as many more as it takes.
+
+    Raises:
+        PrivacyError: FK316, a stream that cannot be random.
+    """
     width = PREFIX
     for _ in range(ROUNDS):
         more = [int(word) for word in bits(2 * WORDS)]

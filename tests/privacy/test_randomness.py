@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fedkit.errors import PrivacyError
-from fedkit.privacy.randomness import DRAWS, Secure, Seeded, _keystream, derive_seed
+from fedkit.privacy.randomness import DRAWS, Secure, Seeded, _Keystream, derive_seed
 
 GOLDEN = [453060, 1598423, -859543, 330189]
 JOINED = [0, 3, 9]
@@ -117,10 +117,10 @@ def test_every_order_is_as_likely_as_another(name):
 
 def test_no_two_streams_of_a_key_share_words():
     key = bytes(range(32))
-    words = [_keystream(key, segment)(4000) for segment in range(2)]
+    words = [_Keystream(key, segment)(4000) for segment in range(2)]
     assert len(np.unique(np.concatenate(words))) == 8000
-    assert np.array_equal(np.concatenate([_keystream(key, 1)(n) for n in (0, 4000)]), words[1])
-    stream = _keystream(key, 1)
+    assert np.array_equal(np.concatenate([_Keystream(key, 1)(n) for n in (0, 4000)]), words[1])
+    stream = _Keystream(key, 1)
     assert np.array_equal(np.concatenate([stream(n) for n in (1, 3, 0, 3996)]), words[1])
 
 
