@@ -8,8 +8,9 @@ taps        private training of Linear, convolution, Embedding, LayerNorm and Gr
             another: :mod:`fedkit.training.taps`
 =========== ============================================================================================
 
-All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32. The
-reference trains on a GPU too (:mod:`fedkit.training.on_device`), in one process; the others on the CPU's cores.
+All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32. On a
+GPU, in one process, train the reference (:mod:`fedkit.training.on_device`) and privately taps and closed form too
+(:mod:`fedkit.training.taps_on_device`, :mod:`fedkit.training.cohort_on_device`).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from fedkit.privacy import tap_sum
 from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import Cohort
+from fedkit.training.cohort_on_device import CohortOnDevice
 from fedkit.training.cohort_rows import padded
-from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough
+from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough, too_large
 from fedkit.training.on_device import CPU, device_of, name_of
 from fedkit.training.stack import linear_stack
 from fedkit.training.tapped import tapped
 from fedkit.training.taps import Taps, probe
+from fedkit.training.taps_on_device import TapsOnDevice
 from fedkit.training.trunk import trunk_of
 from fedkit.training.trunk_probe import steady
 from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
@@ -45,12 +48,12 @@ Train = Callable[
     tuple[list[ClientUpdate], dict[str, SiteState]],
 ]
 Check = Callable[[nn.Module, Task, Sequence[Site], RoundPlan], None]
-
-
+Find = Callable[..., "Engine | tuple[str, str, str]"]
 ENGINES = ("reference", "closed_form", "taps", "vmap")
 SEVERAL = "several"
 """In ``training.workers``' place where it is auto and there will be more than one."""
 
+MOST_THERE = 1024
 FAST_AT_ONCE = 128
 """Sites that share a call in the closed form: measured, more of them save no more, and leave the caches."""
 
@@ -144,12 +147,6 @@ def choose(
             model; FK423, a GPU where there is none.
     """
     device = device_of(training.device, "training.device")
-    if training.device == "cuda" and training.engine not in ("auto", "reference"):
-        raise TrainingError(
-            f"training.engine={training.engine} trains on the CPU",
-            code="FK417",
-            remedy="set training.engine=reference for a GPU, or training.device=cpu",
-        )
     d = sum(p.numel() for p in model.parameters())
     budget = training.memory_gb * 2**30
     # One model, its gradient and the update that it becomes.
@@ -161,19 +158,21 @@ def choose(
         )
     reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
     there = reference_on(device)
-    if training.engine == "reference" or training.device == "cuda":
+    if training.engine == "reference":
         return reference if there.device == CPU else there
     refused: tuple[str, str, str] | None = None
     private = any(plan.privacy is not None for plan in plans.values())
+    # Units of several rows are summed one after another: a core's work where there is a choice.
+    slow = any(plan.privacy is not None and plan.privacy.unit == "patient" for plan in plans.values())
+    fast = CPU if slow and training.device == "auto" else device
+    known: dict[str, Find] = {"closed_form": partial(_closed_form, fast), "taps": partial(_taps, fast), "vmap": _vmap}
     # What is for the other kind of training has no reason to give.
-    found_by = {"closed_form": _closed_form, "taps" if private else "vmap": _taps if private else _vmap}
-    if training.engine != "auto":
-        found_by = {training.engine: {"closed_form": _closed_form, "taps": _taps, "vmap": _vmap}[training.engine]}
-    elif device != CPU:
-        # A GPU is for what one core is slow at: a model that the others would take is better off there.
-        found_by = {"closed_form": _closed_form}
-    for name, find in found_by.items():
-        found = find(training, model, task, input_shape, plans)
+    fit = ["closed_form", "taps" if private else "vmap"]
+    if device != CPU and not private:
+        # Of plain training a GPU has the reference alone, and stacks are a core's work where there is a choice.
+        fit = fit[:1] if training.device == "auto" else []
+    for name in fit if training.engine == "auto" else [training.engine]:
+        found = known[name](training, model, task, input_shape, plans)
         if isinstance(found, Engine):
             return found
         code, why, remedy = found
@@ -185,6 +184,7 @@ def choose(
 
 
 def _closed_form(
+    device: torch.device,
     training: TrainingConfig,
     model: nn.Module,
     task: Task,
@@ -198,17 +198,24 @@ def _closed_form(
         return "FK417", layers, remedy
     shapes = [(layer.width, layer.outputs) for layer in layers]
     places = max((_places(plan) for plan in plans.values()), default=1)
-    if any(plan.privacy is not None for plan in plans.values()) and not fits(shapes, places):
+    private = any(plan.privacy is not None for plan in plans.values())
+    if training.device == "cuda" and any(
+        plan.privacy is None or plan.privacy.unit != "record" for plan in plans.values()
+    ):
+        return "FK417", "on a GPU it trains privately, and rows that are units", f"{remedy}, or training.device=cpu"
+    if private and not fits(shapes, places):
         return "FK417", f"exact sums of {places} places exceed what the noise is scaled for", remedy
     budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, places)
     most = int(budget // each)
     if most < 1:
-        gigabytes = each / 2**30
-        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
+        return too_large(each / 2**30, training.memory_gb)
     if training.max_clients_at_once is not None:
         most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
+    if device != CPU and private:
+        there = CohortOnDevice(Cohort(layers, min(most, MOST_THERE)), device)
+        why = f"training.device={device.type}; {why}"
+        return Engine("closed_form", why, there.train, there.check, there.cohort.at_once, device=device)
     return _of(why, Cohort(layers, most), most)
 
 
@@ -218,6 +225,7 @@ def _of(why: str, cohort: Cohort, most: int) -> Engine:
 
 
 def _taps(
+    device: torch.device,
     training: TrainingConfig,
     model: nn.Module,
     task: Task,
@@ -233,11 +241,10 @@ def _taps(
         return "FK417", found, remedy
     if not tap_sum.fits(found.parts):
         return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
-    trunk = trunk_of(model, found, input_shape)
+    trunk = trunk_of(model, found, input_shape) if device == CPU else None
     gigabytes = bytes_of_taps(found, trunk) / 2**30
-    if gigabytes > training.memory_gb:
-        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
+    if gigabytes > training.memory_gb and device == CPU:
+        return too_large(gigabytes, training.memory_gb)
     if not found.proven:
         probed = local.copy_of(model)
         unpack(probed, pack(model))
@@ -248,6 +255,9 @@ def _taps(
             return "FK417", error.message, remedy
     kinds = sorted({tap.kind.__name__ for tap in found.taps})
     why = f"the model trains {len(found.taps)} layers of {', '.join(kinds)}"
+    if device != CPU:
+        there = TapsOnDevice(found, device)
+        return Engine("taps", f"training.device={device.type}; {why}", there.train, there.check, device=device)
     taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
     most = max(1, int(training.memory_gb // gigabytes))
     return Engine("taps", why, taps.train, taps.check, most_workers=most)
@@ -262,6 +272,8 @@ def _vmap(
 ) -> Engine | tuple[str, str, str]:
     """The engine, or code, reason and remedy of its refusal."""
     remedy = "set training.engine=auto, or reference"
+    if training.device == "cuda":
+        return "FK417", "vmap trains on the CPU", f"{remedy}, or training.device=cpu"
     if any(plan.privacy is not None for plan in plans.values()):
         return "FK417", "vmap is for plain training, and a site trains privately", remedy
     if training.workers not in ("auto", "1"):
