@@ -160,8 +160,8 @@ class TrainingConfig:
     engine: str = "auto"
     """What trains a simulation's sites: auto, closed_form, taps, vmap or reference; see `fedkit.training.engine`."""
     device: str = "cpu"
-    """Where a simulation's gradients are computed: cpu, cuda, or auto (a GPU that is there, for models without a closed
-    form). Another device has other last bits: cpu is what every machine has."""
+    """Where a simulation trains: cpu, cuda, or auto (a GPU that is there, for what it does faster). Another device has
+    other last bits: cpu is what every machine has."""
     workers: str = "auto"
     """Processes that train a simulation's sites, one thread each: auto (as many as there are cores, where that pays) or
     a number; 1 is this process."""

@@ -22,7 +22,7 @@ one step: the sensitivity is at most ``G (1 + excess) + sqrt(d)``, and :func:`fi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -83,6 +83,48 @@ def clipped_sums(
 
     Guarantee: see the module; a row whose gradient is not finite counts as 0.
     """
+    b, c = product_bits(present.shape[1])
+    for (u, v), total in zip(_factors(inputs, errors, present, max_grad_norm, look=True), sums, strict=True):
+        torch.bmm(v.transpose(1, 2), u, out=total)
+        total.mul_(G * 2.0 ** -(b + c)).round_()
+
+
+def fine_sums(
+    inputs: Sequence[Tensor], errors: Sequence[Tensor], present: Tensor, max_grad_norm: float
+) -> list[Tensor]:
+    """The sums of :func:`clipped_sums` before they are rounded to the lattice, without a look at a value.
+
+    For a device to which each operation is handed without waiting for the one before.
+
+    Args:
+        inputs, errors, present, max_grad_norm: as there.
+
+    Returns:
+        int64 [sites, o, m] of each layer; ``2 ** fine_bits(rows)`` to a lattice step.
+
+    Guarantee: as there. The sum of several blocks of a lot is to be rounded once: :func:`fedkit.privacy.tap_block`.
+    """
+    factors = _factors(inputs, errors, present, max_grad_norm, look=False)
+    return [torch.bmm(v.transpose(1, 2), u).to(torch.int64) for u, v in factors]
+
+
+def fine_bits(rows: int) -> int:
+    """Bits that :func:`fine_sums` of so many rows have below a lattice step.
+
+    >>> fine_bits(50), fine_bits(4096)
+    (20, 14)
+    """
+    return sum(product_bits(rows)) - (G.bit_length() - 1)
+
+
+def _factors(
+    inputs: Sequence[Tensor], errors: Sequence[Tensor], present: Tensor, max_grad_norm: float, *, look: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each layer's integers u and v, float64; zeros for rows that do not count.
+
+    Args:
+        look: whether to ask if there is a row that is not finite, where an answer comes at once.
+    """
     a = [part.double() for part in inputs]
     e = [part.double() for part in errors]
     sizes = [torch.linalg.vector_norm(part, dim=-1) for part in a]
@@ -92,15 +134,14 @@ def clipped_sums(
     finite = torch.isfinite(squares)
     factors = squares.sqrt_().reciprocal_().clamp_(max=1.0 / max_grad_norm)
     factors = torch.where(finite & present, factors, 0.0)
-    if not bool(finite.all()):
+    if not (look and bool(finite.all())):
         # 0 times infinity is no number, and would be everybody's.
         left = ~finite[..., None]
         for part in (*a, *e):
             part.masked_fill_(left, 0.0)
         sizes = [torch.where(finite, size, 0.0) for size in sizes]
     b, c = product_bits(present.shape[1])
-    for part, error, size, total in zip(a, e, sizes, sums, strict=True):
+    for part, error, size in zip(a, e, sizes, strict=True):
         part.mul_((2.0**b / size.clamp(min=_TINY))[..., None]).round_()
         error.mul_((factors * size).mul_(2.0**c)[..., None]).round_()
-        torch.bmm(error.transpose(1, 2), part, out=total)
-        total.mul_(G * 2.0 ** -(b + c)).round_()
+        yield part, error

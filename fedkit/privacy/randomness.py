@@ -132,6 +132,11 @@ class Draws:
         """
         fill_rounded_gaussians(found, self._noise, scale, self._more)
 
+    @property
+    def noise(self) -> tuple[Bits, Bits]:
+        """The words that ``rounded_gaussian`` is made of, and the further ones that continue a pair."""
+        return self._noise, self._more
+
     def permutations(self, count: int, n: int) -> Int64:
         """So many times 0 .. n - 1 in a random order; int64 [count, n]."""
         return self._orders.permuted(np.broadcast_to(np.arange(n), (count, n)), axis=1)

@@ -62,7 +62,7 @@ MAX_SCALE = 2.0**40
 WORDS = 3
 ROUNDS = 8
 
-_CHUNK = 2**14
+CHUNK = 2**14
 """Pairs at once; what they need stays in a core's cache."""
 
 
@@ -93,20 +93,29 @@ def fill_rounded_gaussians(found: Float64, bits: Bits, scale: float, more: Bits 
     Raises:
         PrivacyError: as :func:`rounded_gaussian`.
     """
-    if not 0.0 < scale <= MAX_SCALE:
-        message = f"the noise's standard deviation is {scale} lattice steps; it must be above 0 and at most 2**40"
-        raise PrivacyError(message, code="FK315", remedy="choose a noise multiplier between .1 and 10000")
+    check_scale(scale)
     count, d = found.shape
     pairs, more = (d + 1) // 2, more or bits
     if not count or not pairs:
         return
-    together = max(1, _CHUNK // pairs)
-    words = np.empty(2 * min(_CHUNK, count * pairs), dtype=np.uint64)
+    together = max(1, CHUNK // pairs)
+    words = np.empty(2 * min(CHUNK, count * pairs), dtype=np.uint64)
     cosines, sines = found[:, :pairs], found[:, pairs:]
     for row in range(0, count, together):
-        for first in range(0, pairs, _CHUNK):
-            place = slice(row, row + together), slice(first, first + _CHUNK)
+        for first in range(0, pairs, CHUNK):
+            place = slice(row, row + together), slice(first, first + CHUNK)
             _fill_pairs(cosines[place], sines[place], words, bits, more, scale)
+
+
+def check_scale(scale: float) -> None:
+    """Refuse a standard deviation that is not above 0 or beyond ``MAX_SCALE``.
+
+    Raises:
+        PrivacyError: FK315.
+    """
+    if not 0.0 < scale <= MAX_SCALE:
+        message = f"the noise's standard deviation is {scale} lattice steps; it must be above 0 and at most 2**40"
+        raise PrivacyError(message, code="FK315", remedy="choose a noise multiplier between .1 and 10000")
 
 
 def _fill_pairs(cosines: Float64, sines: Float64, words: Words, bits: Bits, more: Bits, scale: float) -> None:
@@ -118,14 +127,18 @@ def _fill_pairs(cosines: Float64, sines: Float64, words: Words, bits: Bits, more
     for at in round_pairs(cosines, sines, by_row, scale).tolist():
         row, index = divmod(at, pairs)
         u, v = (int(word) >> (64 - PREFIX) for word in by_row[row, :, index])
-        exact = _continue(more, u, v, scale)
+        exact = continued(more, u, v, scale)
         cosines[row, index] = exact[0]
         if index < sines.shape[1]:
             sines[row, index] = exact[1]
 
 
-def _continue(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:
-    """Both rounded members of the pair whose uniforms begin with these 52 bits."""
+def continued(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:
+    """Both rounded members of the pair whose uniforms begin with these 52 bits, decided by as many more as it takes.
+
+    Raises:
+        PrivacyError: FK316, a stream that cannot be random.
+    """
     width, further = PREFIX, np.empty(2 * WORDS, dtype=np.uint64)
     for _ in range(ROUNDS):
         bits(further)

@@ -15,7 +15,7 @@ for the factors of products (:func:`fedkit.privacy.product_sum.excess`, with bit
 product sums are rounded to the lattice once for the whole lot, one step in every coordinate of a difference of two such
 sums. :func:`fits` admits only layers for which all this is at most ``G slack(d)``, which the noise is scaled by.
 
-Compiled (:mod:`fedkit.privacy.tap_block`; a model without tables), norms, factors and products with them are those of
+Compiled (:mod:`fedkit.privacy.tap_rows`; a model without tables), norms, factors and products with them are those of
 float64, which all of this covers with room.
 
 What other rows add does not move when a row joins or leaves. Norms are computed in arrays of a public shape in which
@@ -35,12 +35,12 @@ from torch import Tensor
 
 from fedkit.privacy.lattice import G, slack, unit_norms
 from fedkit.privacy.product_sum import excess, product_bits
-from fedkit.privacy.tap_block import add_rows, lie_in_rows
+from fedkit.privacy.tap_rows import add_rows, lie_in_rows
 
 MOST_PLACES = 256
 """Rows of a block."""
 _BITS = product_bits(MOST_PLACES)
-_SHIFT = sum(_BITS) - (G.bit_length() - 1)
+PRODUCT_SHIFT = sum(_BITS) - (G.bit_length() - 1)
 """Bits that a product sum has below a lattice step."""
 _FLOAT32 = 2.0**-14.8
 _TINY = 1e-200
@@ -157,7 +157,7 @@ class TapSum:
         self._held += add_rows(told, biases, places, sums, self._clip, units, first=first)
 
     def _add(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> None:
-        factors, sizes = self._clipped(told, present)
+        factors, sizes = clipping(self._parts, told, self._clip)
         here = torch.nonzero(torch.isfinite(factors) & present)[:, 0]
         if not len(here):
             return
@@ -166,13 +166,13 @@ class TapSum:
         products = iter(sizes)
         for at, (part, values) in enumerate(zip(self._parts, told, strict=True)):
             if isinstance(part, Product):
-                added = _product(part, values[0][here], values[1][here], next(products)[here], factors)
+                added = product_sum(part, values[0][here], values[1][here], next(products)[here], factors)
                 self._below[at] = _plus(self._below[at], added.to(torch.int64))
             elif isinstance(part, Explicit):
-                added = _integers(values[0][here], to_lattice).sum(0, dtype=torch.float64)
+                added = integers(values[0][here], to_lattice).sum(0, dtype=torch.float64)
                 self._totals[at] = _plus(self._totals[at], added.to(torch.int64))
             else:
-                lines, entries = values[0][here].reshape(-1), _integers(values[1][here], to_lattice).to(torch.int64)
+                lines, entries = values[0][here].reshape(-1), integers(values[1][here], to_lattice).to(torch.int64)
                 total = _plus(self._totals[at], torch.zeros(_shape(part), dtype=torch.int64))
                 self._totals[at] = total.index_add_(0, lines, entries.reshape(-1, part.columns))
         self._held += len(here)
@@ -182,7 +182,7 @@ class TapSum:
         found = []
         for part, total, below in zip(self._parts, self._totals, self._below, strict=True):
             if below is not None:
-                total = _plus(total, below.add(1 << (_SHIFT - 1)).bitwise_right_shift_(_SHIFT), keep=True)
+                total = _plus(total, below.add(1 << (PRODUCT_SHIFT - 1)).bitwise_right_shift_(PRODUCT_SHIFT), keep=True)
             found.append(torch.zeros(_shape(part), dtype=torch.int64) if total is None else total)
         return found
 
@@ -190,25 +190,38 @@ class TapSum:
         """Move whole lattice steps to the totals; what is left is below one."""
         for at, below in enumerate(self._below):
             if below is not None:
-                self._totals[at] = _plus(self._totals[at], below >> _SHIFT)
-                below &= (1 << _SHIFT) - 1
+                self._totals[at] = _plus(self._totals[at], below >> PRODUCT_SHIFT)
+                below &= (1 << PRODUCT_SHIFT) - 1
         self._held = 0
 
-    def _clipped(self, told: Sequence[tuple[Tensor, ...]], present: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Each place's factor over C, NaN where its norm is not finite; and the norms of products' inputs."""
-        explicit = [values[-1] for part, values in zip(self._parts, told, strict=True) if not isinstance(part, Product)]
-        squares = torch.zeros(len(present), dtype=torch.float64)
-        if explicit:
-            squares += unit_norms([values.reshape(len(values), -1) for values in explicit]).square_()
-        sizes = []
-        for part, values in zip(self._parts, told, strict=True):
-            if isinstance(part, Product):
-                a, e = values
-                of_a = a.double().square_().sum(-1).add_(float(part.bias))
-                squares.addcmul_(of_a, e.double().square_().sum(-1))
-                sizes.append(of_a.sqrt_())
-        factors = squares.sqrt().reciprocal_().clamp_(max=1.0 / self._clip)
-        return torch.where(torch.isfinite(squares), factors, math.nan), sizes
+
+def clipping(
+    parts: Sequence[Part],
+    told: Sequence[tuple[Tensor, ...]],
+    max_grad_norm: float,
+    together: Tensor | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Each place's factor over C, NaN where its norm is not finite; and the norms of products' inputs.
+
+    Args:
+        together: the values of all explicit parts in one piece, float32 [places, numbers].
+    """
+    first = told[0][-1]
+    squares = torch.zeros(len(first), dtype=torch.float64, device=first.device)
+    leave = Product if together is None else Product | Explicit
+    explicit = [values[-1] for part, values in zip(parts, told, strict=True) if not isinstance(part, leave)]
+    explicit += [] if together is None else [together]
+    if explicit:
+        squares += unit_norms([values.reshape(len(values), -1) for values in explicit]).square_()
+    sizes = []
+    for part, values in zip(parts, told, strict=True):
+        if isinstance(part, Product):
+            a, e = values
+            of_a = a.double().square_().sum(-1).add_(float(part.bias))
+            squares.addcmul_(of_a, e.double().square_().sum(-1))
+            sizes.append(of_a.sqrt_())
+    factors = squares.sqrt().reciprocal_().clamp_(max=1.0 / max_grad_norm)
+    return torch.where(torch.isfinite(squares), factors, math.nan), sizes
 
 
 def _plus(total: Tensor | None, added: Tensor, *, keep: bool = False) -> Tensor:
@@ -224,15 +237,15 @@ def _shape(part: Part) -> tuple[int, ...]:
     return (part.size,) if isinstance(part, Explicit) else (part.lines, part.columns)
 
 
-def _product(part: Product, a: Tensor, e: Tensor, size: Tensor, factors: Tensor) -> Tensor:
+def product_sum(part: Product, a: Tensor, e: Tensor, size: Tensor, factors: Tensor) -> Tensor:
     """The sum of so many rows' integer outer products, 2**sum(_BITS) a clip: exact in float64."""
-    u = torch.ones(len(a), part.width, dtype=torch.float64)
+    u = torch.ones(len(a), part.width, dtype=torch.float64, device=a.device)
     u[:, : part.inputs] = a
     u.mul_((2.0 ** _BITS[0] / size.clamp(min=_TINY))[:, None]).round_()
     v = e.double().mul_((factors * size).mul_(2.0 ** _BITS[1])[:, None]).round_()
     return v.t() @ u
 
 
-def _integers(values: Tensor, factors: Tensor) -> Tensor:
-    """In the place of the values."""
+def integers(values: Tensor, factors: Tensor) -> Tensor:
+    """A row's values by its factor, rounded; in the place of the values."""
     return values.mul_(factors.view(-1, *[1] * (values.dim() - 1))).round_()

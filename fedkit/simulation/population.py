@@ -29,7 +29,7 @@ from fedkit.simulation.seat import Outfit
 from fedkit.simulation.spread import Spread, check_workers, for_kind, spread
 from fedkit.simulation.worker import Work
 from fedkit.strategies.streaming import Streaming
-from fedkit.training.engine import choose
+from fedkit.training.choice import choose
 from fedkit.training.kinds import Kinds
 from fedkit.types import LocalPlan, Site, Task
 

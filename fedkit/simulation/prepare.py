@@ -27,7 +27,8 @@ from fedkit.models import build as build_model
 from fedkit.simulation.spread import check_workers, for_kind
 from fedkit.strategies import AnyStrategy, memory_note, refuse_if_needs_statistics
 from fedkit.strategies import build as build_strategy
-from fedkit.training.engine import REFERENCE, Engine, choose
+from fedkit.training.choice import choose
+from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.kinds import Kinds
 from fedkit.training.model import ModelFactory as ModelFactory
 from fedkit.training.model import check_output, given_model
@@ -124,7 +125,7 @@ def engine_for(prepared: Prepared) -> Engine:
     """What trains the sites of a run: the config's engine, or that which suits the model.
 
     Raises:
-        TrainingError: FK417, FK418, FK423; see :func:`fedkit.training.engine.choose` and :func:`check_workers`.
+        TrainingError: FK417, FK418, FK423; see :func:`fedkit.training.choice.choose` and :func:`check_workers`.
     """
     return _engine(prepared.config, prepared.dataset, prepared.model, prepared.local.sites)
 

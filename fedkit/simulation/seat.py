@@ -21,7 +21,7 @@ from fedkit.errors import FederationError
 from fedkit.federation.reduced import Reduced, checked
 from fedkit.simulation.worker import Share, Work, carried
 from fedkit.strategies.tree import Part, Span, mean_from, mean_over, part_of, spans_within
-from fedkit.training.engine import choose
+from fedkit.training.choice import choose
 from fedkit.training.kinds import Kinds
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 

@@ -49,7 +49,7 @@ class Rows:
         self.x = torch.from_numpy(x)
         y = [targets(task, site.train) for site in sites]
         self.y = torch.cat([*y, torch.zeros(1, dtype=y[0].dtype)])
-        self._residual = _RESIDUALS[task.kind]
+        self._residual = RESIDUALS[task.kind]
 
     def at(self, index: Int64) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Rows [sites, places, width] of an index [sites, places], and their residuals."""
@@ -72,7 +72,7 @@ def _regression(outputs: Tensor, y: Tensor) -> Tensor:
     return outputs.sub_(y.unsqueeze(-1)).mul_(2.0)
 
 
-_RESIDUALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+RESIDUALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "binary": _binary,
     "multiclass": _multiclass,
     "regression": _regression,

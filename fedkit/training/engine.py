@@ -8,8 +8,9 @@ taps        private training of Linear, convolution, Embedding, LayerNorm and Gr
             another: :mod:`fedkit.training.taps`
 =========== ============================================================================================
 
-All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32. The
-reference trains on a GPU too (:mod:`fedkit.training.on_device`), in one process; the others on the CPU's cores.
+All have the same mathematics, lots, batches, noise and privacy; their results differ by the rounding of float32. On a
+GPU, in one process, train the reference (:mod:`fedkit.training.on_device`) and privately taps and closed form too
+(:mod:`fedkit.training.taps_on_device`, :mod:`fedkit.training.cohort_on_device`).
 """
 
 from __future__ import annotations
@@ -21,24 +22,10 @@ from functools import partial
 import torch
 from torch import nn
 
-from fedkit.config.experiment import TrainingConfig
-from fedkit.errors import TrainingError
-from fedkit.models.flat import pack, unpack
-from fedkit.privacy import tap_sum
-from fedkit.privacy.product_sum import fits
 from fedkit.training import local
-from fedkit.training.cohort import COMPILED, Cohort, form_of
+from fedkit.training.cohort import COMPILED, Cohort
 from fedkit.training.cohort_compiled import compiled
-from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough
-from fedkit.training.kinds import Kinds
 from fedkit.training.on_device import CPU, device_of, name_of
-from fedkit.training.stack import linear_stack
-from fedkit.training.tapped import tapped
-from fedkit.training.taps import Taps, probe
-from fedkit.training.trunk import trunk_of
-from fedkit.training.trunk_probe import steady
-from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
-from fedkit.training.vmapped import refused as refused_by_vmap
 from fedkit.types import ClientUpdate, RoundPlan, Site, SiteState, Task
 
 Train = Callable[
@@ -95,13 +82,13 @@ class Engine:
             return self
         if form == COMPILED:
             compiled()
-        return _of(self.why, replace(self.cohort, form=form), self.most_workers)
+        return of_cohort(self.why, replace(self.cohort, form=form), self.most_workers)
 
     def among(self, processes: int) -> Engine:
         """What each of some processes trains with, which share the memory budget."""
         if self.cohort is None or processes == 1:
             return self
-        return _of(self.why, self.cohort, max(1, self.most_workers // processes))
+        return of_cohort(self.why, self.cohort, max(1, self.most_workers // processes))
 
 
 def _train(
@@ -134,158 +121,7 @@ def reference_for(asked: str, setting: str) -> Engine:
     return reference_on(device_of(asked, setting))
 
 
-def choose(
-    training: TrainingConfig,
-    model: nn.Module,
-    task: Task,
-    input_shape: tuple[int, ...],
-    kinds: Kinds,
-) -> Engine:
-    """The engine that a config asks for, or with ``auto`` the fastest that has the reference's mathematics here.
-
-    Args:
-        input_shape: of one example. kinds: of the plans of every site that trains.
-
-    Raises:
-        TrainingError: FK417, an engine that cannot take this model or device; FK418, a memory budget that holds no
-            model; FK423, a GPU where there is none.
-    """
-    device = device_of(training.device, "training.device")
-    if training.device == "cuda" and training.engine not in ("auto", "reference"):
-        raise TrainingError(
-            f"training.engine={training.engine} trains on the CPU",
-            code="FK417",
-            remedy="set training.engine=reference for a GPU, or training.device=cpu",
-        )
-    d = sum(p.numel() for p in model.parameters())
-    budget = training.memory_gb * 2**30
-    # One model, its gradient and the update that it becomes.
-    if 12 * d > budget:
-        raise TrainingError(
-            f"training.memory_gb={training.memory_gb:g} is below one model in training, {12 * d / 2**30:.3g} GB",
-            code="FK418",
-            remedy=f"set training.memory_gb={enough(12 * d / 2**30):g} or more",
-        )
-    reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
-    there = reference_on(device)
-    if training.engine == "reference" or training.device == "cuda":
-        return reference if there.device == CPU else there
-    refused: tuple[str, str, str] | None = None
-    # What is for the other kind of training has no reason to give.
-    found_by = {"closed_form": _closed_form, "taps" if kinds.private else "vmap": _taps if kinds.private else _vmap}
-    if training.engine != "auto":
-        found_by = {training.engine: {"closed_form": _closed_form, "taps": _taps, "vmap": _vmap}[training.engine]}
-    elif device != CPU:
-        # A GPU is for what one core is slow at: a model that the others would take is better off there.
-        found_by = {"closed_form": _closed_form}
-    for name, find in found_by.items():
-        found = find(training, model, task, input_shape, kinds)
-        if isinstance(found, Engine):
-            return found
-        code, why, remedy = found
-        if training.engine == name:
-            raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
-        refused = found
-    why = refused[1] if refused else reference.why
-    return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
-
-
-def _closed_form(
-    training: TrainingConfig,
-    model: nn.Module,
-    task: Task,
-    input_shape: tuple[int, ...],
-    kinds: Kinds,
-) -> Engine | tuple[str, str, str]:
-    """The engine, or code, reason and remedy of its refusal."""
-    layers = linear_stack(model, input_shape, task.num_outputs)
-    remedy = "set training.engine=auto, or reference"
-    if isinstance(layers, str):
-        return "FK417", layers, remedy
-    shapes = [(layer.width, layer.outputs) for layer in layers]
-    if kinds.private and not fits(shapes, kinds.places):
-        return "FK417", f"exact sums of {kinds.places} places exceed what the noise is scaled for", remedy
-    budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, kinds.places)
-    most = int(budget // each)
-    if most < 1:
-        gigabytes = each / 2**30
-        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
-    if training.max_clients_at_once is not None:
-        most = min(most, training.max_clients_at_once)
-    why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
-    form = form_of(layers, private=kinds.private)
-    why += ", in compiled code" if form == COMPILED else ""
-    return _of(why, Cohort(layers, most, form), most)
-
-
-def _of(why: str, cohort: Cohort, most: int) -> Engine:
+def of_cohort(why: str, cohort: Cohort, most: int) -> Engine:
+    """The closed form on the CPU, of at most so many sites in memory together."""
     cohort = replace(cohort, at_once=min(most, FAST_AT_ONCE))
     return Engine("closed_form", why, cohort.train, cohort.check, cohort.at_once, most, cohort)
-
-
-def _taps(
-    training: TrainingConfig,
-    model: nn.Module,
-    task: Task,
-    input_shape: tuple[int, ...],
-    kinds: Kinds,
-) -> Engine | tuple[str, str, str]:
-    """The engine, or code, reason and remedy of its refusal."""
-    remedy = "set training.engine=auto, or reference"
-    if not kinds.private:
-        return "FK417", "taps are for private training, and privacy is none", remedy
-    found = tapped(model, input_shape)
-    if isinstance(found, str):
-        return "FK417", found, remedy
-    if not tap_sum.fits(found.parts):
-        return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
-    trunk = trunk_of(model, found, input_shape)
-    gigabytes = bytes_of_taps(found, trunk) / 2**30
-    if gigabytes > training.memory_gb:
-        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
-    if not found.proven:
-        probed = local.copy_of(model)
-        unpack(probed, pack(model))
-        try:
-            with local.as_found():
-                probe(probed, found, task, input_shape)
-        except TrainingError as error:
-            return "FK417", error.message, remedy
-    layers = sorted({tap.kind.__name__ for tap in found.taps})
-    why = f"the model trains {len(found.taps)} layers of {', '.join(layers)}"
-    taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
-    most = max(1, int(training.memory_gb // gigabytes))
-    return Engine("taps", why, taps.train, taps.check, most_workers=most)
-
-
-def _vmap(
-    training: TrainingConfig,
-    model: nn.Module,
-    task: Task,
-    input_shape: tuple[int, ...],
-    kinds: Kinds,
-) -> Engine | tuple[str, str, str]:
-    """The engine, or code, reason and remedy of its refusal."""
-    remedy = "set training.engine=auto, or reference"
-    if kinds.private:
-        return "FK417", "vmap is for plain training, and a site trains privately", remedy
-    if training.workers not in ("auto", "1"):
-        several = training.workers == SEVERAL
-        told = "several actors train" if several else f"training.workers is {training.workers}"
-        told = f"its last bits follow from which sites share a call, and {told}"
-        return "FK417", told, "set training.workers=1, or training.engine=reference"
-    if training.engine == "auto" and (unfit := slower(model, kinds.sites)):
-        return "FK417", unfit, remedy
-    if why := refused_by_vmap(model, task, input_shape):
-        return "FK417", why, remedy
-    gigabytes = bytes_together(model, input_shape, kinds.batch) / 2**30
-    most = training.max_clients_at_once
-    if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
-        told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
-        told += "" if most is None else f" and training.max_clients_at_once {most}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
-    vmapped = Vmapped()
-    why = f"plain training of one model at {AT_ONCE} sites at once"
-    return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)

@@ -26,3 +26,9 @@ def bytes_of_stack(layers: Sequence[Layer], places: int) -> int:
 def enough(gigabytes: float) -> float:
     """Two digits, and enough."""
     return float(f"{gigabytes * 1.06:.2g}")
+
+
+def too_large(gigabytes: float, allowed: float) -> tuple[str, str, str]:
+    """Code, reason and remedy where one site is beyond ``training.memory_gb``."""
+    told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {allowed:g}"
+    return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"

@@ -17,6 +17,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,16 +72,19 @@ def deterministic(device: torch.device) -> Iterator[None]:
     # cuBLAS reads it when its first handle is made, and splits sums by what else runs without it.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    fresh: Any = torch.utils.deterministic
     was = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    flags = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32, fresh.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
+    # It would write to all new memory, for operations that read what they have not written: half of a step's kernels.
+    fresh.fill_uninitialized_memory = False
     try:
         with torch.random.fork_rng(devices=[device.index]):
             yield
     finally:
         torch.use_deterministic_algorithms(was[0], warn_only=was[1])
-        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32, fresh.fill_uninitialized_memory = flags
 
 
 @contextmanager

@@ -63,13 +63,13 @@ class TapGradients:
         Guarantee: a row that joins or leaves changes no other row's term, bit for bit.
         """
         total = TapSum(self._tapped.parts, max_grad_norm)
-        self._keep()
+        self.keep()
         for block in self._blocks(len(x), max_lot):
             present = np.zeros(block.size, dtype=np.bool_)
             present[block.places] = True
             told = self.of_block(x[block.rows], y[block.rows], block, lot_size * min(1.0, block.size / max_lot))
             total.add(told, torch.from_numpy(present))
-        self._check()
+        self.check_kept()
         return self.packed(total.result())
 
     def of_units(self, x: Tensor, y: Tensor, unit: Int64, max_grad_norm: float, source: Source) -> Tensor:
@@ -85,12 +85,13 @@ class TapGradients:
         Raises:
             TrainingError: FK404, forward or backward wrote into a parameter.
         """
-        total = LatticeSum(self.d, max_grad_norm)
-        self._keep()
+        device = self._through.parameters[0].device
+        total = LatticeSum(self.d, max_grad_norm, device)
+        self.keep()
         at, most = 0, most_rows(self.d)
         for count in torch.unique_consecutive(torch.from_numpy(unit), return_counts=True)[1].tolist():
             source.seed()
-            sums = [torch.zeros((1, *p.shape)) for p in self._through.parameters]
+            sums = [torch.zeros((1, *p.shape), device=device) for p in self._through.parameters]
             # A unit's gradient is that of the sum over its rows: no row's own is needed.
             for first in range(at, at + count, most):
                 last = min(first + most, at + count)
@@ -98,7 +99,7 @@ class TapGradients:
                     part += piece
             total.add([part / count for part in sums])
             at += count
-        self._check()
+        self.check_kept()
         return total.result()
 
     def check(self, shape: tuple[int, ...], target: torch.dtype) -> None:
@@ -113,9 +114,9 @@ class TapGradients:
         """
 
         def probe(x: Tensor, weights: Tensor) -> tuple[Tensor, list[Tensor]]:
-            self._keep()
+            self.keep()
             outputs, gradients = self._weighted(x, weights, target)
-            self._check()
+            self.check_kept()
             for part, whole in zip(
                 gradients, self._through.of_sum(x, lambda outputs: _weigh(outputs, weights)), strict=True
             ):
@@ -142,13 +143,13 @@ class TapGradients:
         """
         width = block_width(self._tapped, expected, block.size)
         if width >= block.size:
-            return self._told(*_placed(x, y, block.places, block.size), of_inputs)
+            return self.told(*_placed(x, y, block.places, block.size), of_inputs)
         if width == 1:
             rows, chosen = np.arange(len(block.rows)), None
-            told = [self._told(x[k : k + 1].clone(), y[k : k + 1].clone(), of_inputs) for k in rows]
+            told = [self.told(x[k : k + 1].clone(), y[k : k + 1].clone(), of_inputs) for k in rows]
         else:
             inner = list(columns_of(len(block.rows), self._places, width))
-            told = [self._told(*_placed(x[each.rows], y[each.rows], each.places, width), of_inputs) for each in inner]
+            told = [self.told(*_placed(x[each.rows], y[each.rows], each.places, width), of_inputs) for each in inner]
             # A row's number among all columns of all blocks.
             chosen = torch.from_numpy(np.concatenate([k * width + each.places for k, each in enumerate(inner)]))
             rows = np.concatenate([each.rows for each in inner])
@@ -161,7 +162,8 @@ class TapGradients:
     def _of_rows(self, x: Tensor, y: Tensor) -> list[Tensor]:
         return self._through.of_sum(x.clone(), lambda outputs: self._losses(outputs, y.clone()))
 
-    def _told(self, x: Tensor, y: Tensor, of_inputs: bool) -> list[Told]:
+    def told(self, x: Tensor, y: Tensor, of_inputs: bool = False) -> list[Told]:
+        """What the layers tell of the rows of an array; last, if asked for, the loss's derivative by the rows."""
         return self._through.told(x.requires_grad_(of_inputs), lambda outputs: self._losses(outputs, y))[1]
 
     def _weighted(self, x: Tensor, weights: Tensor, target: torch.dtype) -> tuple[Tensor, list[Tensor]]:
@@ -190,11 +192,17 @@ class TapGradients:
             at += numbers.numel()
         return found
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Remember the parameters as they are, of a model that is only probed."""
         if self._untouched is not None:
             self._untouched.keep()
 
-    def _check(self) -> None:
+    def check_kept(self) -> None:
+        """Put back what was written into them since, and say so.
+
+        Raises:
+            TrainingError: FK404.
+        """
         if self._untouched is not None:
             self._untouched.check()
 

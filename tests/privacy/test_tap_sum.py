@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fedkit.native.library import library
 from fedkit.privacy import tap_sum
 from fedkit.privacy.lattice import G, LatticeSum, slack
-from fedkit.privacy.tap_block import add_rows, lie_in_rows
+from fedkit.privacy.tap_rows import add_rows, lie_in_rows
 from fedkit.privacy.tap_sum import MOST_PLACES, Explicit, Product, Table, TapSum, fits
 
 SIZES = st.integers(1, 9)

@@ -62,7 +62,7 @@ def test_a_run_whose_seed_meant_other_lots_and_noise_is_refused():
 @pytest.mark.parametrize("form", [1, 2])
 def test_a_run_that_was_added_up_in_a_form_of_before_is_replayed_in_it(form, monkeypatch):
     with monkeypatch.context() as before:
-        before.setattr("fedkit.training.engine.form_of", lambda *_, **__: form)
+        before.setattr("fedkit.training.choice.form_of", lambda *_, **__: form)
         run = fedkit.simulate("heart_disease", overrides=[*SMALL, "privacy=none", "training.engine=closed_form"])
     assert json.loads((run.path / MANIFEST).read_text())["engine"]["form"] == form
     seen, inner = [], Cohort.train

@@ -13,7 +13,7 @@ from fedkit.errors import TrainingError
 from fedkit.models.flat import pack
 from fedkit.native.library import BASE, HERE, WIDE, library
 from fedkit.privacy.lattice import slack
-from fedkit.training import cohort_compiled, engine
+from fedkit.training import choice, cohort_compiled
 from fedkit.training.cohort import COMPILED, FORM, form_of
 from fedkit.training.cohort_compiled import takes, train_plain, train_private
 from fedkit.training.kinds import Kinds
@@ -158,11 +158,11 @@ def test_it_takes_small_stacks_of_functions_it_knows():
 
 def test_a_run_of_compiled_code_is_not_trained_again_without_it(monkeypatch):
     kinds = Kinds(private=True)
-    chosen = engine.choose(TrainingConfig(0.1, local_steps=1), stack(5, 8, 1), BINARY, (5,), kinds)
+    chosen = choice.choose(TrainingConfig(0.1, local_steps=1), stack(5, 8, 1), BINARY, (5,), kinds)
     assert chosen.record()["form"] == COMPILED and chosen.in_form(FORM).record()["form"] == FORM
     monkeypatch.setattr(cohort_compiled, "library", lambda: None)
     assert chosen.in_form(COMPILED) is chosen
-    without = engine.choose(TrainingConfig(0.1, local_steps=1), stack(5, 8, 1), BINARY, (5,), kinds)
+    without = choice.choose(TrainingConfig(0.1, local_steps=1), stack(5, 8, 1), BINARY, (5,), kinds)
     assert without.record()["form"] == FORM
     with pytest.raises(TrainingError, match="C compiler") as caught:
         without.in_form(COMPILED)

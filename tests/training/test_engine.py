@@ -8,7 +8,8 @@ from torch import nn
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.native.library import library
-from fedkit.training.engine import ENGINES, FAST_AT_ONCE, choose
+from fedkit.training.choice import choose
+from fedkit.training.engine import ENGINES, FAST_AT_ONCE
 from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan
 

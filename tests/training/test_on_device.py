@@ -11,7 +11,8 @@ from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.privacy.lattice import G, LatticeSum
 from fedkit.training import local
-from fedkit.training.engine import REFERENCE, choose, reference_on
+from fedkit.training.choice import choose
+from fedkit.training.engine import REFERENCE, reference_on
 from fedkit.training.kinds import Kinds
 from fedkit.training.losses import target_type
 from fedkit.training.on_device import CPU, deterministic, device_of, lot_gradients_on, name_of
@@ -121,27 +122,51 @@ def test_a_gpu_that_is_not_there_is_one_error(monkeypatch):
     assert caught.value.code == "FK423" and "cpu or auto" in caught.value.remedy
 
 
-def chosen(monkeypatch, model, **changes):
+def chosen(monkeypatch, model, plans=None, **changes):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    plans = {"north": local_plan(privacy=privacy_plan())}
+    plans = plans or {"north": local_plan(privacy=privacy_plan())}
     return choose(TrainingConfig(0.1, local_steps=1, **changes), model, BINARY, (5,), Kinds.of(plans))
 
 
 def test_what_a_gpu_trains(monkeypatch):
     normed = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
-    asked = chosen(monkeypatch, mlp(), device="cuda")
-    assert (asked.name, asked.device.type, asked.most_workers) == ("reference", "cuda", 1)
-    # A stack is faster on a core than a GPU is at starting kernels; any other model is not.
-    assert chosen(monkeypatch, mlp(), device="auto").name == "closed_form"
-    there = chosen(monkeypatch, normed, device="auto")
-    assert (there.name, there.device.type) == ("reference", "cuda") and "training.device=cuda; " in there.why
-    assert chosen(monkeypatch, normed, device="auto", engine="taps").device == CPU
-    assert chosen(monkeypatch, normed).device == CPU
-    with pytest.raises(TrainingError, match="engine=closed_form trains on the CPU") as caught:
-        chosen(monkeypatch, mlp(), device="cuda", engine="closed_form")
+    dropping = nn.Sequential(nn.Linear(5, 8), nn.Dropout(), nn.Linear(8, 1))
+    for model, name in ((mlp(), "closed_form"), (normed, "taps"), (dropping, "reference")):
+        for device in ("auto", "cuda"):
+            there = chosen(monkeypatch, model, device=device)
+            assert (there.name, there.device.type, there.most_workers) == (name, "cuda", 1)
+            assert there.why.startswith("training.device=cuda; ")
+        assert chosen(monkeypatch, model).device == CPU
+    for name in ("reference", "taps", "closed_form"):
+        forced = chosen(monkeypatch, mlp(), device="cuda", engine=name)
+        assert (forced.name, forced.device.type) == (name, "cuda")
+    with pytest.raises(TrainingError, match="vmap trains on the CPU") as caught:
+        chosen(monkeypatch, normed, device="cuda", engine="vmap")
     assert caught.value.code == "FK417"
     assert reference_on(CPU) is REFERENCE
+
+
+def test_what_is_left_to_the_cpu_beside_a_gpu(monkeypatch):
+    """Units of several rows, one after another; stacks without privacy: measured, where there is a choice."""
+    patients, plain = local_plan(privacy=privacy_plan(unit="patient")), local_plan()
+    normed = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
+    for plan, model, name in (
+        (patients, normed, "taps"),
+        (patients, mlp(), "closed_form"),
+        (plain, mlp(), "closed_form"),
+    ):
+        auto = chosen(monkeypatch, model, {"north": plan}, device="auto")
+        assert (auto.name, auto.device) == (name, CPU)
+    there = chosen(monkeypatch, mlp(), {"north": patients}, device="cuda")
+    assert (there.name, there.device.type) == ("taps", "cuda")
+    for device in ("auto", "cuda"):
+        there = chosen(monkeypatch, normed, {"north": plain}, device=device)
+        assert (there.name, there.device.type) == ("reference", "cuda")
+    for plan in (patients, plain):
+        with pytest.raises(TrainingError, match="on a GPU it trains privately, and rows that are units") as caught:
+            chosen(monkeypatch, mlp(), {"north": plan}, device="cuda", engine="closed_form")
+        assert caught.value.code == "FK417" and "training.device=cpu" in caught.value.remedy
 
 
 @gpu
@@ -240,4 +265,5 @@ def test_settings_and_generators_of_torch_are_put_back():
     trained(model, BINARY, site(), round_plan(model, {"north": PLANS["private"]}), device)
     assert torch.equal(torch.cuda.get_rng_state(), before[0])
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.allow_tf32) == before[1:]
+    assert torch.utils.deterministic.fill_uninitialized_memory
     assert name_of(device).startswith("cuda, ")

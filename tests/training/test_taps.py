@@ -17,6 +17,7 @@ from fedkit.models.flat import pack
 from fedkit.training import tap_gradients, trunk_gradients
 from fedkit.training.local import train
 from fedkit.training.stack import POINTWISE
+from fedkit.training.tap_layers import unfolded
 from fedkit.training.tapped import tapped
 from fedkit.training.taps import Taps, probe
 from fedkit.training.trunk import trunk_of
@@ -155,7 +156,7 @@ class Words(nn.Module):
         self.last, self.out = nn.LayerNorm(size), nn.Linear(size, 3)
 
     def forward(self, x):
-        x = self.embed(x.abs().long() % 9) + self.place(torch.arange(4).expand(len(x), 4))
+        x = self.embed(x.abs().long() % 9) + self.place(torch.arange(4, device=x.device).expand(len(x), 4))
         h = self.norm(x)
         key, value = self.keyvalue(h).chunk(2, -1)
         weights = torch.softmax(self.query(h) @ key.transpose(1, 2) / math.sqrt(h.shape[-1]), -1)
@@ -188,6 +189,16 @@ def test_attention_embeddings_and_frozen_layers_train_as_in_the_reference(make, 
     ]
     plans = {s.name: private(s.name, 50, rate=0.1, unit=unit) for s in sites}
     assert_same(model, shape, THREE, sites, round_plan(model, plans, mu=0.1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_windows_in_one_copy_are_those_of_unfold(data):
+    drawn = {name: data.draw(st.tuples(*[st.integers(*bounds)] * 2)) for name, bounds in (
+        ("kernel", (1, 3)), ("dilation", (1, 2)), ("padding", (0, 2)), ("stride", (1, 3)))}  # fmt: skip
+    a = torch.randn(3, 2, *(data.draw(st.integers(5, 9)) for _ in range(2)))
+    windows = unfolded(a, **drawn)
+    assert torch.equal(windows, torch.nn.functional.unfold(a, *drawn.values()))
 
 
 CNN = nn.Sequential(

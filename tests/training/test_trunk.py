@@ -19,7 +19,7 @@ from fedkit.privacy.placement import Block
 from fedkit.privacy.randomness import Draws, Seeded
 from fedkit.training import trunk as cutting
 from fedkit.training import trunk_gradients as cut_gradients
-from fedkit.training.engine import choose
+from fedkit.training.choice import choose
 from fedkit.training.kinds import Kinds
 from fedkit.training.local import summed
 from fedkit.training.tapped import tapped

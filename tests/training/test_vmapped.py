@@ -10,7 +10,7 @@ from torch import nn
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
 from fedkit.training import local, vmapped
-from fedkit.training.engine import choose
+from fedkit.training.choice import choose
 from fedkit.training.kinds import Kinds
 from fedkit.training.vmapped import AT_ONCE, Vmapped, refused
 from fedkit.types import Task

@@ -1,0 +1,197 @@
+"""Which engine trains a run: the config's, or the fastest that has the reference's mathematics for its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from fedkit.config.experiment import TrainingConfig
+from fedkit.errors import TrainingError
+from fedkit.models.flat import pack, unpack
+from fedkit.privacy import tap_sum
+from fedkit.privacy.product_sum import fits
+from fedkit.training import local
+from fedkit.training.cohort import COMPILED, Cohort, form_of
+from fedkit.training.cohort_on_device import CohortOnDevice
+from fedkit.training.engine import REFERENCE, SEVERAL, Engine, of_cohort, reference_on
+from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough, too_large
+from fedkit.training.kinds import Kinds
+from fedkit.training.on_device import CPU, device_of
+from fedkit.training.stack import linear_stack
+from fedkit.training.tapped import tapped
+from fedkit.training.taps import Taps, probe
+from fedkit.training.taps_on_device import TapsOnDevice
+from fedkit.training.trunk import trunk_of
+from fedkit.training.trunk_probe import steady
+from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
+from fedkit.training.vmapped import refused as refused_by_vmap
+from fedkit.types import Task
+
+Find = Callable[..., "Engine | tuple[str, str, str]"]
+MOST_THERE = 1024
+"""Sites that a GPU trains together in the closed form."""
+SMALL = 2**12
+"""Parameters of the largest layer up to which a core's compiled code is faster than a GPU: measured."""
+
+
+def choose(
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    kinds: Kinds,
+) -> Engine:
+    """The engine that a config asks for, or with ``auto`` the fastest that has the reference's mathematics here.
+
+    Args:
+        input_shape: of one example. kinds: of the plans of every site that trains.
+
+    Raises:
+        TrainingError: FK417, an engine that cannot take this model or device; FK418, a memory budget that holds no
+            model; FK423, a GPU where there is none.
+    """
+    device = device_of(training.device, "training.device")
+    d = sum(p.numel() for p in model.parameters())
+    budget = training.memory_gb * 2**30
+    # One model, its gradient and the update that it becomes.
+    if 12 * d > budget:
+        raise TrainingError(
+            f"training.memory_gb={training.memory_gb:g} is below one model in training, {12 * d / 2**30:.3g} GB",
+            code="FK418",
+            remedy=f"set training.memory_gb={enough(12 * d / 2**30):g} or more",
+        )
+    reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
+    there = reference_on(device)
+    if training.engine == "reference":
+        return reference if there.device == CPU else there
+    refused: tuple[str, str, str] | None = None
+    # Units of several rows are summed one after another: a core's work where there is a choice.
+    fast = CPU if kinds.patients and training.device == "auto" else device
+    known: dict[str, Find] = {"closed_form": partial(_closed_form, fast), "taps": partial(_taps, fast), "vmap": _vmap}
+    # What is for the other kind of training has no reason to give.
+    fit = ["closed_form", "taps" if kinds.private else "vmap"]
+    if device != CPU and not kinds.private:
+        # Of plain training a GPU has the reference alone, and stacks are a core's work where there is a choice.
+        fit = fit[:1] if training.device == "auto" else []
+    for name in fit if training.engine == "auto" else [training.engine]:
+        found = known[name](training, model, task, input_shape, kinds)
+        if isinstance(found, Engine):
+            return found
+        code, why, remedy = found
+        if training.engine == name:
+            raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
+        refused = found
+    why = refused[1] if refused else reference.why
+    return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
+
+
+def _closed_form(
+    device: torch.device,
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    kinds: Kinds,
+) -> Engine | tuple[str, str, str]:
+    """The engine, or code, reason and remedy of its refusal."""
+    layers = linear_stack(model, input_shape, task.num_outputs)
+    remedy = "set training.engine=auto, or reference"
+    if isinstance(layers, str):
+        return "FK417", layers, remedy
+    shapes = [(layer.width, layer.outputs) for layer in layers]
+    if training.device == "cuda" and (kinds.plain or kinds.patients):
+        return "FK417", "on a GPU it trains privately, and rows that are units", f"{remedy}, or training.device=cpu"
+    if kinds.private and not fits(shapes, kinds.places):
+        return "FK417", f"exact sums of {kinds.places} places exceed what the noise is scaled for", remedy
+    budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, kinds.places)
+    most = int(budget // each)
+    if most < 1:
+        return too_large(each / 2**30, training.memory_gb)
+    if training.max_clients_at_once is not None:
+        most = min(most, training.max_clients_at_once)
+    why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
+    form = form_of(layers, private=kinds.private)
+    # A core's compiled code trains small stacks faster than a GPU, which small operations keep waiting.
+    small = form == COMPILED and training.device == "auto" and max(layer.size for layer in layers) <= SMALL
+    if device != CPU and kinds.private and not small:
+        there = CohortOnDevice(Cohort(layers, min(most, MOST_THERE)), device)
+        why = f"training.device={device.type}; {why}"
+        return Engine("closed_form", why, there.train, there.check, there.cohort.at_once, device=device)
+    why += ", in compiled code" if form == COMPILED else ""
+    return of_cohort(why, Cohort(layers, most, form), most)
+
+
+def _taps(
+    device: torch.device,
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    kinds: Kinds,
+) -> Engine | tuple[str, str, str]:
+    """The engine, or code, reason and remedy of its refusal."""
+    remedy = "set training.engine=auto, or reference"
+    if not kinds.private:
+        return "FK417", "taps are for private training, and privacy is none", remedy
+    found = tapped(model, input_shape)
+    if isinstance(found, str):
+        return "FK417", found, remedy
+    if not tap_sum.fits(found.parts):
+        return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
+    trunk = trunk_of(model, found, input_shape) if device == CPU else None
+    gigabytes = bytes_of_taps(found, trunk) / 2**30
+    if gigabytes > training.memory_gb and device == CPU:
+        return too_large(gigabytes, training.memory_gb)
+    if not found.proven:
+        probed = local.copy_of(model)
+        unpack(probed, pack(model))
+        try:
+            with local.as_found():
+                probe(probed, found, task, input_shape)
+        except TrainingError as error:
+            return "FK417", error.message, remedy
+    layers = sorted({tap.kind.__name__ for tap in found.taps})
+    why = f"the model trains {len(found.taps)} layers of {', '.join(layers)}"
+    if device != CPU:
+        there = TapsOnDevice(found, device)
+        return Engine("taps", f"training.device={device.type}; {why}", there.train, there.check, device=device)
+    taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
+    most = max(1, int(training.memory_gb // gigabytes))
+    return Engine("taps", why, taps.train, taps.check, most_workers=most)
+
+
+def _vmap(
+    training: TrainingConfig,
+    model: nn.Module,
+    task: Task,
+    input_shape: tuple[int, ...],
+    kinds: Kinds,
+) -> Engine | tuple[str, str, str]:
+    """The engine, or code, reason and remedy of its refusal."""
+    remedy = "set training.engine=auto, or reference"
+    if training.device == "cuda":
+        return "FK417", "vmap trains on the CPU", f"{remedy}, or training.device=cpu"
+    if kinds.private:
+        return "FK417", "vmap is for plain training, and a site trains privately", remedy
+    if training.workers not in ("auto", "1"):
+        several = training.workers == SEVERAL
+        told = "several actors train" if several else f"training.workers is {training.workers}"
+        told = f"its last bits follow from which sites share a call, and {told}"
+        return "FK417", told, "set training.workers=1, or training.engine=reference"
+    if training.engine == "auto" and (unfit := slower(model, kinds.sites)):
+        return "FK417", unfit, remedy
+    if why := refused_by_vmap(model, task, input_shape):
+        return "FK417", why, remedy
+    gigabytes = bytes_together(model, input_shape, kinds.batch) / 2**30
+    most = training.max_clients_at_once
+    if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
+        told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
+        told += "" if most is None else f" and training.max_clients_at_once {most}"
+        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
+    vmapped = Vmapped()
+    why = f"plain training of one model at {AT_ONCE} sites at once"
+    return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)
