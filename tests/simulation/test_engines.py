@@ -6,8 +6,7 @@ import torch
 
 import fedkit
 from fedkit.runs.directory import MANIFEST
-from fedkit.training import choice, engine
-from fedkit.training import on_device
+from fedkit.training import choice, engine, on_device
 
 
 def test_taps_and_the_reference_give_one_model_and_one_epsilon_a_site(tmp_path, monkeypatch):
