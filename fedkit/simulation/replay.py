@@ -39,7 +39,7 @@ from fedkit.simulation.replayable import (
     read_config,
 )
 from fedkit.strategies import build as build_strategy
-from fedkit.training.cohort import FORM
+from fedkit.training.cohort import COMPILED
 from fedkit.training.engine import ENGINES
 from fedkit.types import ClientUpdate, Float32, RoundReport, Task
 
@@ -208,12 +208,12 @@ def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig
 
 
 def _form_of(path: Path, manifest: Mapping[str, Any]) -> int:
-    """The order in which the closed form added up; runs from before there were two tell none, and had the first."""
+    """The order in which training added up; runs from before there were several tell none, and had the first."""
     recorded = manifest.get("engine", {})
     form = recorded.get("form", 1) if isinstance(recorded, Mapping) else 1
-    if type(form) is not int or not 1 <= form <= FORM:
+    if type(form) is not int or not 1 <= form <= COMPILED:
         raise RunError(
-            f"{path / MANIFEST} names the form {form!r} of the engine; this fedkit has 1 to {FORM}",
+            f"{path / MANIFEST} names the form {form!r} of the engine; this fedkit has 1 to {COMPILED}",
             code="FK615",
             remedy="restore the file, or use the fedkit that wrote the run",
         )

@@ -23,20 +23,16 @@ from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
-from fedkit.models.flat import pack, unpack
-from fedkit.privacy import tap_sum
 from fedkit.privacy.product_sum import fits
 from fedkit.training import local
 from fedkit.training.cohort import COMPILED, Cohort, form_of
 from fedkit.training.cohort_compiled import compiled
 from fedkit.training.cohort_rows import padded
-from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough
+from fedkit.training.engine_memory import bytes_of_stack, enough
+from fedkit.training.engine_taps import taps_of
 from fedkit.training.on_device import CPU, device_of, name_of
 from fedkit.training.stack import linear_stack
-from fedkit.training.tapped import tapped
-from fedkit.training.taps import Taps, probe
-from fedkit.training.trunk import trunk_of
-from fedkit.training.trunk_probe import steady
+from fedkit.training.taps import Taps
 from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
 from fedkit.training.vmapped import refused as refused_by_vmap
 from fedkit.types import ClientUpdate, LocalPlan, RoundPlan, Site, SiteState, Task
@@ -65,7 +61,7 @@ class Engine:
         train, check: as :func:`fedkit.training.local.train` and :func:`fedkit.training.local.check_model`.
         at_once: sites that are in memory together.
         most_workers: processes that the memory budget holds, each with one site at least.
-        cohort: the closed form's; None for the others.
+        cohort: the closed form's; None for the others. taps: today's form of theirs, then others.
         device: where gradients are computed.
     """
 
@@ -76,6 +72,7 @@ class Engine:
     at_once: int = 1
     most_workers: int = 1
     cohort: Cohort | None = None
+    taps: tuple[Taps, ...] = ()
     device: torch.device = CPU
 
     def record(self) -> dict[str, str | int]:
@@ -83,6 +80,8 @@ class Engine:
         told: dict[str, str | int] = {"name": self.name, "why": self.why, "at_once": self.at_once}
         if self.cohort is not None:
             told["form"] = self.cohort.form
+        elif self.taps and self.taps[0].compiled:
+            told["form"] = COMPILED
         return told if self.device == CPU else {**told, "device": name_of(self.device)}
 
     def in_form(self, form: int) -> Engine:
@@ -91,10 +90,15 @@ class Engine:
         Raises:
             TrainingError: FK425, in compiled code where there is none.
         """
-        if self.cohort is None or form == self.cohort.form:
+        for taps in self.taps:
+            if taps.compiled == (form == COMPILED):
+                return self if taps is self.taps[0] else replace(self, train=taps.train, check=taps.check, taps=(taps,))
+        if self.cohort is not None and form == self.cohort.form:
             return self
-        if form == COMPILED:
+        if form == COMPILED and (self.taps or self.cohort):
             compiled()
+        if self.cohort is None:
+            return self
         return _of(self.why, replace(self.cohort, form=form), self.most_workers)
 
     def among(self, processes: int) -> Engine:
@@ -237,29 +241,12 @@ def _taps(
     remedy = "set training.engine=auto, or reference"
     if not any(plan.privacy is not None for plan in plans.values()):
         return "FK417", "taps are for private training, and privacy is none", remedy
-    found = tapped(model, input_shape)
-    if isinstance(found, str):
-        return "FK417", found, remedy
-    if not tap_sum.fits(found.parts):
-        return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
-    trunk = trunk_of(model, found, input_shape)
-    gigabytes = bytes_of_taps(found, trunk) / 2**30
-    if gigabytes > training.memory_gb:
-        told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {training.memory_gb:g}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
-    if not found.proven:
-        probed = local.copy_of(model)
-        unpack(probed, pack(model))
-        try:
-            with local.as_found():
-                probe(probed, found, task, input_shape)
-        except TrainingError as error:
-            return "FK417", error.message, remedy
-    kinds = sorted({tap.kind.__name__ for tap in found.taps})
-    why = f"the model trains {len(found.taps)} layers of {', '.join(kinds)}"
-    taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
+    found = taps_of(model, task, input_shape, training.memory_gb)
+    if isinstance(found[1], str):
+        return found
+    why, gigabytes, taps = found
     most = max(1, int(training.memory_gb // gigabytes))
-    return Engine("taps", why, taps.train, taps.check, most_workers=most)
+    return Engine("taps", why, taps[0].train, taps[0].check, most_workers=most, taps=taps)
 
 
 def _vmap(

@@ -1,6 +1,5 @@
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ def test_a_run_whose_seed_meant_other_lots_and_noise_is_refused():
 
 def test_a_run_that_was_added_up_in_the_first_form_is_replayed_in_it(monkeypatch):
     with monkeypatch.context() as before:
-        before.setattr("fedkit.training.engine.Cohort", partial(Cohort, form=1))
+        before.setattr("fedkit.training.engine.form_of", lambda *_, **__: 1)
         run = fedkit.simulate("heart_disease", overrides=[*SMALL, "privacy=none", "training.engine=closed_form"])
     assert json.loads((run.path / MANIFEST).read_text())["engine"]["form"] == 1
     seen, inner = [], Cohort.train
