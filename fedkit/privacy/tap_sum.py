@@ -108,14 +108,16 @@ class TapSum:
 
     Args:
         max_grad_norm: C, the bound of a row's norm over all parts together.
+        compiled: whether to use the library, where there is one.
 
     Guarantee: where :func:`fits` holds, adding or removing a row changes the result by at most ``slack(d) * G`` in
     norm, whatever its values and as long as the others are given as before, in blocks of the same shape; a row whose
     norm is not finite counts as 0.
     """
 
-    def __init__(self, parts: Sequence[Part], max_grad_norm: float) -> None:
+    def __init__(self, parts: Sequence[Part], max_grad_norm: float, *, compiled: bool) -> None:
         self._parts, self._clip = parts, max_grad_norm
+        self._compiled = compiled and not any(isinstance(part, Table) for part in parts)
         # Most lots are one block: what it adds is the sum, and nothing is added to zeros.
         self._totals: list[Tensor | None] = [None] * len(parts)
         self._below: list[Tensor | None] = [None] * len(parts)
@@ -134,7 +136,7 @@ class TapSum:
         """
         if len(present) > MOST_PLACES:
             raise ValueError(f"{len(present)} places in a block; at most {MOST_PLACES}")
-        if not any(isinstance(part, Table) for part in self._parts) and lie_in_rows(told):
+        if self._compiled and lie_in_rows(told):
             self._add_compiled(told, present)
         else:
             self._add(told, present)

@@ -208,7 +208,7 @@ def _engine_of(path: Path, manifest: Mapping[str, Any], config: ExperimentConfig
 
 
 def _form_of(path: Path, manifest: Mapping[str, Any]) -> int:
-    """The order in which the closed form added up; runs from before there were two tell none, and had the first."""
+    """The order in which training added up; runs from before there were several tell none, and had the first."""
     recorded = manifest.get("engine", {})
     form = recorded.get("form", 1) if isinstance(recorded, Mapping) else 1
     if type(form) is not int or not 1 <= form <= COMPILED:

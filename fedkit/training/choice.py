@@ -11,22 +11,16 @@ from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
-from fedkit.models.flat import pack, unpack
-from fedkit.privacy import tap_sum
 from fedkit.privacy.product_sum import fits
-from fedkit.training import local
 from fedkit.training.cohort import COMPILED, Cohort, form_of
 from fedkit.training.cohort_on_device import CohortOnDevice
 from fedkit.training.engine import REFERENCE, SEVERAL, Engine, of_cohort, reference_on
-from fedkit.training.engine_memory import bytes_of_stack, bytes_of_taps, enough, too_large
+from fedkit.training.engine_memory import bytes_of_stack, enough, too_large
+from fedkit.training.engine_taps import taps_of
 from fedkit.training.kinds import Kinds
 from fedkit.training.on_device import CPU, device_of
 from fedkit.training.stack import linear_stack
-from fedkit.training.tapped import tapped
-from fedkit.training.taps import Taps, probe
 from fedkit.training.taps_on_device import TapsOnDevice
-from fedkit.training.trunk import trunk_of
-from fedkit.training.trunk_probe import steady
 from fedkit.training.vmapped import AT_ONCE, Vmapped, bytes_together, slower
 from fedkit.training.vmapped import refused as refused_by_vmap
 from fedkit.types import Task
@@ -137,31 +131,15 @@ def _taps(
     remedy = "set training.engine=auto, or reference"
     if not kinds.private:
         return "FK417", "taps are for private training, and privacy is none", remedy
-    found = tapped(model, input_shape)
-    if isinstance(found, str):
-        return "FK417", found, remedy
-    if not tap_sum.fits(found.parts):
-        return "FK417", "exact sums of its layers exceed what the noise is scaled for", remedy
-    trunk = trunk_of(model, found, input_shape) if device == CPU else None
-    gigabytes = bytes_of_taps(found, trunk) / 2**30
-    if gigabytes > training.memory_gb and device == CPU:
-        return too_large(gigabytes, training.memory_gb)
-    if not found.proven:
-        probed = local.copy_of(model)
-        unpack(probed, pack(model))
-        try:
-            with local.as_found():
-                probe(probed, found, task, input_shape)
-        except TrainingError as error:
-            return "FK417", error.message, remedy
-    layers = sorted({tap.kind.__name__ for tap in found.taps})
-    why = f"the model trains {len(found.taps)} layers of {', '.join(layers)}"
+    found = taps_of(model, task, input_shape, training.memory_gb, device)
+    if isinstance(found[1], str):
+        return found
+    why, gigabytes, taps = found
     if device != CPU:
-        there = TapsOnDevice(found, device)
+        there = TapsOnDevice(taps[0].tapped, device)
         return Engine("taps", f"training.device={device.type}; {why}", there.train, there.check, device=device)
-    taps = Taps(found, trunk if trunk and steady(model, found, trunk, task, input_shape) else None)
     most = max(1, int(training.memory_gb // gigabytes))
-    return Engine("taps", why, taps.train, taps.check, most_workers=most)
+    return Engine("taps", why, taps[0].train, taps[0].check, most_workers=most, taps=taps)
 
 
 def _vmap(

@@ -26,6 +26,7 @@ from fedkit.training import local
 from fedkit.training.cohort import COMPILED, Cohort
 from fedkit.training.cohort_compiled import compiled
 from fedkit.training.on_device import CPU, device_of, name_of
+from fedkit.training.taps import Taps
 from fedkit.types import ClientUpdate, RoundPlan, Site, SiteState, Task
 
 Train = Callable[
@@ -52,7 +53,7 @@ class Engine:
         train, check: as :func:`fedkit.training.local.train` and :func:`fedkit.training.local.check_model`.
         at_once: sites that are in memory together.
         most_workers: processes that the memory budget holds, each with one site at least.
-        cohort: the closed form's; None for the others.
+        cohort: the closed form's; None for the others. taps: today's form of theirs, then others.
         device: where gradients are computed.
     """
 
@@ -63,6 +64,7 @@ class Engine:
     at_once: int = 1
     most_workers: int = 1
     cohort: Cohort | None = None
+    taps: tuple[Taps, ...] = ()
     device: torch.device = CPU
 
     def record(self) -> dict[str, str | int]:
@@ -70,6 +72,8 @@ class Engine:
         told: dict[str, str | int] = {"name": self.name, "why": self.why, "at_once": self.at_once}
         if self.cohort is not None:
             told["form"] = self.cohort.form
+        elif self.taps and self.taps[0].compiled:
+            told["form"] = COMPILED
         return told if self.device == CPU else {**told, "device": name_of(self.device)}
 
     def in_form(self, form: int) -> Engine:
@@ -78,10 +82,15 @@ class Engine:
         Raises:
             TrainingError: FK425, in compiled code where there is none.
         """
-        if self.cohort is None or form == self.cohort.form:
+        for taps in self.taps:
+            if taps.compiled == (form == COMPILED):
+                return self if taps is self.taps[0] else replace(self, train=taps.train, check=taps.check, taps=(taps,))
+        if self.cohort is not None and form == self.cohort.form:
             return self
-        if form == COMPILED:
+        if form == COMPILED and (self.taps or self.cohort):
             compiled()
+        if self.cohort is None:
+            return self
         return of_cohort(self.why, replace(self.cohort, form=form), self.most_workers)
 
     def among(self, processes: int) -> Engine:

@@ -38,11 +38,18 @@ class TapGradients:
     """As :class:`fedkit.privacy.dp_sgd.LotGradients`, of a model whose parameters :func:`tap_gradients` holds."""
 
     def __init__(
-        self, module: nn.Module, through: Passes, tapped: Tapped, losses: SampleLosses, places: Source
+        self,
+        module: nn.Module,
+        through: Passes,
+        tapped: Tapped,
+        losses: SampleLosses,
+        places: Source,
+        *,
+        compiled: bool,
     ) -> None:
         self._module, self._through, self._tapped, self._losses, self._places = module, through, tapped, losses, places
         self._untouched = None if tapped.proven else Untouched(module)
-        self._most = most_places(tapped)
+        self._most, self._compiled = most_places(tapped), compiled
         self.d = sum(p.numel() for p in through.parameters)
 
     def of_records(
@@ -62,7 +69,7 @@ class TapGradients:
 
         Guarantee: a row that joins or leaves changes no other row's term, bit for bit.
         """
-        total = TapSum(self._tapped.parts, max_grad_norm)
+        total = TapSum(self._tapped.parts, max_grad_norm, compiled=self._compiled)
         self.keep()
         for block in self._blocks(len(x), max_lot):
             present = np.zeros(block.size, dtype=np.bool_)
@@ -208,18 +215,21 @@ class TapGradients:
 
 
 @contextmanager
-def tap_gradients(module: nn.Module, tapped: Tapped, losses: SampleLosses, places: Source) -> Iterator[TapGradients]:
+def tap_gradients(
+    module: nn.Module, tapped: Tapped, losses: SampleLosses, places: Source, *, compiled: bool = False
+) -> Iterator[TapGradients]:
     """Tap a model; what is hung on it is taken off again at the end.
 
     Args:
         places: where rows' places come from; no draw of the noise's source is used up for them.
+        compiled: whether lots are summed in compiled code, where there is a library.
 
     Raises:
         TrainingError: FK404 (at the end), a model whose attributes have moved or whose parameters are other objects.
     """
     before, own = ({}, None) if tapped.proven else (snapshot(module), Untouched(module))
     with passes(module, tapped) as through:
-        yield TapGradients(module, through, tapped, losses, places)
+        yield TapGradients(module, through, tapped, losses, places, compiled=compiled)
     if own is not None and (changed := [*moved(before, snapshot(module)), *own.replaced()]):
         raise refusal(f"{', '.join(changed)} changed")
 

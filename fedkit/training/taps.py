@@ -30,10 +30,12 @@ class Taps:
 
     Attributes:
         trunk: where it is cut, if it is.
+        compiled: whether lots are summed, and convolutions passed, in compiled code, where there is a library.
     """
 
     tapped: Tapped
     trunk: Trunk | None = None
+    compiled: bool = False
 
     def train(
         self, model: nn.Module, task: Task, sites: Sequence[Site], plan: RoundPlan, state: Mapping[str, SiteState]
@@ -85,9 +87,11 @@ class Taps:
         """What sums the lots of a copy of the model."""
         trunk = self.trunk
         if trunk is None:
-            return lambda worker, task, places: tap_gradients(worker, self.tapped, summed(task), places)
+            return lambda worker, task, places: tap_gradients(
+                worker, self.tapped, summed(task), places, compiled=self.compiled
+            )
         # One room for the rows of all sites: to make it anew would take as long as some lots.
-        through = stages(cut(worker)[0], trunk.shapes)
+        through = stages(cut(worker)[0], trunk.shapes, compiled=trunk.compiled)
         return lambda worker, task, places: trunk_gradients(worker, self.tapped, trunk, through, summed(task), places)
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from fedkit.native.library import library
 from fedkit.privacy.tap_sum import Explicit, Part
 from fedkit.training.tap_layers import KINDS
 from fedkit.training.tapped import Tapped, leaves, tapped
@@ -40,6 +39,7 @@ class Trunk:
         head: what there is to tap behind the Flatten.
         seconds: that a row takes in the trunk, about. They choose a way and nothing else.
         piece: rows that pass a layer together. passing: float32 numbers that only they need.
+        compiled: whether convolutions with a pooling behind them are.
     """
 
     shapes: tuple[Shape, ...]
@@ -48,6 +48,7 @@ class Trunk:
     seconds: float
     piece: int
     passing: int
+    compiled: bool
 
     @property
     def features(self) -> int:
@@ -55,12 +56,13 @@ class Trunk:
         return torch.Size(self.shapes[-1]).numel()
 
 
-def trunk_of(module: nn.Module, found: Tapped, input_shape: tuple[int, ...]) -> Trunk | None:
+def trunk_of(module: nn.Module, found: Tapped, input_shape: tuple[int, ...], *, compiled: bool) -> Trunk | None:
     """Where a model that is tapped can be cut; None where it has no convolution before a Flatten, is not proven, or
     is so wide that windows would be the most of its memory.
 
     Args:
         input_shape: of one example.
+        compiled: whether to use the library, which must be there then.
     """
     parts = list(leaves(module))
     ends = [(at, part) for at, part in enumerate(parts) if type(part) is nn.Flatten]
@@ -77,7 +79,7 @@ def trunk_of(module: nn.Module, found: Tapped, input_shape: tuple[int, ...]) -> 
             shapes.append(tuple(x.shape[1:]))
     if any(len(shape) != len(input_shape) for shape in shapes):
         return None
-    passed = stages(trunk, shapes)
+    passed = stages(trunk, shapes, compiled=compiled)
     told = [part for stage in passed for part in stage.parts]
     head = tapped(nn.Sequential(*behind), (x[0].numel(),))
     if isinstance(head, str) or not head.proven or not all(isinstance(part, Explicit) for part in told):
@@ -89,7 +91,7 @@ def trunk_of(module: nn.Module, found: Tapped, input_shape: tuple[int, ...]) -> 
     piece = min(_PIECE if convolutions else _COMPILED_PIECE, _PASSING // windows)
     if not piece:
         return None
-    return Trunk(tuple(shapes), tuple(told), head, seconds, piece, piece * windows)
+    return Trunk(tuple(shapes), tuple(told), head, seconds, piece, piece * windows, compiled)
 
 
 def cut(module: nn.Module) -> tuple[list[nn.Module], nn.Sequential]:
@@ -99,7 +101,7 @@ def cut(module: nn.Module) -> tuple[list[nn.Module], nn.Sequential]:
     return parts[:at], nn.Sequential(*parts[at + 1 :])
 
 
-def stages(parts: Sequence[nn.Module], shapes: Sequence[Shape]) -> list[Stage]:
+def stages(parts: Sequence[nn.Module], shapes: Sequence[Shape], *, compiled: bool) -> list[Stage]:
     """How each module of a trunk is passed, in the order in which they are called; but a ReLU after a pooling.
 
     The largest of some numbers, or zero, is the largest of them and zero; and its derivative goes to the same one, or
@@ -118,7 +120,7 @@ def stages(parts: Sequence[nn.Module], shapes: Sequence[Shape]) -> list[Stage]:
         part, taken, given = called.pop(0)
         pool = pool_of(called[0][0]) if called and is_windows(part) and len(taken) == 3 else None
         # Without a pooling a library's matrix products are as fast.
-        if pool is not None and library() is not None:
+        if pool is not None and compiled:
             given = called.pop(0)[2]
             relu = bool(called) and is_relu(called[0][0])
             called = called[relu:]

@@ -68,7 +68,7 @@ class TrunkGradients:
             self._asked, self._cheaper = asked, cheaper(self._trunk, self._tapped, *asked)
         if not self._cheaper:
             return self._whole.of_records(x, y, max_grad_norm, source, max_lot=max_lot, lot_size=lot_size)
-        total = TapSum(self._parts, max_grad_norm)
+        total = TapSum(self._parts, max_grad_norm, compiled=self._trunk.compiled)
         for block in self._blocks(len(x), max_lot):
             present = np.zeros(block.size, dtype=np.bool_)
             present[block.places] = True
@@ -164,8 +164,8 @@ def trunk_gradients(
             tapped,
             trunk,
             through,
-            TapGradients(behind, head, trunk.head, losses, places),
-            TapGradients(module, whole, tapped, losses, places),
+            TapGradients(behind, head, trunk.head, losses, places, compiled=trunk.compiled),
+            TapGradients(module, whole, tapped, losses, places, compiled=trunk.compiled),
             places,
         )
 

@@ -43,7 +43,7 @@ def _steady(module: nn.Module, tapped: Tapped, trunk: Trunk, task: Task, shape: 
     loud, nowhere = x * _LOUD, x * float("nan")
     loud[_KEPT], nowhere[_KEPT] = x[_KEPT], x[_KEPT]
     turned = np.arange(_ROWS)[::-1].copy()
-    through = stages(cut(module)[0], trunk.shapes)
+    through = stages(cut(module)[0], trunk.shapes, compiled=trunk.compiled)
     with trunk_gradients(module, tapped, trunk, through, summed(task), Seeded("probe")) as gradients:
 
         def told(rows: Tensor, chosen: np.ndarray) -> list[Tensor]:

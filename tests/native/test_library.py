@@ -71,7 +71,7 @@ def _bits():
         stage.begin(5, 5)
         given = stage.forward(torch.randn(5, 9, 9, 3, generator=draw), 0)
         slope = stage.backward(torch.randn(5, 4, 4, 20, generator=draw), 0, [told.unbind(0)])
-    total = TapSum([Explicit(told[0].numel()), Product(33, 10, True)], 1.0)
+    total = TapSum([Explicit(told[0].numel()), Product(33, 10, True)], 1.0, compiled=True)
     factors = torch.randn(5, 33, generator=draw), torch.randn(5, 10, generator=draw)
     total.add([(told.flatten(1),), factors], torch.ones(5, dtype=torch.bool))
     Seeded("bits").fill_rounded_gaussians(noise, 2.0**40)

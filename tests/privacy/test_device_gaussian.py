@@ -15,6 +15,7 @@ from fedkit.privacy.device_gaussian import (
     sent,
 )  # fmt: skip
 from fedkit.privacy.lattice import G, slack
+from fedkit.privacy.pair_candidate import settled
 from fedkit.privacy.randomness import Secure, Seeded
 from tests.privacy.test_rounded_gaussian import ideal
 
@@ -50,18 +51,18 @@ def test_pairs_in_doubt_are_the_ideal_ones_of_their_further_bits_row_by_row(devi
     rows, pairs, scale, drawn = 3, 200, 2.0**40, []
     words, more = np.random.default_rng(1).integers(0, 2**64, (rows, 2, pairs), dtype=np.uint64), Seeded("more")
 
-    def further(n):
-        drawn.append([int(word) for word in more._more(n)])
-        return np.array(drawn[-1], dtype=np.uint64)
+    def further(found):
+        more._more(found)
+        drawn.append([int(word) for word in found])
 
     def fill(found):
         found.reshape(-1)[:] = words.reshape(-1)
 
     streams = [(fill, further), (fill, Seeded("else").noise[1])]
     found = rounded_gaussians(streams, [scale, 2 * G], rows, 2 * pairs, torch.device(device))[0].cpu().numpy()
-    scales = torch.full((rows,), scale, dtype=torch.float64)
-    x, tolerance = candidates_there(torch.from_numpy(words.view(np.int64)).to(device), scales)
-    doubtful = ((x - x.round()).abs() + tolerance[:, None] >= 0.5 - 2.0**-50).any(1).nonzero().tolist()
+    places = [(row, at) for row in range(rows) for at in range(pairs)]
+    # As on the CPU, to the pair: else further bits would go to others.
+    doubtful = [(row, at) for row, at in places if settled(*(int(w) >> 12 for w in words[row, :, at]), scale) is None]
     assert len(drawn) == len(doubtful) > 10
     for (row, at), extension in zip(doubtful, drawn, strict=True):
         u, v = (int(word) >> 12 for word in words[row, :, at])

@@ -79,7 +79,7 @@ def row_gradients(parts, values):
 
 
 def summed(parts, values, present, clip=1.0, splits=1):
-    total = TapSum(parts, clip)
+    total = TapSum(parts, clip, compiled=True)
     for where in torch.arange(len(present)).chunk(splits):
         total.add([tuple(v[where] for v in each) for each in values], present[where])
     return torch.cat([part.reshape(-1) for part in total.result()])
@@ -144,7 +144,7 @@ def test_compiled_integers_are_those_that_are_written_down(rows, shape, way):
     values = told(parts, rows, rows)
     present = torch.rand(rows, generator=torch.Generator().manual_seed(rows)) < 0.7
     kept, clip, bits = np.flatnonzero(present), 0.8, tap_sum._BITS
-    found = TapSum(parts, clip)
+    found = TapSum(parts, clip, compiled=True)
     found.add(values, present)
     each = [[v.double().numpy()[kept] for v in part] for part in values]
     each[0][0] = np.concatenate([each[0][0], np.ones((len(kept), 1))], 1)
@@ -198,7 +198,7 @@ def test_rows_without_a_gradient_and_empty_lots_add_nothing():
 def test_full_blocks_of_equal_rows_are_added_exactly_for_as_long_as_one_likes(monkeypatch):
     """Rows of one coordinate that fills the clip: nothing rounds, and integers must not run over."""
     monkeypatch.setattr(tap_sum, "_FOLD", 3 * MOST_PLACES)
-    total = TapSum([Product(1, 1, False)], 1.0)
+    total = TapSum([Product(1, 1, False)], 1.0, compiled=True)
     values = [(torch.full((MOST_PLACES, 1), 3.0), torch.full((MOST_PLACES, 1), -5.0))]
     for _ in range(50):
         total.add(values, torch.ones(MOST_PLACES, dtype=torch.bool))
@@ -214,4 +214,4 @@ def test_below_the_fold_partial_sums_stay_within_int64():
 def test_what_has_too_few_bits_or_too_many_rows_is_not_admitted():
     assert fits([Explicit(10**6)]) and not fits([Product(60_000, 60_000, True)])
     with pytest.raises(ValueError, match="257 places"):
-        TapSum([Explicit(1)], 1.0).add([(torch.ones(257, 1),)], torch.ones(257, dtype=torch.bool))
+        TapSum([Explicit(1)], 1.0, compiled=True).add([(torch.ones(257, 1),)], torch.ones(257, dtype=torch.bool))

@@ -9,6 +9,7 @@ from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
+from fedkit.native.library import library
 from fedkit.privacy.lattice import G, LatticeSum
 from fedkit.training import local
 from fedkit.training.choice import choose
@@ -132,7 +133,8 @@ def chosen(monkeypatch, model, plans=None, **changes):
 def test_what_a_gpu_trains(monkeypatch):
     normed = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.Linear(8, 1))
     dropping = nn.Sequential(nn.Linear(5, 8), nn.Dropout(), nn.Linear(8, 1))
-    for model, name in ((mlp(), "closed_form"), (normed, "taps"), (dropping, "reference")):
+    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
+    for model, name in ((wide, "closed_form"), (normed, "taps"), (dropping, "reference")):
         for device in ("auto", "cuda"):
             there = chosen(monkeypatch, model, device=device)
             assert (there.name, there.device.type, there.most_workers) == (name, "cuda", 1)
@@ -158,6 +160,9 @@ def test_what_is_left_to_the_cpu_beside_a_gpu(monkeypatch):
     ):
         auto = chosen(monkeypatch, model, {"north": plan}, device="auto")
         assert (auto.name, auto.device) == (name, CPU)
+    if library() is not None:
+        small = chosen(monkeypatch, mlp(), device="auto")
+        assert (small.name, small.device) == ("closed_form", CPU) and small.why.endswith("in compiled code")
     there = chosen(monkeypatch, mlp(), {"north": patients}, device="cuda")
     assert (there.name, there.device.type) == ("taps", "cuda")
     for device in ("auto", "cuda"):

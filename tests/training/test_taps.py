@@ -10,11 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fedkit.config.compose import compose
 from fedkit.config.experiment import ModelConfig
 from fedkit.errors import TrainingError
 from fedkit.models import MODELS, build
 from fedkit.models.flat import pack
-from fedkit.training import tap_gradients, trunk_gradients
+from fedkit.native.library import library
+from fedkit.training import cohort_compiled, engine_taps, tap_gradients, trunk_gradients
+from fedkit.training.choice import choose
+from fedkit.training.cohort import COMPILED
+from fedkit.training.kinds import Kinds
 from fedkit.training.local import train
 from fedkit.training.stack import POINTWISE
 from fedkit.training.tap_layers import unfolded
@@ -44,22 +49,23 @@ def private(name, steps=50, optimizer="sgd", rate=0.1, **changes):
     return local_plan(steps, 8, rate, optimizer, plan)
 
 
-def engine(model, shape, task, *, cut=True):
+def engine(model, shape, task, *, cut=True, compiled=False):
     found = tapped(model, shape)
     assert not isinstance(found, str), found
     if not found.proven:
         probe(model, found, task, shape)
-    return Taps(found, trunk_of(model, found, shape) if cut else None)
+    return Taps(found, trunk_of(model, found, shape, compiled=compiled) if cut else None, compiled)
 
 
 def assert_same(model, shape, task, sites, plan):
-    """In blocks, and where the model can be cut in a trunk and a head, whichever would be chosen."""
+    """In blocks, and where the model can be cut in a trunk and a head, whichever would be chosen; compiled and not."""
     theirs, _ = train(model, task, sites, plan, {})
     received = pack(model)
-    whole, cut = (engine(model, shape, task, cut=cut) for cut in (False, True))
+    forms = [False, True] if library() is not None else [False]
+    made = [engine(model, shape, task, cut=cut, compiled=form) for form in forms for cut in (False, True)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trunk_gradients, "cheaper", lambda *_: True)
-        for taps in (whole, cut) if cut.trunk else (whole,):
+        for taps in [taps for k, taps in enumerate(made) if taps.trunk or k % 2 == 0]:
             ours, _ = taps.train(model, task, sites, plan, {})
             for mine, other in zip(ours, theirs, strict=True):
                 weights, expected = received + mine.delta, received + other.delta
@@ -353,3 +359,25 @@ def test_a_site_without_a_plan_and_parameters_of_another_size_are_refused():
     with pytest.raises(TrainingError) as caught:
         engine(CNN, IMAGE, THREE).train(CNN, THREE, here, plan, {})
     assert caught.value.code == "FK401"
+
+
+def test_a_run_is_trained_again_in_the_form_that_it_was_recorded_in(monkeypatch):
+    if library() is None:
+        pytest.skip("no compiled library here")
+    model = build(ModelConfig("cnn"), (1, 8, 8), 3, seed=4)
+    plans = {"north": private("north")}
+    asked = compose(None, ["training.engine=taps"]).training, model, THREE, (1, 8, 8), Kinds.of(plans)
+    chosen = choose(*asked)
+    assert chosen.record()["form"] == COMPILED and chosen.in_form(COMPILED) is chosen
+    before = chosen.in_form(1)
+    assert "form" not in before.record()
+    sites, plan = [site("north", 30, (1, 8, 8), 0)], round_plan(model, plans)
+    (again,), _ = before.train(model, THREE, sites, plan, {})
+    for module in (engine_taps, cohort_compiled):
+        monkeypatch.setattr(module, "library", lambda: None)
+    without = choose(*asked)
+    (ours,), _ = without.train(model, THREE, sites, plan, {})
+    assert np.array_equal(ours.delta, again.delta)
+    assert "form" not in without.record() and without.in_form(1) is without
+    with pytest.raises(TrainingError, match="FK425"):
+        without.in_form(COMPILED)

@@ -17,7 +17,6 @@ from fedkit.native.library import library
 from fedkit.privacy.lattice import G, slack
 from fedkit.privacy.placement import Block
 from fedkit.privacy.randomness import Draws, Seeded
-from fedkit.training import trunk as cutting
 from fedkit.training import trunk_gradients as cut_gradients
 from fedkit.training.choice import choose
 from fedkit.training.kinds import Kinds
@@ -32,28 +31,30 @@ from fedkit.training.trunk_probe import steady
 from tests.training.builders import round_plan
 from tests.training.test_taps import THREE, engine, image_models, private, site
 
-WAYS = ["compiled", "torch"]
+WAY = {"compiled": False}
 PLACES = 70
 SMALL = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(144, 8), nn.Linear(8, 3))
 IMAGE = (1, 6, 6)
 
 
-@pytest.fixture(scope="module", params=WAYS, autouse=True)
+@pytest.fixture(scope="module", params=["compiled", "torch"], autouse=True)
 def way(request):
     """Whatever is tested here holds with compiled convolutions and without, if nothing else is said."""
     if request.param == "compiled" and library() is None:
         pytest.skip("no compiled library here")
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            patch.setattr(cutting, "library", lambda: None)
-        yield request.param
+    WAY["compiled"] = request.param == "compiled"
+    return request.param
+
+
+def trunk_at(model, found, shape):
+    return trunk_of(model, found, shape, **WAY)
 
 
 def opened(model, shape):
     found = tapped(model, shape)
-    trunk = trunk_of(model, found, shape)
+    trunk = trunk_at(model, found, shape)
     assert trunk is not None
-    through = stages(cut(model)[0], trunk.shapes)
+    through = stages(cut(model)[0], trunk.shapes, compiled=trunk.compiled)
     return trunk_gradients(model, found, trunk, through, summed(THREE), Seeded("places"))
 
 
@@ -89,7 +90,7 @@ def assert_rows_apart(model, shape, seed, sizes):
 def test_no_bit_of_a_row_comes_from_another_in_any_architecture(drawn, seed, sizes):
     model, shape = drawn
     found = tapped(model, shape)
-    if trunk_of(model, found, shape) is not None:
+    if trunk_at(model, found, shape) is not None:
         assert_rows_apart(model, shape, seed, sizes)
 
 
@@ -110,7 +111,7 @@ def test_threads_that_others_left_change_nothing():
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            assert steady(SMALL, found, trunk_of(SMALL, found, IMAGE), THREE, IMAGE)
+            assert steady(SMALL, found, trunk_at(SMALL, found, IMAGE), THREE, IMAGE)
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(was)
@@ -118,7 +119,6 @@ def test_threads_that_others_left_change_nothing():
 
 def test_a_machine_whose_libraries_break_the_promise_gets_no_trunk(monkeypatch):
     """A product that looks at how many were made before it."""
-    monkeypatch.setattr(cutting, "library", lambda: None)
     product, calls = torch.mm, iter(range(10**9))
 
     def uneven(a, b, *, out):
@@ -126,16 +126,16 @@ def test_a_machine_whose_libraries_break_the_promise_gets_no_trunk(monkeypatch):
         return out.mul_(1.0 + 2.0**-22 * (next(calls) % 2))
 
     found = tapped(SMALL, IMAGE)
-    trunk = trunk_of(SMALL, found, IMAGE)
+    trunk = trunk_of(SMALL, found, IMAGE, compiled=False)
     assert steady(SMALL, found, trunk, THREE, IMAGE)
     monkeypatch.setattr(torch, "mm", uneven)
     assert not steady(SMALL, found, trunk, THREE, IMAGE)
     plans = {"north": private("north")}
     chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, Kinds.of(plans))
-    assert chosen.train.__self__.trunk is None
+    assert chosen.in_form(1).train.__self__.trunk is None
     monkeypatch.setattr(torch, "mm", product)
     chosen = choose(compose(None, ["training.engine=taps"]).training, SMALL, THREE, IMAGE, Kinds.of(plans))
-    assert chosen.train.__self__.trunk == trunk
+    assert chosen.in_form(1).train.__self__.trunk == trunk
 
 
 def test_a_row_that_joins_moves_the_sum_by_its_own_integers_and_no_more(monkeypatch):
@@ -158,12 +158,12 @@ def test_a_row_that_joins_moves_the_sum_by_its_own_integers_and_no_more(monkeypa
             return np.random.default_rng(5).permutation(n)[self.first :]
 
     found = tapped(model, IMAGE)
-    trunk = trunk_of(model, found, IMAGE)
+    trunk = trunk_at(model, found, IMAGE)
 
     def summed_rows(first, last):
         places = Fixed(bytes(32))
         places.first = first
-        through = stages(cut(model)[0], trunk.shapes)
+        through = stages(cut(model)[0], trunk.shapes, compiled=trunk.compiled)
         with trunk_gradients(model, found, trunk, through, summed(THREE), places) as gradients:
             return gradients.of_records(x[first:last], y[first:last], 1.0, Seeded("lots"), max_lot=16, lot_size=8.0)
 
@@ -310,8 +310,8 @@ def test_pooling_before_relu_is_relu_before_pooling_ties_and_all(padding, ceil, 
         chain[0].bias.zero_()
         model(x)
     found = tapped(model, (1, 9, 9))
-    trunk = trunk_of(model, found, (1, 9, 9))
-    through = stages(cut(model)[0], trunk.shapes)
+    trunk = trunk_at(model, found, (1, 9, 9))
+    through = stages(cut(model)[0], trunk.shapes, compiled=trunk.compiled)
     one = way == "compiled" and not (padding or ceil)
     expected = [CompiledConvolution] if one else [Convolution, MaxPool, Relu]
     assert [type(stage) for stage in through] == expected
@@ -331,7 +331,7 @@ def test_a_sites_bits_are_its_own_whichever_sites_share_the_room(monkeypatch):
     sites = [site(f"s{k}", n, (1, 8, 8), k) for k, n in enumerate((40, 7, 0, 25))]
     sites[0].train.x[::3] *= 1e18
     plan = round_plan(model, {s.name: private(s.name, 6, sample_rate=0.3, max_lot=34) for s in sites})
-    taps = engine(model, (1, 8, 8), THREE)
+    taps = engine(model, (1, 8, 8), THREE, **WAY)
     assert taps.trunk is not None
     whole, _ = taps.train(model, THREE, sites, plan, {})
     for mine, here in zip(whole, sites, strict=True):
@@ -350,7 +350,7 @@ def test_a_sites_bits_are_its_own_whichever_sites_share_the_room(monkeypatch):
     ],
 )
 def test_what_has_no_trunk_is_trained_in_blocks(model, shape):
-    assert trunk_of(model, tapped(model, shape), shape) is None
+    assert trunk_at(model, tapped(model, shape), shape) is None
 
 
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
@@ -372,13 +372,12 @@ def test_a_trunk_is_taken_where_empty_places_cost_more(way):
         model = build(ModelConfig("cnn", {"groups": 0}), shape, 3, seed=0)
         found = tapped(model, shape)
         # What is compiled costs little beside its multiplications.
-        assert cheaper(trunk_of(model, found, shape), found, 32.0, 60) == (taken or way == "compiled")
+        assert cheaper(trunk_at(model, found, shape), found, 32.0, 60) == (taken or way == "compiled")
 
 
 @pytest.mark.parametrize(("wide", "piece"), [(8, 8), (200, 2), (800, None)])
-def test_wide_layers_take_fewer_rows_at_once_and_the_widest_stay_in_blocks(wide, piece, monkeypatch):
-    monkeypatch.setattr(cutting, "library", lambda: None)
+def test_wide_layers_take_fewer_rows_at_once_and_the_widest_stay_in_blocks(wide, piece):
     model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, wide, 3), nn.Flatten(), nn.LazyLinear(3))
     model(torch.zeros(1, 1, 30, 30))
-    trunk = trunk_of(model, tapped(model, (1, 30, 30)), (1, 30, 30))
+    trunk = trunk_of(model, tapped(model, (1, 30, 30)), (1, 30, 30), compiled=False)
     assert (trunk and trunk.piece) == piece
