@@ -43,7 +43,9 @@ def actors(
         ours = f"started for the {'run' if cpus is None else 'sweep'}"
         begun = ours if federation.address in OURS else "joined"
         why = f"{why}; Ray {cluster.version} {where}, {begun}"
-        made = Actors(cluster, replace(outfit, training=training), count, why, federation.timeout)
+        made = Actors(
+            cluster, replace(outfit, training=training, form=engine.form or 1), count, why, federation.timeout
+        )
         try:
             yield made
         finally:

@@ -32,7 +32,7 @@ class Outfit:
 
     Attributes:
         training: names the engine that was chosen. kinds: of the plans that it was chosen for.
-        processes: that share the memory budget.
+        processes: that share the memory budget. form: of the engine that was chosen; None for this machine's.
     """
 
     training: TrainingConfig
@@ -43,10 +43,16 @@ class Outfit:
     sites: Mapping[str, Site]
     plans: Mapping[str, LocalPlan]
     processes: int = 1
+    form: int | None = None
 
     def work(self) -> Work:
-        """What it comes to where it arrives."""
+        """What it comes to where it arrives.
+
+        Raises:
+            TrainingError: FK425, the run is in compiled code, and this machine has none.
+        """
         engine = choose(self.training, self.model, self.task, self.input_shape, self.kinds).among(self.processes)
+        engine = engine if self.form is None else engine.in_form(self.form)
         size = sum(p.numel() for p in self.model.parameters())
         return Work(engine, self.model, self.task, self.sites, self.plans, size)
 

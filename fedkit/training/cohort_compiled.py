@@ -55,9 +55,10 @@ def compiled() -> ctypes.CDLL:
     found = library()
     if found is None:
         raise TrainingError(
-            "the run was trained in compiled code, and this installation of fedkit has none",
+            "the run is in compiled code, and this installation of fedkit has none",
             code="FK425",
-            remedy="install fedkit again where a C compiler (cc, gcc or clang) is, or run the experiment anew",
+            remedy="install fedkit again where a C compiler (cc, gcc or clang) is, or run the experiment anew with"
+            " FEDKIT_NATIVE=off in the environment",
         )
     return found
 

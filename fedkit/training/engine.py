@@ -67,13 +67,18 @@ class Engine:
     taps: tuple[Taps, ...] = ()
     device: torch.device = CPU
 
+    @property
+    def form(self) -> int | None:
+        """See :attr:`Cohort.form`; None for an engine of one form, or in the first."""
+        if self.cohort is not None:
+            return self.cohort.form
+        return COMPILED if self.taps and self.taps[0].compiled else None
+
     def record(self) -> dict[str, str | int]:
         """What the manifest says of it."""
         told: dict[str, str | int] = {"name": self.name, "why": self.why, "at_once": self.at_once}
-        if self.cohort is not None:
-            told["form"] = self.cohort.form
-        elif self.taps and self.taps[0].compiled:
-            told["form"] = COMPILED
+        if self.form is not None:
+            told["form"] = self.form
         return told if self.device == CPU else {**told, "device": name_of(self.device)}
 
     def in_form(self, form: int) -> Engine:

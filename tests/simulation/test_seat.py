@@ -7,9 +7,12 @@ from torch import nn
 
 from fedkit.config.experiment import TrainingConfig
 from fedkit.errors import TrainingError
+from fedkit.native.library import library
 from fedkit.simulation import worker
 from fedkit.simulation.seat import Failure, Outfit, Seat, Sum, reduce_here, share_of, together
 from fedkit.strategies.streaming import fold
+from fedkit.training import cohort_compiled
+from fedkit.training.cohort import COMPILED
 from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
 
@@ -113,3 +116,14 @@ def test_what_training_meets_is_handed_back_whole():
         assert isinstance(found, Failure) and isinstance(found.error, TrainingError) and found.error.code == "FK401"
     with pytest.raises(TrainingError, match="have shape"):
         reduce_here(outfit().work(), precise=False)(NAMES, plan, {}, None)
+
+
+def test_a_machine_trains_in_the_form_that_the_run_has_or_says_that_it_cannot(monkeypatch):
+    before = outfit("closed_form")
+    for form in (2, COMPILED if library() else 2):
+        assert replace(before, form=form).work().engine.form == form
+    monkeypatch.setattr(cohort_compiled, "library", lambda: None)
+    assert replace(before, form=2).work().engine.form == 2
+    with pytest.raises(TrainingError, match="compiled code") as caught:
+        replace(before, form=COMPILED).work()
+    assert caught.value.code == "FK425"
