@@ -34,6 +34,10 @@ _PLD_STEPS = 10**6
 # What composing adds to delta, a step: 15 times the most that was found against the closed form of unsampled steps
 # (tests/privacy/test_precision.py), and the largest share of delta that may be set aside for it.
 _FFT_ERROR, _SHARE = 1e-15, 1e-2
+# A share of delta for the sums over hundreds of thousands of losses from which it is read.
+_SUM_ERROR = 1e-9
+# Beyond it, at an epsilon of tens of thousands, the exponential of an interval leaves the range of a double.
+_MAX_INTERVAL = 50.0
 _CURVE = 100
 # Orders below 2 do not converge for small sigma and only matter for an epsilon that protects nobody.
 _RDP_ORDERS = tuple([2 + x / 10 for x in range(90)] + list(range(11, 64)) + [128, 256, 512, 1024])
@@ -132,6 +136,8 @@ def _curve(q: float, sigma: float, counts: Sequence[int], delta: float) -> list[
     if not counts[-1] or not _holds(whole, delta):
         return [_without_pld(((q, sigma, count),), delta) if count else 0.0 for count in counts]
     interval = interval_of(whole, rough_epsilon(whole, delta), 10 * FINE)
+    if interval > _MAX_INTERVAL:
+        return [_without_pld(((q, sigma, count),), delta) if count else 0.0 for count in counts]
     curve = []
     for count in counts:
         part = composed(((q, sigma, count),), interval) if count else None
@@ -170,6 +176,8 @@ def _epsilon(merged: Merged, delta: float, fineness: float) -> float:
     if not _holds(merged, delta):
         return _without_pld(merged, delta)
     interval = interval_of(merged, rough_epsilon(merged, delta), fineness)
+    if interval > _MAX_INTERVAL:
+        return _without_pld(merged, delta)
     found = epsilon_at(composed(merged, interval), _exact_part(delta, sum(steps for *_, steps in merged)))
     return found if math.isfinite(found) else _without_pld(merged, delta)
 
@@ -188,8 +196,8 @@ def _holds(merged: Merged, delta: float) -> bool:
 
 
 def _exact_part(delta: float, steps: int) -> float:
-    """What of delta is left once the rounding errors of composing so many steps are set aside."""
-    return delta - steps * _FFT_ERROR
+    """What of delta is left once the rounding errors of composing so many steps and of sums are set aside."""
+    return delta * (1 - _SUM_ERROR) - steps * _FFT_ERROR
 
 
 @lru_cache(maxsize=4096)

@@ -25,6 +25,8 @@ _BUCKETS = 2**17
 # The normal quantile of exp(-50) / 2: what lies beyond it on either side is no part of any double.
 _REACH = 9.745474864965935
 _ORDERS = 20
+# Of losses above, the exponential counts as 0: so it is left out while it still has all its digits.
+_VANISHED = 650.0
 _CHUNK = 2**13
 
 
@@ -146,9 +148,9 @@ def _below(x: Float64) -> Float64:
 
 
 def _scaled(losses: Float64, chances: Float64) -> Float64:
-    """exp(loss) * chance, where the factors alone may leave the range of a double."""
-    with np.errstate(divide="ignore"):
-        return np.exp(losses + np.log(chances))
+    """exp(loss) * chance, always subtracted: none where a chance has lost its digits, at the end of a double."""
+    half = np.exp(np.minimum(losses / 2, 700.0))  # the whole exponential may leave the range of a double
+    return half * np.where(chances < 1e-300, 0.0, chances) * half
 
 
 def _connected(interval: float, first: int, deltas: Float64) -> Losses:
@@ -159,7 +161,8 @@ def _connected(interval: float, first: int, deltas: Float64) -> Losses:
     steps, more = np.diff(deltas), math.expm1(interval)
     masses = np.empty_like(deltas)
     masses[0] = 1 - deltas[0] + steps[0] / more
-    masses[1:-1] = (steps[1:] - steps[:-1] * math.exp(interval)) / more
+    # Not by exp(interval), of which the last bit alone is a share of 1e-16 / interval of every mass.
+    masses[1:-1] = (steps[1:] - steps[:-1]) / more - steps[:-1]
     masses[-1] = steps[-1] / math.expm1(-interval)
     return Losses(interval, first, np.maximum(masses, 0.0), float(deltas[-1]))
 
@@ -232,6 +235,7 @@ def _epsilon(losses: Losses, delta: float) -> float:
     for start in range(0, min(len(losses.masses), most), _CHUNK):  # losses above 0 only
         at = np.arange(most - start, max(0, losses.first - 1, most - start - _CHUNK), -1) * losses.interval
         masses, falls = losses.masses[::-1][start : start + len(at)], np.exp(-at)
+        falls[at > _VANISHED] = 0.0
         uppers = np.cumsum(np.concatenate(([upper], masses)))
         lowers = np.cumsum(np.concatenate(([lower], masses * falls)))
         # Losses so large that their exponential vanishes: epsilon is one of them.
@@ -240,6 +244,6 @@ def _epsilon(losses: Losses, delta: float) -> float:
         # The first loss that is not above the epsilon that those before it make.
         reached = (lowers[:-1] > 0) & ((uppers[:-1] - delta) * falls >= lowers[:-1])
         if reached[index := int(np.argmax(reached))]:
-            return math.log((uppers[index] - delta) / lowers[index])
+            return math.log(uppers[index] - delta) - math.log(lowers[index])
         upper, lower = float(uppers[-1]), float(lowers[-1])
     return math.log((upper - delta) / lower) if upper - lower > delta else 0.0

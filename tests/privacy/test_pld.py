@@ -127,6 +127,32 @@ def test_mass_is_kept_and_what_is_cut_off_counts_as_infinite():
         assert losses.infinite >= pld.TAIL
 
 
+@pytest.mark.parametrize(
+    ("q", "sigma", "interval"), [(0.5, 0.71, 6.5e-4), (0.5, 0.636, 7.86e-4), (0.3, 1.0, 2e-4), (0.3, 1.0, 1.3e-4)]
+)
+def test_rounding_takes_no_mass_from_one_step(q, sigma, interval):
+    for losses in pld.one_step(q, sigma, interval):
+        # Times a million steps: far below what is set aside for it.
+        assert math.fsum([*losses.masses, losses.infinite, -1.0]) >= -1e-16
+
+
+@pytest.mark.parametrize("shift", [33.0, 37.4, 39.0, 42.0])
+def test_divergences_where_doubles_end_are_never_too_low(shift):
+    interval = 0.25
+    first, deltas = pld._removed(1.0, 1 / shift, interval)
+    for loss in range(640, 760):
+        place = round(loss / interval) - first
+        exact = true_delta(1.0, 1 / shift, loss, False)
+        assert deltas[place] >= exact - 5e-15
+        assert np.minimum.accumulate(deltas)[place] >= exact - 5e-15
+
+
+def test_losses_whose_exponential_vanishes_have_an_epsilon_without_overflow():
+    with np.errstate(all="raise", under="ignore"):
+        (found,) = accounting.epsilon_curve(0.1, 0.1, [1000], 1e-5, coarse=True)
+    assert epsilon_of([GaussianEvent(0.1, 0.1, 1000)], 1e-5) < found < 7200  # a Renyi bound says 95405
+
+
 def test_an_infinite_loss_beyond_delta_has_no_epsilon():
     certain = pld.Losses(0.1, 0, np.array([0.5]), 0.5)
     assert pld.epsilon_at((certain,), 0.4) == math.inf

@@ -46,3 +46,25 @@ def test_where_delta_is_ordinary_the_figure_stays_tight():
     epsilon = accounting.epsilon(ALL_BUT, 100.0, 10_000, 1e-5)
     assert epsilon == pytest.approx(4.37718, abs=2e-4)
     assert 0.999 * 1e-5 < true_delta(1.0, epsilon) <= 1e-5
+
+
+@pytest.mark.parametrize(("delta", "steps"), [(0.319, 1), (0.319, 2), (1e-5, 3)])
+def test_the_sums_from_which_delta_is_read_have_a_share_of_it(delta, steps):
+    left = accounting._exact_part(delta, steps)
+    # 2e5 additions, each off by half of the last bit at most.
+    assert left <= delta - steps * 1e-15 - 2e5 * 2**-53 * delta
+    assert left >= delta * (1 - 1e-8)
+
+
+@pytest.mark.parametrize("q", [ALL_BUT, 0.1, 1e-6])
+def test_where_no_interval_has_an_exponential_another_bound_answers(q):
+    steps = 10**6
+    by_curve = accounting.epsilon_curve(q, 0.1, [steps // 2, steps], 1e-5, coarse=True)
+    coarse = accounting.epsilon_of([accounting.GaussianEvent(q, 0.1, steps)], 1e-5, 1e-3)
+    assert by_curve[-1] == coarse == pytest.approx(accounting._rdp(((q, 0.1, steps),), 1e-5))
+    assert by_curve[0] <= by_curve[1]
+
+
+def test_training_beside_releases_that_protect_nobody_has_a_figure():
+    events = [accounting.GaussianEvent(0.1, 1.0, 10), accounting.GaussianEvent(1.0, 0.1, 10**8)]
+    assert accounting.epsilon_of(events, 1e-5) >= accounting.epsilon(1.0, 0.1, 10**8, 1e-5)
