@@ -249,7 +249,6 @@ def block_width(tapped: Tapped, rows: float, places: int) -> int:
     >>> block_width(small, 30, 80), block_width(large, 30, 80)
     (80, 1)
     """
-
     widths: list[int] = [1 << k for k in range(places.bit_length()) if 1 << k < places]
     return min([*widths, places], key=lambda width: _seconds(tapped, rows, places, width))
 
