@@ -402,6 +402,8 @@ def admitted(prepared, run):
 
 READ_ONLY = """
 import os, sys
+# While this user may still read it.
+import absl.logging, dp_accounting.rdp.rdp_privacy_accountant
 from fedkit.config.compose import compose
 from fedkit.errors import PrivacyError
 from fedkit.simulation.ledgers import forecasts, gates

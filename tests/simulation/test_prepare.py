@@ -58,7 +58,7 @@ def test_what_plans_may_yet_make_possible_is_left_to_them():
 @pytest.mark.usefixtures("unplanned")
 def test_workers_are_refused_for_a_gpu_that_was_asked_for_and_not_for_one_that_auto_may_leave_alone(monkeypatch):
     monkeypatch.setattr(
-        "fedkit.training.engine.device_of", lambda asked, _: device_of(asked, "") if asked == "cpu" else GPU
+        "fedkit.training.choice.device_of", lambda asked, _: device_of(asked, "") if asked == "cpu" else GPU
     )
     with pytest.raises(TrainingError, match="one process trains on a GPU") as caught:
         prepare(compose("heart_disease", ["training.device=cuda", "training.workers=2"]))
