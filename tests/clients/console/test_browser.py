@@ -51,9 +51,12 @@ class Officer:
         self.step = 0
 
     def code(self):
-        """The authenticator's next code; the window takes one that is a step ahead, so that no test has to wait."""
-        now = int(time.time()) // 30
-        self.step = max(self.step + 1, now - 1)
+        """The authenticator's next code; the window takes one that is a step ahead, so that few tests have to wait.
+
+        The first is good for 15 s more at least: one that the window had left by the time a slow browser sent it
+        would be refused.
+        """
+        self.step = max(self.step + 1, int(time.time() + 15) // 30 - 1)
         while self.step > int(time.time()) // 30 + 1:
             time.sleep(0.5)
         return pyotp.TOTP(self.secret).generate_otp(self.step)
@@ -63,7 +66,12 @@ class Officer:
         self.page.get_by_label("Name").fill("ana")
         self.page.get_by_label("Password").fill(password)
         self.page.get_by_label("Code").fill(code or self.code())
-        self.page.get_by_role("button", name="Log in").click()
+        self.press("Log in")
+
+    def press(self, name, role="button"):
+        """Until the page that it leads to is there: a click alone is over before, with the old one still shown."""
+        with self.page.expect_navigation():
+            self.page.get_by_role(role, name=name, exact=True).click()
 
     def sees(self, text):
         return text in self.page.locator("body").inner_text()
@@ -96,41 +104,41 @@ def test_a_day_at_the_desk_without_a_script(officer):
     ask(made, "run-1")
     ana.login()
     assert ana.sees("1 to decide") and ana.sees("logged in as ana")
-    page.get_by_role("link", name="Requests", exact=True).click()
-    page.get_by_role("link", name="run-1").click()
+    ana.press("Requests", "link")
+    ana.press("run-1", "link")
     page.get_by_label("Days").fill("7")
-    page.get_by_role("button", name="Approve the run").click()
+    ana.press("Approve the run")
     assert ana.sees("run-1 is approved until")
     ask(made, "run-2", "training.learning_rate=0.1")
-    page.get_by_role("link", name="Requests", exact=True).click()
-    page.get_by_role("link", name="run-2").click()
+    ana.press("Requests", "link")
+    ana.press("run-2", "link")
     assert page.get_by_role("row", name="training.learning_rate").inner_text().split() == [
         "training.learning_rate",
         "0.5",
         "0.1",
     ]
     page.get_by_label("Reason").fill("no ethics vote")
-    page.get_by_role("button", name="Deny the run").click()
+    ana.press("Deny the run")
     assert ana.sees("run-2 is denied") and ana.sees("denied (no ethics vote)")
-    page.get_by_role("link", name="Overview").click()
+    ana.press("Overview", "link")
     page.get_by_label("Reason", exact=True).fill("a question of ours")
-    page.get_by_role("button", name="Pause the site").click()
+    ana.press("Pause the site")
     assert ana.sees("Paused since") and made.folder.pause.there()
-    page.get_by_role("button", name="Resume the site").click()
+    ana.press("Resume the site")
     assert ana.sees("The site goes on") and not made.folder.pause.there()
-    page.get_by_role("link", name="Consent").click()
+    ana.press("Consent", "link")
     page.get_by_label("Ids", exact=True).fill("4711\n4712")
     page.get_by_label("I have checked the ids").check()
-    page.get_by_role("button", name="Note it").click()
+    ana.press("Note it")
     assert ana.sees(f"2 of {DATASET} are left out") and not ana.sees("4711")
-    page.get_by_role("link", name="Verify the log").click()
+    ana.press("Verify the log", "link")
     assert ana.sees("Every byte of")
-    page.get_by_role("link", name="Overview").click()
+    ana.press("Overview", "link")
     page.get_by_label("What is known so far").fill("a laptop was stolen")
     page.get_by_label("The site shall answer nothing").check()
-    page.get_by_role("button", name="Quarantine the site").click()
+    ana.press("Quarantine the site")
     assert ana.sees("Quarantined since") and ana.sees("files of evidence were kept") and made.folder.quarantine.there()
-    page.get_by_role("button", name="Log out").click()
+    ana.press("Log out")
     page.goto(ana.url)
     assert page.url == f"{ana.url}login"
     assert all(url.startswith(ana.url) for url in ana.asked) and ana.said == []
@@ -141,7 +149,7 @@ def test_a_wrong_code_a_used_code_and_a_lock_all_get_the_same_answer(officer):
     code = ana.code()
     ana.login(code=code)
     assert ana.sees("logged in as ana")
-    ana.page.get_by_role("button", name="Log out").click()
+    ana.press("Log out")
     seen = set()
     for attempt in range(EVERY + 2):
         # The first with the code that was used, the last with all that is right.
@@ -165,7 +173,7 @@ def test_a_session_that_was_idle_shows_the_login_and_does_nothing(bench, chromiu
             ana.login(code=pyotp.TOTP(secret).at(int(now[0])))
             assert ana.sees("logged in as ana")
             now[0] += IDLE
-            ana.page.get_by_role("button", name="Pause the site").click()
+            ana.press("Pause the site")
             assert ana.sees("the session has ended. Nothing was done") and not made.folder.pause.there()
             ana.context.close()
         finally:
@@ -177,7 +185,7 @@ def test_another_password_ends_the_session_that_the_browser_has(officer):
     ana = officer()
     ana.login()
     ana.secret = Users(ana.made.folder.console_users).change("ana", "another good password", time.time())
-    ana.page.get_by_role("button", name="Pause the site").click()
+    ana.press("Pause the site")
     assert ana.sees("the session has ended. Nothing was done") and not ana.made.folder.pause.there()
     ana.step = 0
     ana.login("another good password")
@@ -230,12 +238,12 @@ def test_axe_finds_nothing_serious_on_any_page(officer, scheme):
         ana.page.goto(ana.url.rstrip("/") + path)
         look(path)
     ana.page.goto(f"{ana.url}requests/{job.digest}")
-    ana.page.get_by_role("button", name="Approve the run").click()
+    ana.press("Approve the run")
     look("approved")
     ana.page.goto(f"{ana.url}requests/{other.digest}")
     look("difference")
     ana.page.goto(ana.url)
-    ana.page.get_by_role("button", name="Pause the site").click()
+    ana.press("Pause the site")
     look("paused")
     quarantine_site(ana.made.folder, "a stolen laptop", time.time(), seconds=1.0)
     ana.page.goto(ana.url)
