@@ -1,3 +1,5 @@
+#include "gaussian.h"
+
 #include <math.h>
 
 #include "vector.h"
@@ -63,9 +65,6 @@ INLINE u4 rounded(u4 first, u4 second, double scale, double near_zero, double wi
   return (u4)(off_x + tolerance >= limit) | (u4)(off_y + tolerance >= limit);
 }
 
-/* Pairs of normals of standard deviation scale, rounded. words [rows, 2, pairs]: U's and V's; cosine [rows, pairs] and
-   sine [rows, sines], sines being pairs or one less, each row apart doubles behind the one before. doubtful [rows *
-   pairs]: numbers, in order, of the pairs whose rounding further bits must decide; how many they are is returned. */
 int fedkit_gaussian(const uint64_t *words, int64_t rows, int64_t pairs, int64_t sines, double scale, double *cosine,
                     double *sine, int64_t apart, int64_t *doubtful) {
   double reach = scale < 2.0 ? 2.0 : scale, near_zero = reach * 0x1p-51, wide = reach * 0x1p-47;

@@ -1,18 +1,13 @@
+#include "private.h"
+
 #include <math.h>
 
 #include "descent.h"
 #include "products.h"
-#include "stack.h"
 
 /* Rows that pass together: what they need stays near the core. */
 #define BLOCK 32
 #define TINY 1e-200
-
-/* What a site's plan says, in the order in which Python writes it. before: steps of the round that are done. */
-typedef struct {
-  int64_t task, steps, before, places, bits_u, bits_v, lattice_bits, adam;
-  double clip, to_mean, rate, mu;
-} plan;
 
 /* What a layer's exact sum needs: both factors of each row, u [BLOCK, ins] and v [BLOCK, outs]; sum [outs, ins], in
    steps of 2**-(bits_u + bits_v) clips, below [outs, ins]: what was folded of it; slope [ins]. */
@@ -153,10 +148,6 @@ int64_t fedkit_private_memory(const layer *layers, int64_t count) {
   return up(stack_floats(layers, count, BLOCK), LANES) / 2 + doubles_of(layers, count);
 }
 
-/* Some steps of one site. parameters [d], in place; x [any, inputs] and y of all rows that index names; step t's lot are
-   the rows index[ends[t]] .. index[ends[t + 1] - 1]; noise [steps, d], whole numbers; state: floats of fedkit_state, kept
-   by the caller from the first step on, or null where neither FedProx nor Adam is; memory: of fedkit_private_memory.
-   0, or 1 and nothing done where a class is none. */
 int fedkit_private(const layer *layers, int64_t count, const plan *p, float *parameters, const float *x, const void *y,
                    const int64_t *index, const int64_t *ends, const double *noise, float *state, double *memory) {
   stack s;

@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from fedkit.errors import PrivacyError
 from fedkit.privacy.normal_pairs import Words
 from fedkit.privacy.rounded_gaussian import Bits, fill_rounded_gaussians, rounded_gaussian
 from fedkit.types import Int64
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, modes
 
 Float64 = NDArray[np.float64]
 BoolMask = NDArray[np.bool_]
@@ -101,7 +104,7 @@ class Draws:
     """
 
     def __init__(self, key: bytes) -> None:
-        self._lots, self._noise = _keystream(key, 0), _keystream(key, 1)
+        self._lots, self._noise = keystreams(key, 2)
         self._further = hashlib.sha256(b"continued" + key).digest()
         # Whoever knew places and seeds would learn nothing; the hash keeps them from telling of the key.
         self._public = hashlib.sha512(b"places" + key).digest()
@@ -112,7 +115,7 @@ class Draws:
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
         """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
-        bits, below = np.empty(n, dtype=np.uint64), int(q * 2.0**64)
+        bits, below = np.empty(n, dtype=np.uint64), joins_below(q)
         self._lots(bits)
         return bits < np.uint64(below) if below < 2**64 else np.ones(n, dtype=np.bool_)
 
@@ -159,7 +162,7 @@ class Draws:
 
     @cached_property
     def _continued(self) -> Bits:
-        return _keystream(self._further, 0)
+        return keystreams(self._further, 1)[0]
 
     @cached_property
     def _orders(self) -> np.random.Generator:
@@ -174,26 +177,55 @@ class Draws:
         return _philox(self._public[32:48])
 
 
+def joins_below(q: float) -> int:
+    """A unit joins a lot where 64 random bits, as a number, are below this: with a chance of at most q.
+
+    >>> joins_below(0.5) == 2**63, joins_below(1.0) == 2**64
+    (True, True)
+    """
+    return int(q * 2.0**64)
+
+
+def seeded_key(*material: str | int) -> bytes:
+    """The 32 bytes that :func:`Seeded` draws from."""
+    return hashlib.sha256(_SCHEME + _encoded(material)).digest()
+
+
+def secure_key() -> bytes:
+    """32 fresh bytes from ``os.urandom``; sensitive, as far as the noise is to protect."""
+    return os.urandom(32)
+
+
 def Seeded(*material: str | int) -> Draws:
     """Replayable randomness for simulations. Whatever it touches is NOT private: who knows the seed knows the noise.
 
     Args:
         material: (seed, round, site, purpose); all of it matters, else noise repeats and cancels across rounds.
     """
-    return Draws(hashlib.sha256(_SCHEME + _encoded(material)).digest())
+    return Draws(seeded_key(*material))
 
 
 def Secure() -> Draws:
     """Randomness under a fresh key from ``os.urandom``: no seed exists that could be recovered or repeated."""
-    return Draws(os.urandom(32))
+    return Draws(secure_key())
 
 
-def _keystream(key: bytes, segment: int) -> Bits:
-    """Words of AES-256-CTR from counter ``segment * 2**120`` on: no two segments of a key meet."""
+def keystreams(key: bytes, count: int) -> list[Bits]:
+    """Words of AES-256-CTR from the counters ``segment * 2**120`` on, for the first segments: no two of a key meet."""
+    cipher, owner = _cipher(key), os.getpid()
+    return [_keystream(cipher.encryptor(), segment, owner) for segment in range(count)]
+
+
+def _cipher(key: bytes) -> Cipher[modes.CTR]:
     # Not on the way of commands that only price a plan.
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-    stream, owner = Cipher(algorithms.AES(key), modes.CTR((segment << 120).to_bytes(16))).encryptor(), os.getpid()
+    return Cipher(algorithms.AES(key), modes.CTR(bytes(_BLOCK)))
+
+
+def _keystream(stream: CipherContext, segment: int, owner: int) -> Bits:
+    if segment:
+        stream.reset_nonce((segment << 120).to_bytes(_BLOCK))
 
     def fill(words: Words) -> None:
         if os.getpid() != owner:

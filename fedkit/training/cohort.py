@@ -21,6 +21,7 @@ from fedkit.training.cohort_rows import padded
 from fedkit.training.cohort_steps import Workspace, losses_of, train_steps
 from fedkit.training.local import as_found, on_records
 from fedkit.training.stack import Layer
+from fedkit.training.stack_compiled import takes
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
 
 COMPILED, FORM = 3, 2
@@ -29,7 +30,7 @@ COMPILED, FORM = 3, 2
 
 def form_of(layers: Sequence[Layer], *, private: bool) -> int:
     """Today's form for such layers on this machine."""
-    return COMPILED if cohort_compiled.takes(layers, private=private) else FORM
+    return COMPILED if takes(layers, private=private) else FORM
 
 
 @dataclass(frozen=True)

@@ -10,57 +10,27 @@ import ctypes
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedkit.errors import TrainingError
-from fedkit.native.library import library
-from fedkit.privacy.lattice import G, fill_integer_noise
-from fedkit.privacy.product_sum import product_bits
+from fedkit.privacy.lattice import fill_integer_noise
 from fedkit.privacy.randomness import Draws, Float64, Secure, Seeded
-from fedkit.training.cohort_rows import padded
+from fedkit.training.cohort_drawn import Drawn
 from fedkit.training.shuffles import Shuffles, placed
 from fedkit.training.stack import Layer
+from fedkit.training.stack_compiled import (
+    TASKS,
+    compiled,
+    described,
+    plan_read,
+    privacy_of,
+    refuse_no_class,
+    rows_of,
+    targets_of,
+)
 from fedkit.types import Float32, Int64, PrivacyPlan, RoundPlan, Site, Task
 
-_MOST_LAYERS = 64
-_MOST_NUMBERS = {True: 2**17, False: 2**15}
-"""Parameters of the largest layer, in private and in plain training, up to which compiled code is the faster one."""
-_FUNCTIONS = {"": 0, "relu": 1, "tanh": 2, "sigmoid": 3}
-_TASKS = {"binary": 0, "multiclass": 1, "regression": 2}
 _AHEAD = 2**15
 _NOBODY = -1
-
-
-class _Plan(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("task", "steps", "before", "places")),
-        *((name, ctypes.c_int64) for name in ("bits_u", "bits_v", "lattice_bits", "adam")),
-        *((name, ctypes.c_double) for name in ("clip", "to_mean", "rate", "mu")),
-    ]
-
-
-def takes(layers: Sequence[Layer], *, private: bool) -> bool:
-    """Whether there is compiled code for such a stack, and it is faster than torch's products."""
-    few = len(layers) <= _MOST_LAYERS and max(layer.size for layer in layers) <= _MOST_NUMBERS[private]
-    named = all(len(layer.after) <= 1 and all(function.name for function in layer.after) for layer in layers)
-    return few and named and library() is not None
-
-
-def compiled() -> ctypes.CDLL:
-    """The library.
-
-    Raises:
-        TrainingError: FK425, there is none.
-    """
-    found = library()
-    if found is None:
-        raise TrainingError(
-            "the run is in compiled code, and this installation of fedkit has none",
-            code="FK425",
-            remedy="install fedkit again where a C compiler (cc, gcc or clang) is, or run the experiment anew with"
-            " FEDKIT_NATIVE=off in the environment",
-        )
-    return found
 
 
 def private_here(site: Site, plan: PrivacyPlan) -> bool:
@@ -86,10 +56,18 @@ def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], pl
     integers and their sums are those of :mod:`fedkit.privacy.product_sum`, for as many rows as ``max_lot`` is padded
     to; what a larger lot adds goes on in 64 bits, and the sum of a lot is rounded to the lattice once.
     """
-    described, room = _described(layers), _Room()
+    for site in sites:
+        local = plan.sites[site.name]
+        if privacy_of(local).steps != local.steps:
+            raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
     found = np.repeat(plan.parameters[None].astype(np.float32), len(sites), 0)
-    for site, parameters in zip(sites, found, strict=True):
-        _private(described, parameters, task, site, plan, room)
+    told, room = described(layers), _Room()
+    drawn, done = Drawn.of(told, task, sites, plan, found), 0
+    while done < len(sites):
+        done = drawn.train(done) if drawn is not None else done
+        if done < len(sites):
+            _private(told, found[done], task, sites[done], plan, room)
+            done += 1
     return found
 
 
@@ -110,39 +88,35 @@ class _Room:
         return self._noise[: steps * d].reshape(steps, d), self._work, self._ends
 
 
-def _private(described: Int64, parameters: Float32, task: Task, site: Site, plan: RoundPlan, room: _Room) -> None:
+def _private(layers: Int64, parameters: Float32, task: Task, site: Site, plan: RoundPlan, room: _Room) -> None:
+    """Draw here, window after window, and train there."""
     code, local = compiled(), plan.sites[site.name]
-    privacy = local.privacy
-    if privacy is None or privacy.steps != local.steps:
-        raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
+    privacy = privacy_of(local)
     source: Draws = (
         Secure() if privacy.noise == "secure" else Seeded(plan.seed, plan.round, site.name, "lots and noise")
     )
-    d, units, layers = len(parameters), len(site.train), (described.ctypes.data, len(described))
+    d, units, stack = len(parameters), len(site.train), (layers.ctypes.data, len(layers))
     order = np.argsort(site.train.unit, kind="stable")
-    x, y = _rows(site, int(described[0, 0])), _targets(task, site)
-    places = padded(privacy.max_lot)
-    told = _Plan(_TASKS[task.kind], 0, 0, places, *product_bits(places), G.bit_length() - 1, local.optimizer == "adam")
-    told.clip, told.to_mean = privacy.max_grad_norm, privacy.max_grad_norm / G / privacy.lot_size
-    told.rate, told.mu = local.learning_rate, plan.proximal_mu
-    state = np.empty(code.fedkit_state(*layers), dtype=np.float32) if told.adam or told.mu else None
+    x, y = rows_of(site, int(layers[0, 0])), targets_of(task, site)
+    told = plan_read(task, local, privacy, plan.proximal_mu)
+    state = np.empty(code.fedkit_state(*stack), dtype=np.float32) if told.adam or told.mu else None
     window = min(privacy.steps, max(1, _AHEAD // max(d, units)))
-    noise, work, ends = room.of(window, d, code.fedkit_private_memory(*layers))
+    noise, work, ends = room.of(window, d, code.fedkit_private_memory(*stack))
     for before in range(0, privacy.steps, window):
         told.before, told.steps = before, min(window, privacy.steps - before)
-        drawn = source.poisson_mask(told.steps * units, privacy.sample_rate).reshape(told.steps, units)
+        joined = source.poisson_mask(told.steps * units, privacy.sample_rate).reshape(told.steps, units)
         fill_integer_noise(noise[: told.steps], source, privacy.noise_multiplier)
-        step, row = np.nonzero(drawn)
+        step, row = np.nonzero(joined)
         index = order[row]
         np.cumsum(np.bincount(step, minlength=told.steps), out=ends[1 : told.steps + 1])
         wrong = code.fedkit_private(
-            *layers,
+            *stack,
             ctypes.addressof(told),
             *(part.ctypes.data for part in (parameters, x, y, index, ends, noise)),
             None if state is None else state.ctypes.data,
             work.ctypes.data,
         )
-        _refuse_no_class(wrong, task)
+        refuse_no_class(wrong, task)
 
 
 def train_plain(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan: RoundPlan) -> Float32:
@@ -161,22 +135,22 @@ def train_plain(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan
     if 0 in counts:
         name = sites[counts.index(0)].name
         raise TrainingError(f"{name} has no training rows", code="FK409", remedy="leave the site out")
-    code, described = compiled(), _described(layers)
+    code, told = compiled(), described(layers)
     locals_ = [plan.sites[site.name] for site in sites]
     local, places = locals_[0], max(local.batch_size for local in locals_)
-    x = np.concatenate([_rows(site, layers[0].inputs) for site in sites])
-    y = np.concatenate([_targets(task, site) for site in sites])
+    x = np.concatenate([rows_of(site, layers[0].inputs) for site in sites])
+    y = np.concatenate([targets_of(task, site) for site in sites])
     starts = np.cumsum([0, *counts])
     names, shuffles = [site.name for site in sites], Shuffles(plan.seed, plan.round, "batches")
     index = placed(names, locals_, starts, places, _NOBODY, shuffles)
     steps = np.array([each.steps for each in locals_], dtype=np.int64)
     received = np.ascontiguousarray(plan.parameters, dtype=np.float32)
     moved = np.empty((len(sites), len(received)), dtype=np.float32)
-    layers_ = (described.ctypes.data, len(described))
-    work = np.empty(code.fedkit_plain_memory(*layers_, places), dtype=np.float32)
+    stack = (told.ctypes.data, len(told))
+    work = np.empty(code.fedkit_plain_memory(*stack, places), dtype=np.float32)
     wrong = code.fedkit_plain(
-        *layers_,
-        _TASKS[task.kind],
+        *stack,
+        TASKS[task.kind],
         *(part.ctypes.data for part in (received, x, y, index, steps)),
         len(sites),
         places,
@@ -186,39 +160,5 @@ def train_plain(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan
         moved.ctypes.data,
         work.ctypes.data,
     )
-    _refuse_no_class(wrong, task)
+    refuse_no_class(wrong, task)
     return moved
-
-
-def _described(layers: Sequence[Layer]) -> Int64:
-    """As compiled code reads them, int64 [layers, 4]: inputs, outputs, bias, function."""
-    functions = [layer.after[0].name if layer.after else "" for layer in layers]
-    told = [
-        (layer.inputs, layer.outputs, layer.bias, _FUNCTIONS[function])
-        for layer, function in zip(layers, functions, strict=True)
-    ]
-    return np.array(told, dtype=np.int64)
-
-
-def _rows(site: Site, width: int) -> Float32:
-    """What compiled code would read beyond its end is refused here."""
-    found = np.ascontiguousarray(site.train.x, dtype=np.float32)
-    if found.size != len(site.train) * width:
-        raise TrainingError(
-            f"rows of shape {found.shape[1:]} for a model of {width} inputs",
-            code="FK401",
-            remedy="use the same model and arguments on both sides",
-        )
-    return found
-
-
-def _targets(task: Task, site: Site) -> NDArray[np.generic]:
-    """As compiled code reads them."""
-    kind = np.int64 if task.kind == "multiclass" else np.float32
-    return np.ascontiguousarray(site.train.y, dtype=kind)
-
-
-def _refuse_no_class(wrong: int, task: Task) -> None:
-    if wrong:
-        last = task.num_outputs - 1
-        raise TrainingError(f"a class index is not between 0 and {last}", code="FK409", remedy="name every class")

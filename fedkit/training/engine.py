@@ -24,8 +24,8 @@ from torch import nn
 
 from fedkit.training import local
 from fedkit.training.cohort import COMPILED, Cohort
-from fedkit.training.cohort_compiled import compiled
 from fedkit.training.on_device import CPU, device_of, name_of
+from fedkit.training.stack_compiled import compiled
 from fedkit.training.taps import Taps
 from fedkit.types import ClientUpdate, RoundPlan, Site, SiteState, Task
 

@@ -11,7 +11,7 @@ from fedkit.native.library import library
 from fedkit.simulation import worker
 from fedkit.simulation.seat import Failure, Outfit, Seat, Sum, reduce_here, share_of, together
 from fedkit.strategies.streaming import fold
-from fedkit.training import cohort_compiled
+from fedkit.training import stack_compiled
 from fedkit.training.cohort import COMPILED
 from fedkit.training.kinds import Kinds
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan, site
@@ -122,7 +122,7 @@ def test_a_machine_trains_in_the_form_that_the_run_has_or_says_that_it_cannot(mo
     before = outfit("closed_form")
     for form in (2, COMPILED if library() else 2):
         assert replace(before, form=form).work().engine.form == form
-    monkeypatch.setattr(cohort_compiled, "library", lambda: None)
+    monkeypatch.setattr(stack_compiled, "library", lambda: None)
     assert replace(before, form=2).work().engine.form == 2
     with pytest.raises(TrainingError, match="compiled code") as caught:
         replace(before, form=COMPILED).work()

@@ -13,7 +13,8 @@ from torch import nn
 from fedkit.errors import TrainingError
 from fedkit.models.flat import pack
 from fedkit.native.library import library
-from fedkit.training import cohort_compiled, cohort_private
+from fedkit.training import cohort as cohort_module
+from fedkit.training import cohort_compiled, cohort_drawn, cohort_private
 from fedkit.training.cohort import COMPILED, FORM, Cohort, form_of
 from fedkit.training.local import train
 from fedkit.training.stack import POINTWISE, linear_stack
@@ -47,7 +48,7 @@ def form(request):
         pytest.skip("fedkit was installed where there is no C compiler")
     with pytest.MonkeyPatch.context() as patch:
         if request.param == FORM:
-            patch.setattr(cohort_compiled, "takes", lambda *_, **__: False)
+            patch.setattr(cohort_module, "takes", lambda *_, **__: False)
         yield request.param
 
 
@@ -96,6 +97,7 @@ def test_what_many_sites_draw_ahead_stays_small_and_how_much_it_is_changes_no_bi
     if form == COMPILED:
         # One site after another: what is drawn ahead is one site's.
         ours, _ = cohort(model, "binary").train(model, BINARY, sites, plan, {})
+        monkeypatch.setattr(cohort_drawn, "_MOST", 0)
         for ahead in (1, 97 * pack(model).size):
             monkeypatch.setattr(cohort_compiled, "_AHEAD", ahead)
             others, _ = cohort(model, "binary").train(model, BINARY, sites, plan, {})

@@ -13,11 +13,12 @@ from fedkit.errors import TrainingError
 from fedkit.models.flat import pack
 from fedkit.native.library import BASE, HERE, WIDE, library
 from fedkit.privacy.lattice import slack
-from fedkit.training import choice, cohort_compiled
+from fedkit.training import choice, stack_compiled
 from fedkit.training.cohort import COMPILED, FORM, form_of
-from fedkit.training.cohort_compiled import takes, train_plain, train_private
+from fedkit.training.cohort_compiled import train_plain, train_private
 from fedkit.training.kinds import Kinds
 from fedkit.training.stack import linear_stack
+from fedkit.training.stack_compiled import takes
 from fedkit.types import Examples, Site, Task
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan
 
@@ -160,7 +161,7 @@ def test_a_run_of_compiled_code_is_not_trained_again_without_it(monkeypatch):
     kinds = Kinds(private=True)
     chosen = choice.choose(TrainingConfig(0.1, local_steps=1), stack(5, 8, 1), BINARY, (5,), kinds)
     assert chosen.record()["form"] == COMPILED and chosen.in_form(FORM).record()["form"] == FORM
-    monkeypatch.setattr(cohort_compiled, "library", lambda: None)
+    monkeypatch.setattr(stack_compiled, "library", lambda: None)
     assert chosen.in_form(COMPILED) is chosen
     without = choice.choose(TrainingConfig(0.1, local_steps=1), stack(5, 8, 1), BINARY, (5,), kinds)
     assert without.record()["form"] == FORM

@@ -16,7 +16,7 @@ from fedkit.errors import TrainingError
 from fedkit.models import MODELS, build
 from fedkit.models.flat import pack
 from fedkit.native.library import library
-from fedkit.training import cohort_compiled, engine_taps, tap_gradients, trunk_gradients
+from fedkit.training import engine_taps, stack_compiled, tap_gradients, trunk_gradients
 from fedkit.training.choice import choose
 from fedkit.training.cohort import COMPILED
 from fedkit.training.kinds import Kinds
@@ -373,7 +373,7 @@ def test_a_run_is_trained_again_in_the_form_that_it_was_recorded_in(monkeypatch)
     assert "form" not in before.record()
     sites, plan = [site("north", 30, (1, 8, 8), 0)], round_plan(model, plans)
     (again,), _ = before.train(model, THREE, sites, plan, {})
-    for module in (engine_taps, cohort_compiled):
+    for module in (engine_taps, stack_compiled):
         monkeypatch.setattr(module, "library", lambda: None)
     without = choose(*asked)
     (ours,), _ = without.train(model, THREE, sites, plan, {})

@@ -1,0 +1,150 @@
+"""Draws in compiled code: the words of OpenSSL, and site by site what Python's sources give, bit for bit."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedkit.errors import PrivacyError, TrainingError
+from fedkit.native.library import library
+from fedkit.training import cohort_compiled, cohort_drawn
+from fedkit.training.cohort_compiled import train_private
+from fedkit.training.cohort_drawn import Drawn, draws_here
+from fedkit.types import Examples, Site
+from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan
+from tests.training.test_cohort_compiled import CLASSES, layers_of, site, stack
+
+pytestmark = pytest.mark.skipif(not draws_here(), reason="no compiled code here, or no instructions for AES")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    key=st.binary(min_size=32, max_size=32),
+    segment=st.integers(0, 255),
+    block=st.integers(0, 2**40),
+    count=st.integers(0, 75),
+)
+def test_words_are_those_of_openssl(key, segment, block, count):
+    start = ((segment << 120) + block).to_bytes(16)
+    theirs = Cipher(algorithms.AES(key), modes.CTR(start)).encryptor().update(bytes(8 * count))
+    ours = np.full(count + 1, 7, dtype=np.uint64)
+    library().fedkit_keystream(key, segment, block, ours.ctypes.data, count)
+    assert ours[:count].tobytes() == theirs and ours[count] == 7
+
+
+def in_both_ways(monkeypatch, layers, task, sites, plan):
+    """Trained parameters with draws in compiled code, and with Python's; which sites were left to Python's."""
+    left, inner = [], cohort_compiled._private
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort_compiled, "_private", lambda *given: left.append(given[3].name) or inner(*given))
+        ours = train_private(layers, task, sites, plan)
+    with monkeypatch.context() as patch:
+        patch.setattr(Drawn, "of", lambda *_: None)
+        theirs = train_private(layers, task, sites, plan)
+    assert np.abs(theirs - plan.parameters).max() > 0
+    return ours, theirs, left
+
+
+@pytest.mark.parametrize("hidden", [7, 8])
+@pytest.mark.parametrize(("optimizer", "mu"), [("sgd", 0.0), ("adam", 0.0), ("sgd", 0.3), ("adam", 0.3)])
+@pytest.mark.parametrize("noise", ["seeded", "secure"])
+def test_sites_of_many_kinds_are_trained_to_the_same_bits(hidden, optimizer, mu, noise, monkeypatch):
+    if noise == "secure":
+        keys = [bytes([k]) * 32 for k in range(5)] * 2
+        monkeypatch.setattr("fedkit.privacy.randomness.os.urandom", lambda count: keys.pop(0)[:count])
+    model, sizes = stack(5, hidden, 3), (40, 1, 0, 7, 64)
+    sites = [site(f"s{k}", n, k, classes=3) for k, n in enumerate(sizes)]
+    # Rows in another order than their units, and sites that differ in all that a call leaves free.
+    turned = dataclasses.replace(sites[0].train, unit=np.arange(40)[::-1].copy())
+    sites[0] = dataclasses.replace(sites[0], train=turned)
+    plans = {
+        s.name: local_plan(
+            steps, 8, rate, optimizer,
+            privacy_plan(s.name, sample_rate=q, steps=steps, max_lot=8, noise=noise, noise_multiplier=sigma),
+        )
+        for s, steps, rate, q, sigma in zip(
+            sites, (9, 3, 5, 1, 4), (0.1, 0.1, 0.05, 0.1, 0.1), (0.2, 1.0, 0.5, 1.0, 1e-20), (1.0, 2.0, 0.5, 1.0, 3.0),
+            strict=True,
+        )
+    }  # fmt: skip
+    ours, theirs, left = in_both_ways(
+        monkeypatch, layers_of(model, outputs=3), CLASSES, sites, round_plan(model, plans, mu=mu)
+    )
+    assert np.array_equal(ours, theirs) and left == []
+
+
+def test_a_site_with_a_pair_in_doubt_is_drawn_elsewhere_and_the_others_go_on(monkeypatch):
+    """On so fine a lattice one pair in thirty is."""
+    monkeypatch.setattr(cohort_drawn, "_DOUBTFUL", np.inf)
+    model, sites = stack(5, 1), [site(f"s{k}", 20, k) for k in range(12)]
+    plans = {s.name: local_plan(2, 8, 1e-4, "sgd", privacy_plan(s.name, noise_multiplier=2.0**13)) for s in sites}
+    plans = {n: dataclasses.replace(p, privacy=dataclasses.replace(p.privacy, steps=2)) for n, p in plans.items()}
+    ours, theirs, left = in_both_ways(monkeypatch, layers_of(model), BINARY, sites, round_plan(model, plans))
+    assert np.array_equal(ours, theirs)
+    assert 0 < len(left) < len(sites)
+
+
+def test_sites_of_much_noise_or_many_doubts_are_drawn_by_python():
+    model, here = stack(5, 8, 1), site("s", 20)
+    layers = cohort_compiled.described(layers_of(model))
+
+    def taken(**changes):
+        plan = round_plan(model, {"s": local_plan(4, 8, 0.1, "sgd", privacy_plan("s", **{"steps": 4, **changes}))})
+        return Drawn.of(layers, BINARY, [here], plan, plan.parameters[None].astype(np.float32)) is not None
+
+    assert taken()
+    assert not taken(steps=2**13) and not taken(noise_multiplier=5000.0)
+    with pytest.raises(PrivacyError, match="standard deviation"):
+        taken(noise_multiplier=0.0)
+
+
+def test_lots_and_noise_are_of_the_round_and_of_the_site(monkeypatch):
+    model, first = stack(5, 8, 1), site("a", 20)
+    sites = [first, dataclasses.replace(first, name="b")]
+    plans = {s.name: local_plan(4, 8, 0.1, "sgd", privacy_plan(s.name, steps=4)) for s in sites}
+    plan, layers = round_plan(model, plans), layers_of(model)
+    one = train_private(layers, BINARY, sites, plan)
+    again = train_private(layers, BINARY, sites[::-1], plan)[::-1]
+    later = train_private(layers, BINARY, sites, dataclasses.replace(plan, round=plan.round + 1))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one[0], one[1]) and not np.array_equal(one[0], later[0])
+
+
+def test_a_class_that_is_none_is_told_of_its_site_and_the_sites_before_are_done():
+    model = stack(5, 8, 3)
+    sites = [site(f"s{k}", 20, k, classes=3) for k in range(3)]
+    y = np.r_[sites[1].train.y[:-1], 3]
+    sites[1] = dataclasses.replace(sites[1], train=dataclasses.replace(sites[1].train, y=y))
+    plans = {s.name: local_plan(2, 8, 0.1, "sgd", privacy_plan(s.name, steps=2, sample_rate=1.0)) for s in sites}
+    with pytest.raises(TrainingError, match="between 0 and 2"):
+        train_private(layers_of(model, outputs=3), CLASSES, sites, round_plan(model, plans))
+
+
+def test_a_processor_that_gives_other_words_is_not_trusted(monkeypatch):
+    draws_here.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(cohort_drawn, "library", lambda: Other())
+        assert not draws_here()
+        patch.setattr(cohort_drawn, "library", lambda: None)
+        draws_here.cache_clear()
+        assert not draws_here()
+    draws_here.cache_clear()
+    assert draws_here()
+
+
+class Other:
+    def fedkit_has_aes(self):
+        return 1
+
+    def fedkit_keystream(self, *given):
+        library().fedkit_keystream(bytes(32), *given[1:])
+
+
+def test_an_empty_site_is_noise_alone():
+    model = stack(5, 8, 1)
+    none = Examples(np.empty((0, 5), dtype=np.float32), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+    plan = round_plan(model, {"s": local_plan(2, 8, 0.1, "sgd", privacy_plan("s", steps=2))})
+    assert np.isfinite(train_private(layers_of(model), BINARY, [Site("s", none, none, 1, True)], plan)).all()
