@@ -9,8 +9,8 @@ typedef struct {
   uint8_t rounds[15][16];
 } schedule;
 
-/* Whether this processor has instructions for AES; without them nothing else here may be called. Tables in their place
-   would tell the key to whoever shares the cache. */
+/* Whether this processor has instructions for AES: to be asked first, and without them nothing else here may be called.
+   Tables in their place would tell the key to whoever shares the cache. */
 int fedkit_has_aes(void);
 void schedule_of(const uint8_t key[32], schedule *s);
 void schedule_forget(schedule *s);

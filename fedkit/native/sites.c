@@ -35,31 +35,41 @@ static void lots_of(const site *s, const schedule *keys, uint64_t *words, int64_
   ends[steps] = found;
 }
 
-/* noise [steps, d], in the order of fedkit.privacy.rounded_gaussian; how many pairs are doubtful. */
-static int noise_of(const site *s, const schedule *keys, int64_t d, uint64_t *words, double *noise, int64_t *doubtful) {
-  int64_t pairs = (d + 1) / 2, found = 0;
-  for (int64_t t = 0; t < s->told->steps && !found; t++, noise += d) {
-    keystream(keys, NOISE, t * pairs, words, 2 * pairs);
-    found = fedkit_gaussian(words, 1, pairs, d - pairs, s->scale, noise, noise + pairs, d, doubtful);
+/* Where a call stopped: pairs [.. open] of a step of a site whose rounding further bits must decide; open is 0 where a
+   class of the site is none. from: the step from which on noise is to be drawn, 0 unless a call goes on. */
+typedef struct {
+  int64_t site, step, open, from;
+} halt;
+
+/* noise [steps, d], in the order of fedkit.privacy.rounded_gaussian: whether all of it is settled. */
+static int noise_of(const site *s, const schedule *keys, int64_t d, uint64_t *words, double *noise, int64_t *doubtful,
+                    halt *at) {
+  int64_t pairs = (d + 1) / 2;
+  for (at->step = at->from; at->step < s->told->steps; at->step++) {
+    double *row = noise + at->step * d;
+    keystream(keys, NOISE, at->step * pairs, words, 2 * pairs);
+    at->open = fedkit_gaussian(words, 1, pairs, d - pairs, s->scale, row, row + pairs, d, doubtful);
+    if (at->open) return 0;
   }
-  return found;
+  at->from = 0;
+  return 1;
 }
 
-/* Draw and train, one site after another, all of a site's steps together. words [most steps * units, and 2 * ceil(d / 2)],
-   doubtful [ceil(d / 2)], index, ends, noise: to work in; state and memory: as of fedkit_private. How many sites are done:
-   the next one, if there is one, has a pair whose rounding further bits must decide, or a class that is none, and is as it
-   was. */
-int64_t fedkit_sites(const layer *layers, int64_t count, const site *sites, int64_t many, int64_t d, uint64_t *words,
-                     int64_t *doubtful, int64_t *index, int64_t *ends, double *noise, float *state, double *memory) {
-  for (int64_t k = 0; k < many; k++) {
-    const site *s = sites + k;
+/* Draw and train, one site after another, all of a site's steps together: 0, or 1 where it stopped before the end, with
+   the site as it was. To go on, put the pairs right in noise and set from to the next step.
+   words [most steps * units, and 2 * ceil(d / 2)], doubtful [ceil(d / 2)], index, ends, noise: to work in, and to be kept
+   until all is done; state and memory: as of fedkit_private. */
+int fedkit_sites(const layer *layers, int64_t count, const site *sites, int64_t many, int64_t d, halt *at, uint64_t *words,
+                 int64_t *doubtful, int64_t *index, int64_t *ends, double *noise, float *state, double *memory) {
+  for (; at->site < many; at->site++) {
+    const site *s = sites + at->site;
     schedule keys;
     schedule_of(s->key, &keys);
-    lots_of(s, &keys, words, index, ends);
-    int open = noise_of(s, &keys, d, words, noise, doubtful);
+    if (!at->from) lots_of(s, &keys, words, index, ends);
+    int settled = noise_of(s, &keys, d, words, noise, doubtful, at);
     schedule_forget(&keys);
-    if (open) return k;
-    if (fedkit_private(layers, count, s->told, s->parameters, s->x, s->y, index, ends, noise, state, memory)) return k;
+    if (!settled) return 1;
+    if (fedkit_private(layers, count, s->told, s->parameters, s->x, s->y, index, ends, noise, state, memory)) return 1;
   }
-  return many;
+  return 0;
 }

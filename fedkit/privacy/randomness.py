@@ -33,6 +33,7 @@ DRAWS = 2
 1 (until 0.1.0's first release): Philox normals, one stream for all.
 """
 _SCHEME = b"fedkit draws 2"
+_ENCODE = json.JSONEncoder(ensure_ascii=True, separators=(",", ":")).encode
 _ZEROS, _BLOCK = memoryview(bytes(2**18)), 16
 
 
@@ -78,7 +79,7 @@ def derive_seed(*material: str | int) -> int:
 
 
 def _encoded(material: Sequence[str | int]) -> bytes:
-    return json.dumps([*material], ensure_ascii=True, separators=(",", ":")).encode()
+    return _ENCODE([*material]).encode()
 
 
 def generator(*material: str | int) -> np.random.Generator:

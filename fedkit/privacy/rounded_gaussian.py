@@ -126,11 +126,20 @@ def _fill_pairs(cosines: Float64, sines: Float64, words: Words, bits: Bits, more
     by_row = words.reshape(rows, 2, pairs)
     for at in round_pairs(cosines, sines, by_row, scale).tolist():
         row, index = divmod(at, pairs)
-        u, v = (int(word) >> (64 - PREFIX) for word in by_row[row, :, index])
-        exact = continued(more, u, v, scale)
-        cosines[row, index] = exact[0]
-        if index < sines.shape[1]:
-            sines[row, index] = exact[1]
+        settle(cosines[row], sines[row], by_row[row], index, more, scale)
+
+
+def settle(cosines: Float64, sines: Float64, words: Words, index: int, more: Bits, scale: float) -> None:
+    """Fill a pair that its first words leave in doubt: float64 [pairs] and [pairs or one less], words [2, pairs].
+
+    Raises:
+        PrivacyError: FK316, a stream that cannot be random.
+    """
+    u, v = (int(word) >> (64 - PREFIX) for word in words[:, index])
+    exact = continued(more, u, v, scale)
+    cosines[index] = exact[0]
+    if index < len(sines):
+        sines[index] = exact[1]
 
 
 def continued(bits: Bits, u: int, v: int, scale: float) -> tuple[int, int]:

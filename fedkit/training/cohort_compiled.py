@@ -61,13 +61,14 @@ def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], pl
         if privacy_of(local).steps != local.steps:
             raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
     found = np.repeat(plan.parameters[None].astype(np.float32), len(sites), 0)
-    told, room = described(layers), _Room()
-    drawn, done = Drawn.of(told, task, sites, plan, found), 0
-    while done < len(sites):
-        done = drawn.train(done) if drawn is not None else done
-        if done < len(sites):
-            _private(told, found[done], task, sites[done], plan, room)
-            done += 1
+    told = described(layers)
+    drawn = Drawn.of(told, task, sites, plan, found)
+    if drawn is not None:
+        drawn.train()
+        return found
+    room = _Room()
+    for site, parameters in zip(sites, found, strict=True):
+        _private(told, parameters, task, site, plan, room)
     return found
 
 

@@ -16,17 +16,24 @@ import numpy as np
 
 from fedkit.native.library import library
 from fedkit.privacy.lattice import G, slack
-from fedkit.privacy.randomness import joins_below, keystreams, secure_key, seeded_key
-from fedkit.privacy.rounded_gaussian import CHUNK, check_scale
-from fedkit.training.stack_compiled import PlanRead, compiled, plan_read, privacy_of, rows_of, targets_of
+from fedkit.privacy.randomness import Draws, joins_below, keystreams, secure_key, seeded_key
+from fedkit.privacy.rounded_gaussian import CHUNK, check_scale, settle
+from fedkit.training.stack_compiled import (
+    PlanRead,
+    compiled,
+    plan_read,
+    privacy_of,
+    refuse_no_class,
+    rows_of,
+    targets_of,
+)
 from fedkit.types import Float32, Int64, LocalPlan, PrivacyPlan, RoundPlan, Site, Task
 
 _SITE = struct.Struct("=6Q2qd32s")
 """As ``fedkit/native/sites.c`` has it."""
+_KEY_AT = _SITE.size - 32
 _MOST = 2**18
 """Numbers of a site's noise, and words of its lots: what they need is in memory together."""
-_DOUBTFUL = 0.25
-"""Pairs of a site, expected, that further bits must decide: it is then drawn again, elsewhere."""
 _CHECKED = 67
 
 
@@ -51,13 +58,12 @@ class Drawn:
         layers: as :func:`fedkit.training.stack_compiled.described` gives them.
         found: float32 [sites, d], the received parameters, which become the trained ones.
 
-    Guarantee: a unit joins a lot, and noise is drawn, as :class:`fedkit.privacy.randomness.Draws` says. A site with a
-    pair whose rounding the first bits do not settle is left as it was.
+    Guarantee: a unit joins a lot, and noise is drawn, as :class:`fedkit.privacy.randomness.Draws` says.
     """
 
     def __init__(self, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32) -> None:
-        self._layers, self._code, self._d = layers, compiled(), found.shape[1]
-        self._kept: list[object] = [found]
+        self._layers, self._code, self._d, self._task = layers, compiled(), found.shape[1], task
+        self._rows: list[object] = [found]
         self._plans: dict[tuple[object, ...], PlanRead] = {}
         self._sites = bytearray(_SITE.size * len(sites))
         most = steps = 1
@@ -65,39 +71,55 @@ class Drawn:
             local = plan.sites[site.name]
             privacy = privacy_of(local)
             at = found.ctypes.data + row * found.strides[0]
-            _SITE.pack_into(self._sites, row * _SITE.size, *self._told(task, site, local, plan, at))
+            _SITE.pack_into(self._sites, row * _SITE.size, *self._told(site, local, plan, at))
             most, steps = max(most, privacy.steps * len(site.train)), max(steps, privacy.steps)
-        words = np.empty(max(most, self._d + 1), dtype=np.uint64)
-        whole = [np.empty(count, dtype=np.int64) for count in ((self._d + 1) // 2, most, steps + 1)]
+        self._words = np.empty(max(most, self._d + 1), dtype=np.uint64)
+        self._doubtful, self._noise = np.empty((self._d + 1) // 2, dtype=np.int64), np.empty((steps, self._d))
+        self._lots = np.empty(most, dtype=np.int64), np.empty(steps + 1, dtype=np.int64)
         stack = layers.ctypes.data, len(layers)
         moving = any(each.adam or each.mu for each in self._plans.values())
-        state = np.empty(self._code.fedkit_state(*stack) if moving else 0, dtype=np.float32)
-        work = np.empty(self._code.fedkit_private_memory(*stack))
-        room = words, *whole, np.empty(steps * self._d), state, work
-        self._kept += room
-        self._room = [part.ctypes.data if part.size else None for part in room]
+        self._state = np.empty(self._code.fedkit_state(*stack) if moving else 0, dtype=np.float32)
+        self._work = np.empty(self._code.fedkit_private_memory(*stack))
 
     @classmethod
     def of(cls, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32) -> Drawn | None:
-        """Some sites, if there is compiled code for all of their draws and it pays."""
+        """Some sites, if there is compiled code for the draws and none has too many."""
         few = draws_here() and all(
             _few(privacy_of(plan.sites[site.name]), len(site.train), found.shape[1]) for site in sites
         )
         return cls(layers, task, sites, plan, found) if few else None
 
-    def train(self, first: int) -> int:
-        """Train sites in their order from the first on; the number of the one that has to be trained elsewhere."""
-        sites = (ctypes.c_char * len(self._sites)).from_buffer(self._sites)
-        left = len(self._sites) // _SITE.size - first
-        at = ctypes.addressof(sites) + first * _SITE.size
-        done = self._code.fedkit_sites(self._layers.ctypes.data, len(self._layers), at, left, self._d, *self._room)
-        return first + int(done)
+    def train(self) -> None:
+        """Train all of them, one after another.
 
-    def _told(self, task: Task, site: Site, local: LocalPlan, plan: RoundPlan, at: int) -> tuple[object, ...]:
+        Raises:
+            TrainingError: FK409, a target that is no class.
+        """
+        halt, stack = np.zeros(4, dtype=np.int64), (self._layers.ctypes.data, len(self._layers))
+        sites = (ctypes.c_char * len(self._sites)).from_buffer(self._sites)
+        many, source = len(self._sites) // _SITE.size, dict[int, Draws]()
+        room = self._words, self._doubtful, *self._lots, self._noise, self._state, self._work
+        addresses = [part.ctypes.data if part.size else None for part in (halt, *room)]
+        while self._code.fedkit_sites(*stack, ctypes.addressof(sites), many, self._d, *addresses):
+            site, step, doubtful, _ = halt.tolist()
+            refuse_no_class(not doubtful, self._task)
+            if site not in source:
+                key = site * _SITE.size + _KEY_AT
+                source = {site: Draws(bytes(self._sites[key : key + 32]))}
+            self._settle(site, step, doubtful, source[site])
+            halt[3] = step + 1
+
+    def _settle(self, site: int, step: int, count: int, source: Draws) -> None:
+        pairs, noise = len(self._doubtful), self._noise[step]
+        words, scale = self._words[: 2 * pairs].reshape(2, pairs), _SITE.unpack_from(self._sites, site * _SITE.size)[8]
+        for index in self._doubtful[:count].tolist():
+            settle(noise[:pairs], noise[pairs:], words, index, source.noise[1], scale)
+
+    def _told(self, site: Site, local: LocalPlan, plan: RoundPlan, at: int) -> tuple[object, ...]:
         privacy = privacy_of(local)
         order = np.argsort(site.train.unit, kind="stable")
-        x, y = rows_of(site, int(self._layers[0, 0])), targets_of(task, site)
-        self._kept += x, y, order
+        x, y = rows_of(site, int(self._layers[0, 0])), targets_of(self._task, site)
+        self._rows += x, y, order
         kind = (
             privacy.max_lot,
             privacy.max_grad_norm,
@@ -108,7 +130,7 @@ class Drawn:
         )
         read = self._plans.get(kind)
         if read is None:
-            read = self._plans[kind] = plan_read(task, local, privacy, plan.proximal_mu)
+            read = self._plans[kind] = plan_read(self._task, local, privacy, plan.proximal_mu)
         below = joins_below(privacy.sample_rate)
         addresses = x.ctypes.data, y.ctypes.data, order.ctypes.data, at, ctypes.addressof(read)
         return *addresses, below % 2**64, below >> 64, len(order), _scale(privacy, self._d), _key(site, privacy, plan)
@@ -127,7 +149,4 @@ def _scale(privacy: PrivacyPlan, d: int) -> float:
 
 
 def _few(privacy: PrivacyPlan, units: int, d: int) -> bool:
-    numbers = privacy.steps * d
-    # Each is in doubt where it lies within 2**-47 of its scale, times its size, of a boundary.
-    doubtful = 2.0**-45 * numbers * _scale(privacy, d)
-    return max(numbers, privacy.steps * units) <= _MOST and d <= 2 * CHUNK and doubtful <= _DOUBTFUL
+    return privacy.steps * max(d, units) <= _MOST and d <= 2 * CHUNK

@@ -13,7 +13,7 @@ from fedkit.native.library import library
 from fedkit.training import cohort_compiled, cohort_drawn
 from fedkit.training.cohort_compiled import train_private
 from fedkit.training.cohort_drawn import Drawn, draws_here
-from fedkit.types import Examples, Site
+from fedkit.types import Examples, Site, Task
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan
 from tests.training.test_cohort_compiled import CLASSES, layers_of, site, stack
 
@@ -26,26 +26,31 @@ pytestmark = pytest.mark.skipif(not draws_here(), reason="no compiled code here,
     segment=st.integers(0, 255),
     block=st.integers(0, 2**40),
     count=st.integers(0, 75),
+    paired=st.booleans(),
 )
-def test_words_are_those_of_openssl(key, segment, block, count):
+def test_words_are_those_of_openssl(key, segment, block, count, paired):
     start = ((segment << 120) + block).to_bytes(16)
     theirs = Cipher(algorithms.AES(key), modes.CTR(start)).encryptor().update(bytes(8 * count))
     ours = np.full(count + 1, 7, dtype=np.uint64)
+    assert library().fedkit_has_aes()
+    if not paired:
+        library().fedkit_unpaired()
     library().fedkit_keystream(key, segment, block, ours.ctypes.data, count)
     assert ours[:count].tobytes() == theirs and ours[count] == 7
 
 
 def in_both_ways(monkeypatch, layers, task, sites, plan):
-    """Trained parameters with draws in compiled code, and with Python's; which sites were left to Python's."""
-    left, inner = [], cohort_compiled._private
+    """Trained parameters with draws in compiled code, and with Python's; how many pairs were in doubt."""
+    settled, inner = [], cohort_drawn.settle
     with monkeypatch.context() as patch:
-        patch.setattr(cohort_compiled, "_private", lambda *given: left.append(given[3].name) or inner(*given))
+        patch.setattr(cohort_compiled, "_private", None)
+        patch.setattr(cohort_drawn, "settle", lambda *given: settled.append(given[3]) or inner(*given))
         ours = train_private(layers, task, sites, plan)
     with monkeypatch.context() as patch:
         patch.setattr(Drawn, "of", lambda *_: None)
         theirs = train_private(layers, task, sites, plan)
     assert np.abs(theirs - plan.parameters).max() > 0
-    return ours, theirs, left
+    return ours, theirs, len(settled)
 
 
 @pytest.mark.parametrize("hidden", [7, 8])
@@ -70,24 +75,27 @@ def test_sites_of_many_kinds_are_trained_to_the_same_bits(hidden, optimizer, mu,
             strict=True,
         )
     }  # fmt: skip
-    ours, theirs, left = in_both_ways(
+    ours, theirs, _ = in_both_ways(
         monkeypatch, layers_of(model, outputs=3), CLASSES, sites, round_plan(model, plans, mu=mu)
     )
-    assert np.array_equal(ours, theirs) and left == []
-
-
-def test_a_site_with_a_pair_in_doubt_is_drawn_elsewhere_and_the_others_go_on(monkeypatch):
-    """On so fine a lattice one pair in thirty is."""
-    monkeypatch.setattr(cohort_drawn, "_DOUBTFUL", np.inf)
-    model, sites = stack(5, 1), [site(f"s{k}", 20, k) for k in range(12)]
-    plans = {s.name: local_plan(2, 8, 1e-4, "sgd", privacy_plan(s.name, noise_multiplier=2.0**13)) for s in sites}
-    plans = {n: dataclasses.replace(p, privacy=dataclasses.replace(p.privacy, steps=2)) for n, p in plans.items()}
-    ours, theirs, left = in_both_ways(monkeypatch, layers_of(model), BINARY, sites, round_plan(model, plans))
     assert np.array_equal(ours, theirs)
-    assert 0 < len(left) < len(sites)
 
 
-def test_sites_of_much_noise_or_many_doubts_are_drawn_by_python():
+@pytest.mark.parametrize("width", [1, 2])
+def test_pairs_in_doubt_are_settled_one_after_another_and_the_sites_go_on(width, monkeypatch):
+    """On so fine a lattice one pair in thirty is: the first of a site, the last of a step, several of one."""
+    model, sites = stack(5, width), [site(f"s{k}", 20, k) for k in range(12)]
+    task = BINARY if width == 1 else Task("multiclass", ("a", "b"))
+    plans = {
+        s.name: local_plan(40, 8, 1e-4, "adam", privacy_plan(s.name, steps=40, noise_multiplier=2.0**13)) for s in sites
+    }
+    layers, plan = layers_of(model, outputs=width), round_plan(model, plans)
+    ours, theirs, doubtful = in_both_ways(monkeypatch, layers, task, sites, plan)
+    assert np.array_equal(ours, theirs)
+    assert doubtful > 12
+
+
+def test_sites_of_much_noise_are_drawn_by_python():
     model, here = stack(5, 8, 1), site("s", 20)
     layers = cohort_compiled.described(layers_of(model))
 
@@ -95,8 +103,7 @@ def test_sites_of_much_noise_or_many_doubts_are_drawn_by_python():
         plan = round_plan(model, {"s": local_plan(4, 8, 0.1, "sgd", privacy_plan("s", **{"steps": 4, **changes}))})
         return Drawn.of(layers, BINARY, [here], plan, plan.parameters[None].astype(np.float32)) is not None
 
-    assert taken()
-    assert not taken(steps=2**13) and not taken(noise_multiplier=5000.0)
+    assert taken() and not taken(steps=2**13)
     with pytest.raises(PrivacyError, match="standard deviation"):
         taken(noise_multiplier=0.0)
 
