@@ -212,7 +212,7 @@ def _together(
             members = np.flatnonzero(now == length)
             which = slice(active) if len(members) == active else torch.from_numpy(members)
             taken = torch.from_numpy(rows[step, members, :length])
-            found = copies.of(which, x[taken], y[taken], programs)
+            found = copies.of(which, *(_at(part, taken) for part in (x, y)), programs)
             if len(members) == active:
                 gradients = [found[name].reshape(active, -1) for name in copies.values]
                 break
@@ -223,6 +223,11 @@ def _together(
     trained = copies.packed(worker)
     for site, each, mine, told in zip(sites, locals_, trained, metrics, strict=True):
         yield local.update_of(site, each, plan, mine, told)
+
+
+def _at(values: Tensor, index: Tensor) -> Tensor:
+    """``values[index]``, in a third of the time."""
+    return values.index_select(0, index.reshape(-1)).view(*index.shape, *values.shape[1:])
 
 
 def _alike(sites: Sequence[Site], plan: RoundPlan) -> list[list[Site]]:
