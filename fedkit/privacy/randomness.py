@@ -115,7 +115,11 @@ class Draws:
         raise TypeError("a source of noise is neither copied nor pickled: make it where it is drawn from")
 
     def poisson_mask(self, n: int, q: float) -> BoolMask:
-        """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n]."""
+        """Which of n units join the lot, each with chance floor(q * 2**64) / 2**64; bool [n].
+
+        Raises:
+            PrivacyError: FK304, a q that is no chance.
+        """
         bits, below = np.empty(n, dtype=np.uint64), joins_below(q)
         self._lots(bits)
         return bits < np.uint64(below) if below < 2**64 else np.ones(n, dtype=np.bool_)
@@ -181,9 +185,15 @@ class Draws:
 def joins_below(q: float) -> int:
     """A unit joins a lot where 64 random bits, as a number, are below this: with a chance of at most q.
 
+    Raises:
+        PrivacyError: FK304, a q that is no chance.
+
     >>> joins_below(0.5) == 2**63, joins_below(1.0) == 2**64
     (True, True)
     """
+    if not 0.0 <= q <= 1.0:
+        message = f"sample_rate {q:g} is not between 0 and 1"
+        raise PrivacyError(message, code="FK304", remedy="set privacy.sample_rate=0.05")
     return int(q * 2.0**64)
 
 
