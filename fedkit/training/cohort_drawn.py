@@ -31,7 +31,6 @@ from fedkit.types import Float32, Int64, LocalPlan, PrivacyPlan, RoundPlan, Site
 
 _SITE = struct.Struct("=6Q2qd32s")
 """As ``fedkit/native/sites.c`` has it."""
-_KEY_AT = _SITE.size - 32
 _MOST = 2**18
 """Numbers of a site's noise, and words of its lots: what they need is in memory together."""
 _CHECKED = 67
@@ -58,20 +57,23 @@ class Drawn:
         layers: as :func:`fedkit.training.stack_compiled.described` gives them.
         found: float32 [sites, d], the received parameters, which become the trained ones.
 
-    Guarantee: a unit joins a lot, and noise is drawn, as :class:`fedkit.privacy.randomness.Draws` says.
+    Guarantee: a unit joins a lot, and noise is drawn, as :class:`fedkit.privacy.randomness.Draws` says. Keys live in
+    :meth:`train` alone: whoever calls it again, or in a process that was forked from this one, draws from other secure
+    ones.
     """
 
     def __init__(self, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32) -> None:
         self._layers, self._code, self._d, self._task = layers, compiled(), found.shape[1], task
         self._rows: list[object] = [found]
         self._plans: dict[tuple[object, ...], PlanRead] = {}
-        self._sites = bytearray(_SITE.size * len(sites))
+        self._sites: list[tuple[tuple[object, ...], float]] = []
+        self._keys = [functools.partial(_key, site, privacy_of(plan.sites[site.name]), plan) for site in sites]
         most = steps = 1
         for row, site in enumerate(sites):
             local = plan.sites[site.name]
             privacy = privacy_of(local)
             at = found.ctypes.data + row * found.strides[0]
-            _SITE.pack_into(self._sites, row * _SITE.size, *self._told(site, local, plan, at))
+            self._sites.append((self._told(site, local, plan, at), _scale(privacy, self._d)))
             most, steps = max(most, privacy.steps * len(site.train)), max(steps, privacy.steps)
         self._words = np.empty(max(most, self._d + 1), dtype=np.uint64)
         self._doubtful, self._noise = np.empty((self._d + 1) // 2, dtype=np.int64), np.empty((steps, self._d))
@@ -96,22 +98,21 @@ class Drawn:
             TrainingError: FK409, a target that is no class.
         """
         halt, stack = np.zeros(4, dtype=np.int64), (self._layers.ctypes.data, len(self._layers))
-        sites = (ctypes.c_char * len(self._sites)).from_buffer(self._sites)
-        many, source = len(self._sites) // _SITE.size, dict[int, Draws]()
+        keys, source = [key() for key in self._keys], dict[int, Draws]()
+        written = b"".join(_SITE.pack(*told, scale, key) for (told, scale), key in zip(self._sites, keys, strict=True))
         room = self._words, self._doubtful, *self._lots, self._noise, self._state, self._work
         addresses = [part.ctypes.data if part.size else None for part in (halt, *room)]
-        while self._code.fedkit_sites(*stack, ctypes.addressof(sites), many, self._d, *addresses):
+        while self._code.fedkit_sites(*stack, written, len(keys), self._d, *addresses):
             site, step, doubtful, _ = halt.tolist()
             refuse_no_class(not doubtful, self._task)
             if site not in source:
-                key = site * _SITE.size + _KEY_AT
-                source = {site: Draws(bytes(self._sites[key : key + 32]))}
+                source = {site: Draws(keys[site])}
             self._settle(site, step, doubtful, source[site])
             halt[3] = step + 1
 
     def _settle(self, site: int, step: int, count: int, source: Draws) -> None:
         pairs, noise = len(self._doubtful), self._noise[step]
-        words, scale = self._words[: 2 * pairs].reshape(2, pairs), _SITE.unpack_from(self._sites, site * _SITE.size)[8]
+        words, scale = self._words[: 2 * pairs].reshape(2, pairs), self._sites[site][1]
         for index in self._doubtful[:count].tolist():
             settle(noise[:pairs], noise[pairs:], words, index, source.noise[1], scale)
 
@@ -133,7 +134,7 @@ class Drawn:
             read = self._plans[kind] = plan_read(self._task, local, privacy, plan.proximal_mu)
         below = joins_below(privacy.sample_rate)
         addresses = x.ctypes.data, y.ctypes.data, order.ctypes.data, at, ctypes.addressof(read)
-        return *addresses, below % 2**64, below >> 64, len(order), _scale(privacy, self._d), _key(site, privacy, plan)
+        return *addresses, below % 2**64, below >> 64, len(order)
 
 
 def _key(site: Site, privacy: PrivacyPlan, plan: RoundPlan) -> bytes:
