@@ -51,7 +51,8 @@ static int noise_of(const site *s, const schedule *keys, int64_t d, uint64_t *wo
     at->open = fedkit_gaussian(words, 1, pairs, d - pairs, s->scale, row, row + pairs, d, doubtful);
     if (at->open) return 0;
   }
-  at->from = 0;
+  /* Where the last step's pairs were put right, its halt still tells of them. */
+  at->from = at->open = 0;
   return 1;
 }
 
