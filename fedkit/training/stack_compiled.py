@@ -101,9 +101,16 @@ def rows_of(site: Site, width: int) -> Float32:
 
 
 def targets_of(task: Task, site: Site) -> NDArray[np.generic]:
-    """As compiled code reads them."""
-    kind = np.int64 if task.kind == "multiclass" else np.float32
-    return np.ascontiguousarray(site.train.y, dtype=kind)
+    """As compiled code reads them, one a row.
+
+    Raises:
+        TrainingError: FK409, another number of them: it would read beyond their end.
+    """
+    found = np.ascontiguousarray(site.train.y, dtype=np.int64 if task.kind == "multiclass" else np.float32)
+    if found.shape != (len(site.train),):
+        message = f"{site.name} has {len(site.train)} rows and targets of shape {found.shape}"
+        raise TrainingError(message, code="FK409", remedy="give each row one target")
+    return found
 
 
 def refuse_no_class(wrong: int, task: Task) -> None:

@@ -212,7 +212,7 @@ def _together(
             members = np.flatnonzero(now == length)
             which = slice(active) if len(members) == active else torch.from_numpy(members)
             taken = torch.from_numpy(rows[step, members, :length])
-            found = copies.of(which, *(_at(part, taken) for part in (x, y)), programs)
+            found = copies.of(which, _at(x, taken), _at(y, taken), programs)
             if len(members) == active:
                 gradients = [found[name].reshape(active, -1) for name in copies.values]
                 break
