@@ -47,6 +47,7 @@ def parse(line: str) -> None:
         root.make_context(context.info_name, words, parent=context.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WHOLE, ids=lambda page: page.name)
 def test_every_command_of_a_page_parses(page):
     found = commands(page.read_text(encoding="utf-8"))

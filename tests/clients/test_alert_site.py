@@ -30,6 +30,7 @@ def _configs(hook):
     return [told for _, body in hook.taken if (told := json.loads(body))["rule"] == "config"]
 
 
+@pytest.mark.deploy
 def test_a_new_config_is_told_and_a_kill_between_loses_nothing_while_answers_go_on(running, hook, tmp_path):
     port = free_port()
     hook.status = 503

@@ -121,6 +121,7 @@ def hook(tmp_path):
     found.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_each_rule_is_told_to_both(bench, hook, tmp_path, rule):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as syslog:

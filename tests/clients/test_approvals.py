@@ -205,6 +205,7 @@ def test_a_line_that_was_written_stays(manual):
     assert kinds == ["requested", "approved", "denied"] * 3
 
 
+@pytest.mark.slow
 def test_requests_that_nobody_decides_do_not_fill_the_disk(manual):
     opened = manual.coordinator.opened(manual.coordinator.job())
     run, now, file = asked_run(opened, (), time.time()), time.time(), approvals(manual)

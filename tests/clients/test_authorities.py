@@ -37,6 +37,7 @@ def replaced(coordinator, key=None):
     return second
 
 
+@pytest.mark.deploy
 def test_a_running_site_follows_and_answers_under_the_new_ca(running):
     coordinator, site = running()
     second = replaced(coordinator)
@@ -70,7 +71,7 @@ def fedkit(base, *words, status=0):
     return {"error": found["error"]["message"]} if status else found
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 def test_a_deployed_federations_ca_is_replaced_and_whoever_was_away_comes_back(tmp_path):
     port = free_port()
     fedkit(tmp_path, "server", "init", "c", "--name", "heart", "--host", "localhost", "--port", port, "--grpc-port",

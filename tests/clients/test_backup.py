@@ -311,6 +311,7 @@ def test_a_foreign_export_is_refused_and_no_folder_is_made(made, tmp_path):
     assert not (tmp_path / "again").exists() and not list(Path(tmp_path).glob(".again*"))
 
 
+@pytest.mark.deploy
 def test_a_site_that_answers_is_backed_up_put_back_and_goes_on_with_the_run(running, tmp_path):
     coordinator, site = running()
     folder, job = site.folder, coordinator.job("run-1")

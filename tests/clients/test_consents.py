@@ -120,6 +120,7 @@ def test_another_purpose_gets_an_answer_of_no_record(consenting, purposed):
     assert read(made) == {("train", 1): 0}
 
 
+@pytest.mark.deploy
 def test_a_withdrawal_counts_from_the_next_round_on(consenting):
     made = consenting()
     first = ask(made)
@@ -137,6 +138,7 @@ def test_a_withdrawal_counts_from_the_next_round_on(consenting):
     assert [run["train"] for run in lineage.runs_with(made.folder, DATASET, "p9")] == [[1]]
 
 
+@pytest.mark.slow
 def test_a_withdrawal_needs_no_consent_key_but_an_id(bench):
     made = bench()
     assert not isinstance(ask(made), str)
@@ -270,6 +272,7 @@ def test_equal_sets_are_stored_once(consenting):
     database.close()
 
 
+@pytest.mark.deploy
 def test_a_unit_s_lineage_is_told_with_its_withdrawal_and_corrections(consenting, capsys):
     made = consenting()
     for number in (1, 2):

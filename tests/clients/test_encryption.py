@@ -181,6 +181,7 @@ def test_a_site_that_was_encrypted_from_the_start_never_writes_a_byte_of_it(hosp
     assert np.asarray(wire.unpack_update(stored, SITE, SIZE).delta, "<f4").tobytes() == planted[1]
 
 
+@pytest.mark.slow
 def test_without_its_key_a_site_reads_no_record_charges_nothing_and_still_tells_its_budget(hospital, tmp_path):
     key = write_key(tmp_path / "north.key")
     name_keys(hospital, key_file=str(key))
@@ -277,6 +278,7 @@ def test_a_rotation_leaves_nothing_that_the_key_before_or_its_vault_opens(hospit
     assert len(unopened(opened(hospital).folder, [DATASET])) >= 3
 
 
+@pytest.mark.deploy
 @pytest.mark.parametrize("part", range(4))
 def test_a_kill_at_any_line_of_a_rotation_leaves_the_old_key_or_the_new_one_and_the_next_try_ends_it(
     hospital, tmp_path, part
@@ -432,6 +434,7 @@ os.wait()
 """
 
 
+@pytest.mark.deploy
 def test_the_command_encrypts_rotates_and_checks(hospital, tmp_path):
     live(hospital)
 
@@ -451,6 +454,7 @@ def test_the_command_encrypts_rotates_and_checks(hospital, tmp_path):
     assert run("--check")[0] == 1
 
 
+@pytest.mark.deploy
 def test_a_real_site_s_folder_is_encrypted_by_joining_and_shows_no_reply(running):
     coordinator, site = running()
     reply = coordinator.ask(coordinator.request(coordinator.job("sealed"), "train", 1, model(SIZE)))
@@ -475,6 +479,7 @@ def test_a_real_site_s_folder_is_encrypted_by_joining_and_shows_no_reply(running
     assert done.returncode == 2 and "FK790" in done.stderr and str(key) in done.stderr
 
 
+@pytest.mark.deploy
 def test_a_real_site_s_folder_with_its_evidence_shows_nothing_and_the_evidence_opens_by_the_key_of_its_time(
     running, tmp_path
 ):
@@ -544,6 +549,7 @@ def client(*words):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.deploy
 def test_a_vault_that_is_lost_is_named_by_every_command_before_anything_is_written(hospital, tmp_path):
     name_keys(hospital, key_file=str(write_key(tmp_path / "north.key")))
     settle(opened(hospital).folder)
@@ -671,6 +677,7 @@ def test_a_key_file_that_was_damaged_is_to_come_back_and_no_new_one_is_to_be_mad
         assert not unopened(opened(hospital).folder, [DATASET])
 
 
+@pytest.mark.deploy
 def test_a_rotation_says_what_the_key_before_is_still_needed_for(hospital, tmp_path):
     rotated(hospital, tmp_path)
     name, folder = str(hospital.folder.site_yaml), hospital.folder.path
@@ -702,6 +709,7 @@ def test_doctor_without_the_key_sends_nobody_to_a_backup_for_the_lineage(hospita
     assert "pseudonym" not in found.remedy and "lineage" not in found.remedy, found
 
 
+@pytest.mark.deploy
 def test_status_without_the_key_tells_no_cost_in_place_of_none(hospital, tmp_path):
     key = write_key(tmp_path / "north.key")
     name_keys(hospital, key_file=str(key))
@@ -717,6 +725,7 @@ def test_status_without_the_key_tells_no_cost_in_place_of_none(hospital, tmp_pat
     assert "epsilon" in told
 
 
+@pytest.mark.deploy
 def test_a_site_whose_key_command_is_away_or_fails_does_not_start_and_writes_nothing(hospital, tmp_path):
     key, program = write_key(tmp_path / "north.key"), tmp_path / "vault"
     program.write_text(f'#!/bin/sh\necho "PLANTED-TOKEN" >&2\ncat {key}\n')

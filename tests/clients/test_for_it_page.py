@@ -8,6 +8,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from fedkit.privacy.ledger.ledger import Ledger
 from tests.clients.conftest import FEDKIT, NO_PROXY
 from tests.clients.coordinator import DATASET, model
@@ -37,6 +39,7 @@ def spent(site):
         return ledger.account(DATASET).spent
 
 
+@pytest.mark.deploy
 def test_a_folder_that_was_put_back_knows_what_was_spent_since_once_the_page_was_followed(bench, tmp_path):
     made = bench()
     site, keeper, coordinator = made.folder, made.keeper, made.coordinator

@@ -27,6 +27,7 @@ def said(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_neither_lineage_nor_withdraw_says_no_round_of_what_was_deleted(consenting, said):  # noqa: F811
     made = consenting()
     assert not isinstance(ask(made), str)
@@ -49,6 +50,7 @@ def test_neither_lineage_nor_withdraw_says_no_round_of_what_was_deleted(consenti
     assert "deleted" not in said(made, "lineage", "--run", "other")
 
 
+@pytest.mark.slow
 def test_neither_says_that_a_patient_was_in_no_round_that_left_before_a_restore(consenting, said, tmp_path):  # noqa: F811
     made = consenting()
     make_backup(made.folder, SITE, tmp_path / "copy")

@@ -103,6 +103,7 @@ def test_a_command_s_output_is_the_key_and_no_shell_reads_it(tmp_path):
     assert "print" not in text
 
 
+@pytest.mark.slow
 def test_a_command_that_hangs_is_ended_with_all_that_it_began(tmp_path, monkeypatch):
     monkeypatch.setattr(key_source, "COMMAND_SECONDS", 1.0)
     mark = tmp_path / "alive"

@@ -53,6 +53,7 @@ def silent(coordinator, message_id, seconds):
     return True
 
 
+@pytest.mark.deploy
 def test_nothing_is_answered_not_even_with_a_code_until_it_is_lifted_and_resumed(slow, site):
     coordinator, *_ = slow
     told = quarantined(site)
@@ -72,6 +73,7 @@ def test_nothing_is_answered_not_even_with_a_code_until_it_is_lifted_and_resumed
     assert kinds[-3:] == ["quarantined", "unquarantined", "released"] and kinds.count("released") == released + 1
 
 
+@pytest.mark.slow
 def test_work_is_given_up_and_neither_its_answer_nor_a_code_leaves(slow, site):
     coordinator, _, hold = slow
     (hold / "training").unlink(missing_ok=True)
@@ -86,6 +88,7 @@ def test_work_is_given_up_and_neither_its_answer_nor_a_code_leaves(slow, site):
     assert sum(1 for _ in readable_lines(site.folder.audit, ("withheld",))) == before + 1
 
 
+@pytest.mark.deploy
 def test_the_state_says_so_and_a_restart_changes_nothing(slow, site):
     coordinator, *_ = slow
     quarantined(site)

@@ -54,6 +54,7 @@ def test_a_folder_in_order_is_told_with_its_counts(made):
     assert "1 round " in lineage_check(opened(made)).found and log_remarks(opened(made)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["no database", "no table", "another key", "no key"])
 def test_a_lineage_by_which_every_round_is_refused_fails_the_check_and_bars_a_start(made, how):
     ruin(made, how)

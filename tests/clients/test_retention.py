@@ -308,6 +308,7 @@ def test_a_running_site_deletes_by_the_clock_once_an_hour(made):
     assert asked[4:] == ["due"]
 
 
+@pytest.mark.deploy
 def test_the_command_shows_first_and_deletes_under_encryption_too(made):
     values = json.loads(made.folder.site_yaml.read_text()) | {"retention": {"replies": 0}}
     made.folder.site_yaml.write_text(json.dumps(values))
@@ -343,6 +344,7 @@ def test_a_bound_that_cannot_be_is_refused(made, given, word):
     assert word in str(caught.value)
 
 
+@pytest.mark.deploy
 def test_a_real_site_deletes_by_itself_when_it_connects_and_its_log_still_verifies(running):
     coordinator, site = running(start=False)
     values = json.loads(site.folder.site_yaml.read_text()) | {

@@ -119,6 +119,7 @@ def test_more_processors_than_there_are_limit_nothing_and_that_is_said():
     assert "limits.cpus is 4096" in said
 
 
+@pytest.mark.deploy
 def test_a_start_and_the_doctor_say_the_same_of_a_missing_table_and_nothing_connects(running):
     coordinator, site = running(start=False)
     site.folder.path.joinpath("table.csv").unlink()
@@ -132,6 +133,7 @@ def test_a_start_and_the_doctor_say_the_same_of_a_missing_table_and_nothing_conn
     assert status == 2 and detached == err
 
 
+@pytest.mark.deploy
 @pytest.mark.skipif(importlib.util.find_spec("psycopg") is None, reason="needs the driver psycopg")
 def test_a_site_connects_while_its_database_is_away_and_says_so_first(running):
     _, site = running(start=False)
@@ -148,6 +150,7 @@ def test_a_site_connects_while_its_database_is_away_and_says_so_first(running):
     assert _client("stop", site.folder.site_yaml)[0] == 0
 
 
+@pytest.mark.deploy
 def test_a_memory_limit_that_doctor_lets_pass_is_one_with_which_it_starts(running):
     """Both measure in a process that has loaded nothing else: what one lets pass the other does not refuse."""
     _, site = running(start=False)

@@ -24,6 +24,7 @@ def check(site):
     return require_withdrawals(read_site_file(site.folder.site_yaml), site.folder)
 
 
+@pytest.mark.slow
 def test_what_was_withdrawn_and_taken_back_by_the_command_agrees_with_the_log(site):
     assert check(site) == 0
     command(site, "withdraw", stdin="p1\np2\n")
@@ -32,6 +33,7 @@ def test_what_was_withdrawn_and_taken_back_by_the_command_agrees_with_the_log(si
     assert check(site) == 1
 
 
+@pytest.mark.deploy
 @pytest.mark.parametrize("how", ["lost", "put back"])
 def test_withdrawals_that_the_log_tells_of_and_the_file_lacks_are_refused(site, tmp_path, how):
     command(site, "withdraw", stdin="p1\n")

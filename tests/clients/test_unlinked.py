@@ -82,6 +82,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.deploy
 @pytest.mark.parametrize("name", FILES)
 def test_no_command_follows_a_link(made, name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -172,6 +172,7 @@ def test_each_day_is_read_as_the_standard_library_reads_it(bench):
     assert read(config, register=register, unit="pid") == wanted
 
 
+@pytest.mark.slow
 def test_ids_are_one_where_they_are_one_unit_and_only_there(bench):
     config, everyone = bench.records(IDS), set(range(len(IDS)))
     real = {n for n in everyone if not is_no_id(IDS[n])}

@@ -122,6 +122,7 @@ def test_another_clause_that_is_garbled_never_admits_what_this_one_refuses(tmp_p
     _never_admits(path, case)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(_REFUSING), value=VALUES)
 @example(name="approval", value="Manual")
@@ -139,6 +140,7 @@ def test_a_clause_that_is_garbled_is_unreadable_or_refuses_still(tmp_path, name,
     _never_admits(path, case)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(_REFUSING), where=st.floats(0, 1, exclude_max=True), junk=st.text(max_size=3),
        cut=st.integers(0, 40))  # fmt: skip

@@ -12,6 +12,7 @@ from fedkit.native.compiling import BASE, HERE, WIDE, compile_into, compiler, so
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler here")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_library_says_which_files_it_was_made_of(tmp_path):
     made = compile_into(tmp_path)

@@ -39,6 +39,7 @@ def words_of(seed, rows, pairs):
     return words
 
 
+@pytest.mark.slow
 @compiled_only
 @pytest.mark.parametrize("scale", [0.3, 1.7, 2.0**20, 1.1 * 2.0**33, 2.0**40])
 def test_both_ways_give_the_same_numbers_and_leave_the_same_pairs_open(scale, monkeypatch):

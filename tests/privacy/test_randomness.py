@@ -65,6 +65,7 @@ def test_seeded_draws_keep_the_bits_that_recorded_runs_repeat():
     assert source.permutation(6).tolist() == ORDER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize(("count", "d"), [(1, 5), (7, 1), (9, 4130), (3, 2**15 + 77), (4, 0), (0, 4)])
 def test_many_draws_at_once_are_those_of_one_after_another(name, count, d, monkeypatch):

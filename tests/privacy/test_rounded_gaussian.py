@@ -159,6 +159,7 @@ def test_the_cell_that_reaches_0_never_passes_however_small_the_scale(scale):
     assert found.tolist() == rounded(stream.log, scale)
 
 
+@pytest.mark.slow
 @settings(max_examples=600, deadline=None)
 @given(u=st.one_of(st.integers(1, 2**24 - 1), st.integers(1, 40)), v=st.integers(0, 2**24 - 1), scale=st.floats(14, 20))
 def test_what_is_decided_in_decimal_holds_in_every_corner_of_the_cell(u, v, scale):

@@ -292,6 +292,7 @@ def test_a_reader_that_stalls_is_left(api, monkeypatch):
     assert ended == [True]
 
 
+@pytest.mark.slow
 def test_archives_of_an_hour_have_a_number(api, monkeypatch):
     _archived(api)
     for _ in range(240):

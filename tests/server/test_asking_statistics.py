@@ -56,6 +56,7 @@ def test_every_site_is_asked_once_and_its_answer_is_kept_as_it_came(world):
     assert not (world.folder / "runs" / "all" / "journal").exists()
 
 
+@pytest.mark.slow
 def test_a_refusal_is_told_by_its_code_and_one_that_may_change_is_asked_again(world):
     codes = iter(["FK577"])
     world.sites["north"].answer = lambda *said: next(codes, None) or counted(*said)

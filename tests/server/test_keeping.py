@@ -35,7 +35,7 @@ def place(tmp_path):
         subprocess.run([*FEDKIT, "halt", str(tmp_path / name)], capture_output=True, env=ENVIRONMENT)
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 def test_a_folder_that_was_put_back_serves_the_same_federation_and_new_keys_and_tokens_are_followed(place):
     admin, first, again = ("--profile", place / "admin"), place / "c", place / "restored"
     start = ("--bind", "127.0.0.1", "--detach")

@@ -39,6 +39,7 @@ def refusing(code, *rounds):
     return answer
 
 
+@pytest.mark.deploy
 @SLOW
 def test_runs_go_one_at_a_time_in_the_order_in_which_they_were_submitted(world):
     held = world.sites["north"].answer = Held(run="first")
@@ -74,6 +75,7 @@ def test_a_run_that_is_known_or_names_a_stranger_is_refused_and_nobody_is_asked(
     assert world.sites["north"].asked == []
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_is_never_begun_twice(world):
     world.runner.submit(job_text("r"))
@@ -91,6 +93,7 @@ def test_an_unknown_run_is_named_with_those_that_there_are(world, call):
         getattr(world.runner, call)("x")
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_that_is_stopped_before_its_turn_asks_nobody_to_train(world):
     held = world.sites["north"].answer = Held(run="first")
@@ -105,6 +108,7 @@ def test_a_run_that_is_stopped_before_its_turn_asks_nobody_to_train(world):
         world.runner.stop("second")
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_that_is_stopped_in_a_round_keeps_the_model_so_far(world):
     held = world.sites["north"].answer = Held(round=2)
@@ -118,6 +122,7 @@ def test_a_run_that_is_stopped_in_a_round_keeps_the_model_so_far(world):
     assert (world.folder / "runs" / "r" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_below_its_quorum_fails_names_the_site_and_goes_on_where_it_failed(world):
     world.sites["south"].answer = refusing("FK567", 2)
@@ -139,6 +144,7 @@ def test_a_run_below_its_quorum_fails_names_the_site_and_goes_on_where_it_failed
     assert told == ["failed"]
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_that_failed_can_be_ended_for_good(world):
     world.sites["south"].answer = refusing("FK567")
@@ -150,6 +156,7 @@ def test_a_run_that_failed_can_be_ended_for_good(world):
     assert ("r", "end", 0) in world.sites["north"].asked
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_with_a_missing_site_is_degraded_and_says_whose_part_is_missing(world):
     world.sites["south"].answer = refusing("FK563")
@@ -159,6 +166,7 @@ def test_a_run_with_a_missing_site_is_degraded_and_says_whose_part_is_missing(wo
     assert "round 1: degraded 1/2: south missing" in note and "south: FK563" in note
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_runner_that_is_closed_goes_on_after_its_restart_and_asks_nothing_twice(world):
     held = world.sites["north"].answer = Held(round=2)
@@ -177,6 +185,7 @@ def test_a_runner_that_is_closed_goes_on_after_its_restart_and_asks_nothing_twic
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_run_that_was_running_when_its_coordinator_was_killed_is_taken_up(world):
     world.close_runner()
@@ -186,6 +195,7 @@ def test_a_run_that_was_running_when_its_coordinator_was_killed_is_taken_up(worl
     assert world.over("r")["outcome"] == "complete"
 
 
+@pytest.mark.slow
 @SLOW
 def test_the_status_of_a_run_is_true_after_a_restart(world):
     world.runner.submit(job_text("r"))
@@ -196,6 +206,7 @@ def test_the_status_of_a_run_is_true_after_a_restart(world):
     assert [event["kind"] for event in world.runner.events("r", 0)][-1] == "finished"
 
 
+@pytest.mark.slow
 @SLOW
 def test_what_sites_disclose_is_added_up_and_what_cannot_be_is_left_out(world):
     def disclosing(site, order, request):
@@ -219,6 +230,7 @@ def test_what_sites_disclose_is_added_up_and_what_cannot_be_is_left_out(world):
     assert "10.0 CPU seconds, at most 102 bytes of memory" in report
 
 
+@pytest.mark.slow
 @SLOW
 def test_a_queued_job_that_was_altered_fails_and_the_next_one_has_its_turn(world):
     world.close_runner()

@@ -88,6 +88,7 @@ def test_a_memory_that_cannot_be_read_is_refused_before_anything_is_served(folde
         begin_tracking("mlflow", folder)
 
 
+@pytest.mark.slow
 def test_a_coordinator_in_the_background_is_refused_with_the_trackers_own_error(tmp_path):
     fedkit, folder = [sys.executable, "-m", "fedkit", "server"], tmp_path / "coordinator"
     line = [

@@ -56,6 +56,7 @@ def mlflow_server(hangs):
         server.server_close()
 
 
+@pytest.mark.deploy
 @pytest.mark.parametrize("hangs", [True, False])
 def test_no_run_waits_for_a_tracker_and_no_password_of_its_address_is_logged(world, monkeypatch, caplog, hangs):
     pytest.importorskip("mlflow", reason="mlflow is not installed (pip install 'fedkit[mlflow]')")

@@ -105,6 +105,7 @@ def test_a_clock_that_is_set_back_keeps_nothing_from_being_looked_at(here):  # n
     assert len(receipts(here)) == 1
 
 
+@pytest.mark.slow
 def test_a_real_coordinator_deletes_by_itself_and_its_log_verifies(here):  # noqa: F811
     port, grpc_port = free_port(), free_port()
     values = json.loads(here.folder.settings_file.read_text())

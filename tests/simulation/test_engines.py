@@ -9,6 +9,7 @@ from fedkit.runs.directory import MANIFEST
 from fedkit.training import choice, engine, on_device
 
 
+@pytest.mark.slow
 def test_taps_and_the_reference_give_one_model_and_one_epsilon_a_site(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["privacy=record_dp", "privacy.noise=seeded", "federation.num_rounds=1"]
@@ -22,6 +23,7 @@ def test_taps_and_the_reference_give_one_model_and_one_epsilon_a_site(tmp_path, 
     assert np.linalg.norm(ours - theirs) <= 1e-5 * np.linalg.norm(theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "trained_by"), [("digits", "taps"), ("heart_disease", "closed_form")])
 def test_a_gpu_gives_the_model_of_the_cpu_and_a_replay_asks_for_it_again(name, trained_by, tmp_path, monkeypatch):
     """By a device that takes the way of a GPU; `tests/training` asks the same of a GPU where there is one."""

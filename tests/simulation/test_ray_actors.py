@@ -60,6 +60,7 @@ def same(left, right):
         assert np.array_equal(delta, right[name][0]) and (weight, metrics) == right[name][1:]
 
 
+@pytest.mark.deploy
 def test_an_update_has_the_bits_of_this_process(shared):
     for number in (1, 2):
         plan = round_plan(MODEL, PLANS, number=number, mu=0.1)
@@ -150,6 +151,7 @@ def process(actor):
     return int(actor.who.split("process ")[1].split()[0])
 
 
+@pytest.mark.deploy
 def test_an_actor_that_is_lost_is_replaced_and_nothing_counts_twice(cluster, shared, tmp_path):
     shared.stop()
     asleep = tmp_path / "asleep"

@@ -44,6 +44,7 @@ def manifest(done):
     return json.loads((done.path / "manifest.json").read_text())
 
 
+@pytest.mark.deploy
 @pytest.mark.usefixtures("cluster")
 def test_a_seeded_run_gives_the_local_model_and_its_epsilon_and_replays_without_ray(tmp_path):
     here = run(tmp_path, "local", "strategy=fedadam", "training.workers=1")
@@ -58,6 +59,7 @@ def test_a_seeded_run_gives_the_local_model_and_its_epsilon_and_replays_without_
     assert found.identical and found.how == "retrained" and found.rounds == 3
 
 
+@pytest.mark.deploy
 @pytest.mark.usefixtures("cluster")
 def test_what_is_recorded_or_sorted_travels_update_by_update_bit_for_bit(tmp_path):
     """Secure noise records every update, and a median reads each."""
@@ -76,6 +78,7 @@ def made(name, place):
     return site(name, 12 + place % 5, place)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_population_is_made_in_the_actors_and_its_mean_is_the_local_one():
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 1))
@@ -133,7 +136,7 @@ def somebodys(tmp_path_factory):
             end(family)
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 def test_somebodys_cluster_is_joined_with_its_token_and_left_as_it_was(tmp_path, somebodys):
     address, variables, owner = somebodys
     write_table(tmp_path / "my", sizes=FOUR)
@@ -149,6 +152,7 @@ def test_somebodys_cluster_is_joined_with_its_token_and_left_as_it_was(tmp_path,
     assert not [pid for pid in family if b"ray::Seat" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
+@pytest.mark.slow
 def test_whoever_has_no_token_is_not_let_in_and_does_not_wait_for_long(monkeypatch, somebodys):
     address, variables, *_ = somebodys
     monkeypatch.setattr(ray_probe, "SECONDS", 3.0)
@@ -175,7 +179,7 @@ def test_a_cluster_of_another_ray_is_refused(monkeypatch, somebodys):
     assert caught.value.code == "FK552"
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 def test_ctrl_c_leaves_no_process_no_folder_and_no_port_was_open_to_others(tmp_path):
     write_table(tmp_path / "my", sizes=FOUR)
     words = ["simulate", "data=icu", "federation=ray", "federation.num_rounds=1000", "privacy=none"]

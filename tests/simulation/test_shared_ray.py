@@ -75,6 +75,7 @@ def test_cpus_are_shared_out_and_every_run_has_one():
     assert [ray.among(runs).each for runs in (1, 2, 3, 7, 9)] == [7, 3, 2, 1, 1]
 
 
+@pytest.mark.deploy
 @pytest.mark.usefixtures("cluster")
 def test_in_a_process_that_has_a_ray_cells_come_one_after_another(tmp_path):
     with pytest.raises(CannotStart, match="connected to a Ray"), shared_ray(None, 1):
@@ -102,7 +103,7 @@ def test_a_cluster_that_does_not_answer_is_one_error_before_any_cell(tmp_path):
     assert caught.value.code == "FK551" and not list(tmp_path.glob("runs/*/*"))
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 @pytest.mark.usefixtures("cluster")
 def test_cells_side_by_side_give_what_each_gives_alone_and_leave_nothing(tmp_path, short, started):
     process = started("sweep", *WORDS, f"runs_dir={tmp_path / 'runs'}", "--jobs", "2", "--json")
@@ -125,7 +126,7 @@ def test_cells_side_by_side_give_what_each_gives_alone_and_leave_nothing(tmp_pat
         assert (path / "model.safetensors").read_bytes() == (alone.path / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_interrupted_or_killed_leaves_no_process_and_no_folder(tmp_path, short, started, number):
     words = [*WORDS, "federation.num_rounds=100000", f"runs_dir={tmp_path / 'runs'}"]
@@ -144,7 +145,7 @@ def test_a_sweep_that_is_interrupted_or_killed_leaves_no_process_and_no_folder(t
     wait_for(lambda: not family & parents().keys() and not list(short.iterdir()), None, 60)
 
 
-@pytest.mark.slow
+@pytest.mark.deploy
 def test_ctrl_c_while_ray_starts_leaves_no_folder(tmp_path, short, started):
     words = [*WORDS[:-1], f"runs_dir={tmp_path / 'runs'}", "training.workers=1"]
     process = started("simulate", *words)

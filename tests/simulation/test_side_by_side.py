@@ -101,6 +101,7 @@ sys.exit(main(["sweep", "heart_disease", "privacy=none", "training.local_steps=1
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_ctrl_c_leaves_whole_cells_and_closed_runs(tmp_path):
     """The real command in a process of its own, interrupted once some cells have ended."""

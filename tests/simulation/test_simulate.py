@@ -341,6 +341,7 @@ def test_arrays_in_a_private_run_need_a_declared_task(here):
         fedkit.simulate(None, overrides=[*SMALL, "privacy.delta=0.001"], model=_convnet, data=_images())
 
 
+@pytest.mark.slow
 def test_what_holds_all_updates_says_so_before_the_run(here):
     robust, held, own, streamed = (
         fedkit.simulate("heart_disease", overrides=[*PLAIN, *words], strategy=strategy)

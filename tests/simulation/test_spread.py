@@ -28,6 +28,7 @@ def run(*words):
     return done, manifest["engine"], manifest["notes"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["privacy=none"], ["training.engine=reference"], ["strategy=krum"]])
 def test_a_run_in_two_processes_is_the_same_run(words):
     one, engine, _ = run(*words, "training.workers=1")

@@ -21,6 +21,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setattr("fedkit.simulation.simulate.write_report", lambda path: path)
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_cell_once_and_keeps_finished_ones(monkeypatch):
     words = [*SMALL, "privacy.epsilon=1,3", "strategy=fedavg,fedadam"]
     first = sweep("heart_disease", words)
@@ -86,6 +87,7 @@ def bare(cell):
     })  # fmt: skip
 
 
+@pytest.mark.slow
 def test_cells_side_by_side_give_what_cells_in_turn_give():
     words = [*SMALL, "privacy.epsilon=1,3", "seed=1,2"]
     both = []
@@ -105,6 +107,7 @@ def test_cells_side_by_side_give_what_cells_in_turn_give():
     assert [cell["status"] for cell in sweep("heart_disease", [*words, "runs_dir=runs1"], jobs=2).cells] == ["kept"] * 4
 
 
+@pytest.mark.slow
 def test_a_sweep_reads_a_table_once_a_privacy_mode(monkeypatch, tmp_path):
     def counted(*arguments, **options):
         with (tmp_path / "reads").open("a") as file:

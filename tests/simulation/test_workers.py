@@ -89,6 +89,7 @@ def start():
         each.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("kind", ["plain", "private"])
 @pytest.mark.parametrize("engine", [closed_form, lambda: REFERENCE], ids=["closed_form", "reference"])
@@ -344,6 +345,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_workers_of_a_process_with_threads_train_and_end_with_it():
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr

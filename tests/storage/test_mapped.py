@@ -48,6 +48,7 @@ VIEWS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc/self/smaps")
 def test_no_more_of_a_mapped_file_is_held_than_the_slices_at_work(file, view):
@@ -77,6 +78,7 @@ def test_arrays_side_by_side_are_covered_once_and_in_order(size):
         assert np.array_equal(np.concatenate([values[part] for part in parts]), values)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs /proc/self/smaps")
 def test_files_read_side_by_side_are_not_held(file, tmp_path):
     (tmp_path / "more").mkdir()

@@ -35,6 +35,7 @@ def test_what_is_robust_by_itself_is_what_the_issue_names():
         assert isinstance(build(StrategyConfig(name), num_sites=3, private=True), Robust)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), sites=st.integers(1, 33), liars=st.integers(0, 3), ties=st.booleans())
 @pytest.mark.parametrize(
@@ -52,6 +53,7 @@ def test_places_are_flowers(name, arguments, seed, sites, liars, ties):
     _compare(name, arguments, x, list(deltas), [1.0] * sites)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(seed=st.integers(0, 2**32), liars=st.integers(0, 4), more=st.integers(0, 20), chosen=st.integers(1, 30),
        close=st.booleans())  # fmt: skip

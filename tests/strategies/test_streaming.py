@@ -65,6 +65,7 @@ def test_what_streams_is_what_the_issue_names():
         build(StrategyConfig(name, known), num_sites=3, private=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "arguments"), CASES)
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), sites=st.integers(1, 6), rounds=st.integers(1, 6), wide=st.booleans())

@@ -79,6 +79,7 @@ def private(name, steps=50, optimizer="sgd", rate=0.1, **changes):
     return local_plan(steps, 8, rate, optimizer, privacy_plan(name, **{"steps": steps, **changes}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("mu", [0.0, 0.3])
@@ -90,6 +91,7 @@ def test_private_weights_equal_the_references_after_50_steps(kind, optimizer, mu
     assert_same(model, *both(model, kind, sites, round_plan(model, plans, mu=mu)))
 
 
+@pytest.mark.slow
 def test_what_many_sites_draw_ahead_stays_small_and_how_much_it_is_changes_no_bit(form, monkeypatch):
     """Beside what the memory budget counts; 100 sites of 600 steps would hold 40 MB of places and noise."""
     model, sites = network((5, 8, 1)), [site(f"s{k}", 20, k, "binary") for k in range(100)]
@@ -134,6 +136,7 @@ def test_plain_weights_equal_the_references_after_50_steps(kind, optimizer, mu):
     assert_same(model, *both(model, kind, sites, round_plan(model, plans, mu=mu)))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.integers(1, 12), max_size=3),
@@ -154,6 +157,7 @@ def test_any_architecture_trains_as_the_reference_does(hidden, bias, activation,
     assert_same(model, *both(model, kind, sites, round_plan(model, plans, seed=seed)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TASKS)
 def test_a_patients_rows_are_clipped_as_one(kind):
     model = network((5, 6, OUTPUTS[kind]))
@@ -266,6 +270,7 @@ def test_secure_noise_is_fresh_and_of_the_plans_size():
     assert np.abs(correlations).max() < 6 / np.sqrt(values.shape[1])
 
 
+@pytest.mark.slow
 def test_a_secure_lot_has_the_law_of_the_references():
     """One row, q = 1/2, no clipping effect: joined or not shows in the update, at both engines equally often."""
     model = network((5, 1))

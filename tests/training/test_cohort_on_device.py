@@ -39,6 +39,7 @@ def both(model, kind, sites, plan, where, at_once=1000):
     return ours, theirs
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize(("optimizer", "mu"), [("sgd", 0.0), ("sgd", 0.3), ("adam", 0.3)])

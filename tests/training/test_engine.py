@@ -113,6 +113,7 @@ def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
     assert chosen(wide, memory_gb=enough, engine="closed_form").at_once == 1
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_chunk_is_within_its_estimate(tmp_path):
     """Peak memory of a fresh process, with and without 40 more sites at once."""
     if not Path("/proc/self/clear_refs").exists():

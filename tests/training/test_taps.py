@@ -76,6 +76,7 @@ def assert_same(model, shape, task, sites, plan):
 SHAPES = {"logistic": (5,), "mlp": (5,), "cnn": (1, 8, 8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("kind", "optimizer", "mu"), [("binary", "sgd", 0.0), ("multiclass", "sgd", 0.3), ("regression", "adam", 0.1)]
@@ -141,6 +142,7 @@ def image_models(draw):
     return nn.Sequential(*layers), shape
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(max_examples=20, deadline=None)
 @given(image_models(), st.lists(st.integers(0, 20), min_size=1, max_size=3), st.integers(0, 10**6))
@@ -183,6 +185,7 @@ class LowRank(nn.Module):
         return self.out(torch.tanh(self.frozen(x) + self.up(self.down(x))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "shape", "words"), [(Words, (4,), 9), (LowRank, (5,), 0)])
 @pytest.mark.parametrize("unit", ["record", "patient"])
 def test_attention_embeddings_and_frozen_layers_train_as_in_the_reference(make, shape, words, unit):
@@ -228,6 +231,7 @@ def test_rows_of_a_patient_need_not_be_neighbours_and_may_be_more_than_are_held(
     assert_same(CNN, IMAGE, THREE, [dataclasses.replace(here, train=mixed)], round_plan(CNN, plans))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2, 8, 30])
 @pytest.mark.parametrize(("max_lot", "most"), [(30, 256), (30, 7), (5, 256), (5, 2)])
 def test_lots_in_blocks_of_any_width_and_beyond_their_places_are_whole(width, max_lot, most, monkeypatch):

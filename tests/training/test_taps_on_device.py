@@ -55,6 +55,7 @@ def assert_same(model, shape, task, sites, plan, where):
         assert np.linalg.norm(weights - expected) <= 1e-5 * np.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_every_model_on_offer_has_the_references_weights_after_50_steps(name, ki
     assert_same(model, SHAPES[name], task, sites, round_plan(model, plans, mu=mu), where)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @everywhere
 @settings(max_examples=20, deadline=None)
@@ -80,6 +82,7 @@ def test_any_architecture_trains_as_the_reference_does(where, drawn, counts, see
     assert_same(model, shape, THREE, sites, round_plan(model, plans, seed=seed), where)
 
 
+@pytest.mark.slow
 @everywhere
 @pytest.mark.parametrize(("make", "shape", "words"), [(Words, (4,), 9), (LowRank, (5,), 0)])
 @pytest.mark.parametrize("unit", ["record", "patient"])

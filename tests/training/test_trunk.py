@@ -84,6 +84,7 @@ def assert_rows_apart(model, shape, seed, sizes):
             assert all(torch.equal(a, b) for a, b in zip(alone, among, strict=True)), (rows, at, company)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 @settings(max_examples=25, deadline=None)
 @given(image_models(), st.integers(0, 10**6), st.lists(st.integers(1, PLACES), min_size=3, max_size=3))
@@ -94,6 +95,7 @@ def test_no_bit_of_a_row_comes_from_another_in_any_architecture(drawn, seed, siz
         assert_rows_apart(model, shape, seed, sizes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1.0, 1e4, 1e9])
 @pytest.mark.parametrize("groups", [0, 4])
 def test_no_bit_of_a_row_comes_from_another_in_lots_of_every_size(groups, size):

@@ -72,11 +72,13 @@ def test_who_does_not_ask_in_time_is_hung_up_on(port, said):
     assert ends(connected(port, said)) == b"" and time.monotonic() - began < 20 * SHORT
 
 
+@pytest.mark.slow
 def test_half_a_second_request_is_hung_up_on_as_the_first_is(port):
     whole = HEAD + b"Content-Length: 3\r\n\r\na=1"
     assert b"{'a': '1'}" in ends(connected(port, whole + HEAD))
 
 
+@pytest.mark.slow
 def test_a_form_without_an_end_is_answered_and_does_nothing(port):
     made = connected(port, HEAD + b"Content-Length: 99\r\n\r\na=1")
     assert b"400 Bad Request" in (answer := ends(made)) and b"a form comes within" in answer

@@ -19,6 +19,7 @@ from tests.assurance.audit.builders import RARELY, ROUNDS, audited, contradicted
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "unit"),
     [
@@ -37,6 +38,7 @@ def test_a_correct_mechanism_is_not_contradicted(monkeypatch, kind, unit):
     assert 0 <= bound.estimate < bound.expected
 
 
+@pytest.mark.slow
 @SLOW
 def test_every_quantity_of_the_plan_is_estimated_beside_it(monkeypatch):
     found = audited(monkeypatch, noise="seeded", wide=2**14, false_alarm=RARELY)
@@ -62,6 +64,7 @@ EXACT = ("clip.largest", "clip.influence", "clip.own_model", "release.surface",
 """What draws nothing, or reads the intervals of other findings."""
 
 
+@pytest.mark.slow
 @SLOW
 def test_the_error_rate_is_shared_among_no_fewer_findings_than_there_are(monkeypatch):
     found = audited(monkeypatch, noise="seeded")
@@ -109,6 +112,7 @@ def test_without_privacy_there_is_nothing_to_audit():
     assert raised.value.code == "FK360"
 
 
+@pytest.mark.slow
 @SLOW
 def test_an_audit_leaves_torchs_generator_as_it_was(monkeypatch):
     torch.manual_seed(3)
@@ -117,6 +121,7 @@ def test_an_audit_leaves_torchs_generator_as_it_was(monkeypatch):
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.slow
 @SLOW
 def test_false_alarms_are_no_more_frequent_than_stated(monkeypatch):
     alarms = Counter()
@@ -152,6 +157,7 @@ def test_a_bound_refutes_a_claim_only_where_fresh_canaries_confirm_it_every_time
     assert ("least of" in bound.verdict) == (asked > 1)
 
 
+@pytest.mark.slow
 @SLOW
 def test_sites_beyond_the_most_are_named(monkeypatch):
     found = audited(monkeypatch, sites=tuple("abcdefgh"), releases=16, false_alarm=RARELY)

@@ -86,6 +86,7 @@ def test_guessing_at_coins_that_nothing_depends_on_shows_nothing():
     assert max(bounds) < 1.0
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_gaussian_mechanism_stays_below_its_epsilon():
     # One release of sigma 1: epsilon 4.377 at delta 1e-5, in closed form.
     rng = np.random.default_rng(8)

@@ -471,6 +471,7 @@ def test_an_address_that_cannot_be_is_told_so(desk, path):
     assert "FK773" in desk.get(path, 409)
 
 
+@pytest.mark.slow
 def test_every_page_is_there_within_a_second_with_ten_thousand_events(desk):
     desk = desk()
     desk.login()

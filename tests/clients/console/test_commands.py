@@ -33,6 +33,7 @@ def kinds(site):
     return [(line["kind"], line.get("action"), line.get("user", line.get("by"))) for line in lines]
 
 
+@pytest.mark.slow
 def test_users_are_added_changed_unlocked_and_removed_and_each_is_on_record(site):
     code, told, _ = user(site, "add", "ana")
     assert code == 0 and told["otpauth"].startswith("otpauth://totp/") and told["secret"] in told["otpauth"]
