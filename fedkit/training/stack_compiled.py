@@ -108,7 +108,7 @@ def targets_of(task: Task, site: Site) -> NDArray[np.generic]:
     """
     found = np.ascontiguousarray(site.train.y, dtype=np.int64 if task.kind == "multiclass" else np.float32)
     if found.shape != (len(site.train),):
-        message = f"{site.name} has {len(site.train)} rows and targets of shape {found.shape}"
+        message = f"{site.name} has another number of targets than of rows"
         raise TrainingError(message, code="FK409", remedy="give each row one target")
     return found
 

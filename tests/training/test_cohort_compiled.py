@@ -144,7 +144,7 @@ def test_a_class_that_is_none_and_rows_of_another_width_are_refused(train):
         with pytest.raises(TrainingError, match="between 0 and 2"):
             train(layers, CLASSES, [wrong], round_plan(model, plans))
     few = dataclasses.replace(here, train=dataclasses.replace(here.train, y=here.train.y[:-1]))
-    with pytest.raises(TrainingError, match="20 rows and targets"):
+    with pytest.raises(TrainingError, match="another number of targets"):
         train(layers, CLASSES, [few], round_plan(model, plans))
     with pytest.raises(TrainingError, match="rows of shape") as caught:
         train(layers, CLASSES, [site("s", 20, width=4)], round_plan(model, plans))
