@@ -294,4 +294,4 @@ def train_lots(
         else:
             total = gradients.of_units(*lot, unit[rows], clip, source)
         total += torch.from_numpy(integer_noise(source, gradients.d, plan.noise_multiplier))
-        update((total.double() * to_mean).float())
+        update(total.double().mul_(to_mean).float())

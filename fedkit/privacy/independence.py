@@ -25,8 +25,14 @@ from fedkit.errors import TrainingError
 Probe = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 """(x [n, ...], weight of each row [n]) -> outputs [n, ...], and per-sample gradients [n, *shape] of each parameter."""
 
-_ROWS, _KEPT = 5, [1, 3]
+# Rows that are looked at, all rows in another order, and some of them in another.
+_KEPT, _ORDER, _SOME = [1, 3], [4, 3, 0, 2, 1], [3, 1]
+# Of a large model, whose rows' gradients fill the memory.
+_LARGE_MODEL = 2**22
+_FEW = [1], [1, 2, 0], [2, 1]
 _LARGE = 1000.0
+_PIECE = 2**16
+"""Values that are compared at once, in a core's cache."""
 _RELATIVE, _FLOOR = 1e-4, 1e-5
 # What a module's own __dict__ holds that belongs to torch or to the wrapping, not to the model's code.
 _TORCHS_OWN = frozenset(nn.Module().__dict__) | {
@@ -187,23 +193,25 @@ def _difference(
             for p in parameters:
                 fan_in = p.numel() // len(p) if p.dim() > 1 and len(p) else 4
                 p.copy_(torch.randn(p.shape, generator=generator) / max(1, fan_in) ** 0.5)
-    rows = torch.randn((_ROWS, *shape), generator=generator)
-    weights = torch.rand(_ROWS, generator=generator) + 0.5
-    others = torch.randn((_ROWS, *shape), generator=generator) * _LARGE
-    others[_KEPT] = rows[_KEPT]
+    large = sum(p.numel() for p in parameters) > _LARGE_MODEL
+    kept, order, some = _FEW if large else (_KEPT, _ORDER, _SOME)
+    rows = torch.randn((len(order), *shape), generator=generator)
+    weights = torch.rand(len(order), generator=generator) + 0.5
+    others = torch.randn((len(order), *shape), generator=generator) * _LARGE
+    others[kept] = rows[kept]
     loud = weights * _LARGE
-    loud[_KEPT] = weights[_KEPT]
-    order = [4, 3, 0, 2, 1]
-    expected = _answer(probe, rows, weights, _KEPT)
+    loud[kept] = weights[kept]
+    expected = _answer(probe, rows, weights, kept)
+    floors = [_FLOOR * max(_largest(part) for part in ours) for ours in expected]
     for reason, x, w, at in (
-        ("other rows of the batch are replaced", others, loud, _KEPT),
-        ("rows change places", rows[order], weights[order], [order.index(k) for k in _KEPT]),
-        ("other rows are left out", rows[_KEPT[::-1]], weights[_KEPT[::-1]], [1, 0]),
-        ("the row is alone", rows[_KEPT[:1]], weights[_KEPT[:1]], [0]),
-        ("the same batch comes again", rows, weights, _KEPT),
+        ("other rows of the batch are replaced", others, loud, kept),
+        ("rows change places", rows[order], weights[order], [order.index(k) for k in kept]),
+        ("other rows are left out", rows[some], weights[some], [some.index(k) for k in kept]),
+        ("the row is alone", rows[kept[:1]], weights[kept[:1]], [0]),
+        ("the same batch comes again", rows, weights, kept),
     ):
-        for what, ours, theirs in zip(("output", "gradient"), expected, _answer(probe, x, w, at), strict=True):
-            floor = _FLOOR * max(_largest(part) for part in ours)
+        found = _answer(probe, x, w, at)
+        for what, floor, ours, theirs in zip(("output", "gradient"), floors, expected, found, strict=True):
             if not all(_close(a[: len(at)], b, floor) for a, b in zip(ours, theirs, strict=True)):
                 return f"a row's {what} changes when {reason}"
     return None
@@ -218,11 +226,20 @@ def _answer(probe: Probe, x: Tensor, weights: Tensor, at: list[int]) -> tuple[li
 def _close(a: Tensor, b: Tensor, floor: float) -> bool:
     if a.shape != b.shape:
         return False
-    finite = torch.isfinite(a)
-    if not torch.equal(finite, torch.isfinite(b)):
-        return False
-    return _largest(torch.where(finite, a - b, 0.0)) <= _RELATIVE * _largest(a) + floor
+    apart = 0.0
+    for of_a, of_b in zip(_pieces(a), _pieces(b), strict=True):
+        finite = torch.isfinite(of_a)
+        if not torch.equal(finite, torch.isfinite(of_b)):
+            return False
+        apart = max(apart, _largest(torch.where(finite, of_a - of_b, 0.0)))
+    return apart <= floor or apart <= _RELATIVE * _largest(a) + floor
 
 
 def _largest(values: Tensor) -> float:
-    return float(torch.where(torch.isfinite(values), values, 0.0).abs().max()) if values.numel() else 0.0
+    # Without numbers that are not finite: NaN is neither above nor below.
+    return max((float(torch.nan_to_num(part, 0.0, 0.0, 0.0).abs().max()) for part in _pieces(values)), default=0.0)
+
+
+def _pieces(values: Tensor) -> Sequence[Tensor]:
+    flat = values.reshape(-1)
+    return torch.split(flat, _PIECE) if len(flat) else ()

@@ -62,7 +62,7 @@ def excess(layers: Sequence[tuple[int, int]], rows: int) -> float:
 def fits(layers: Sequence[tuple[int, int]], rows: int) -> bool:
     """Whether lots of so many rows have a sensitivity within ``slack(d)``, which the noise is scaled by.
 
-    >>> fits([(31, 64), (65, 32), (33, 2)], 50), fits([(31, 64), (65, 2)], 5000), fits([(4096, 4096)], 4000)
+    >>> fits([(31, 64), (65, 32), (33, 2)], 50), fits([(31, 64), (65, 2)], 5000), fits([(50_000, 50_000)], 4000)
     (True, False, False)
     """
     d = sum(inputs * outputs for inputs, outputs in layers)

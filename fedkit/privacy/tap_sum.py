@@ -93,7 +93,7 @@ Part = Product | Explicit | Table
 def fits(parts: Sequence[Part]) -> bool:
     """Whether a row's integers stay within ``slack(d)``, which the noise is scaled by.
 
-    >>> fits([Product(1568, 64, True), Explicit(4800)]), fits([Product(60_000, 60_000, False)])
+    >>> fits([Product(1568, 64, True), Explicit(4800)]), fits([Product(200_000, 200_000, False)])
     (True, False)
     """
     products = [(part.width, part.outputs) for part in parts if isinstance(part, Product)]

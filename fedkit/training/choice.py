@@ -15,7 +15,7 @@ from fedkit.privacy.product_sum import fits
 from fedkit.training.cohort import COMPILED, Cohort, form_of
 from fedkit.training.cohort_on_device import CohortOnDevice
 from fedkit.training.engine import REFERENCE, SEVERAL, Engine, of_cohort, reference_on
-from fedkit.training.engine_memory import bytes_of_stack, enough, too_large
+from fedkit.training.engine_memory import bytes_of_model, bytes_of_reference, bytes_of_stack, enough, too_large
 from fedkit.training.engine_taps import Refusal, taps_of
 from fedkit.training.kinds import Kinds
 from fedkit.training.on_device import CPU, device_of
@@ -61,15 +61,17 @@ def choose(
     """
     device = device_of(training.device, "training.device")
     d = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     budget = training.memory_gb * 2**30
-    # One model, its gradient and the update that it becomes.
-    if 12 * d > budget:
+    least = bytes_of_model(d, trained, private=kinds.private)
+    if least > budget:
         raise TrainingError(
-            f"training.memory_gb={training.memory_gb:g} is below one model in training, {12 * d / 2**30:.3g} GB",
+            f"training.memory_gb={training.memory_gb:g} is below one model in training, {least / 2**30:.3g} GB",
             code="FK418",
-            remedy=f"set training.memory_gb={enough(12 * d / 2**30):g} or more",
+            remedy=f"set training.memory_gb={enough(least / 2**30):g} or more",
         )
-    reference = replace(REFERENCE, most_workers=int(budget // (12 * d)))
+    most = int(budget // bytes_of_reference(d, trained, private=kinds.private))
+    reference = replace(REFERENCE, most_workers=max(1, most))
     there = reference_on(device)
     if training.engine == "reference":
         return reference if there.device == CPU else there

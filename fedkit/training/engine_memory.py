@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedkit.privacy.dp_sgd import most_rows
 from fedkit.training.stack import Layer
 from fedkit.training.tap_gradients import most_places
 from fedkit.training.tapped import Tapped
 from fedkit.training.trunk import Trunk
+
+
+def bytes_of_model(d: int, trained: int, *, private: bool) -> int:
+    """An upper estimate of what one model takes in training, in whatever engine.
+
+    Plain: parameters, gradient, and the update that they become. Private: also sums, noise, and what is kept to
+    compare with.
+
+    Args:
+        d: parameters. trained: those that are not frozen.
+    """
+    return 12 * d + (48 * trained if private else 0)
+
+
+def bytes_of_reference(d: int, trained: int, *, private: bool) -> int:
+    """An upper estimate of what one site takes: a model; rows' gradients, as many as are held at once, and copied."""
+    return bytes_of_model(d, trained, private=private) + (12 * most_rows(trained) * trained if private else 0)
 
 
 def bytes_of_taps(found: Tapped, trunk: Trunk | None) -> int:

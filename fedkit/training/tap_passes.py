@@ -116,8 +116,9 @@ def passes(module: nn.Module, tapped: Tapped) -> Iterator[Passes]:
     finally:
         for hook in hooks:
             hook.remove()
+        # Of a copy that is let go of the garbage collector does it, maybe while vmap runs, which refuses the method.
         for p in found.parameters:
-            p.requires_grad_(True)
+            p.requires_grad = True
         module.train(was_training)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from fedkit.errors import TrainingError
 from fedkit.models.flat import pack
+from fedkit.privacy import independence
 from fedkit.privacy.dp_sgd import check_module, lot_gradients
 from fedkit.privacy.randomness import Secure
 from fedkit.training.evaluate import predict
@@ -179,8 +180,11 @@ def test_what_forward_writes_for_some_rows_of_a_private_evaluation_reaches_no_ot
 
 
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("name", MIXING)
-def test_a_model_that_mixes_or_remembers_records_is_refused_in_a_private_round(name):
+def test_a_model_that_mixes_or_remembers_records_is_refused_in_a_private_round(name, large, monkeypatch):
+    """Of a large model few rows are drawn."""
+    monkeypatch.setattr(independence, "_LARGE_MODEL", 0 if large else 2**22)
     with pytest.raises(TrainingError, match="mixes or remembers records") as caught:
         trained(seed(MIXING[name]))
     assert caught.value.code == "FK404"
@@ -205,9 +209,24 @@ ALONE = {
 }
 
 
+@pytest.mark.parametrize("kind", ["other place", "infinity", "no number"])
+def test_gradients_are_compared_to_their_last_piece(kind, monkeypatch):
+    monkeypatch.setattr(independence, "_PIECE", 4)
+    row = torch.arange(1.0, 12.0)
+    other = row.clone()
+    other[10] = {"other place": 11.1, "infinity": torch.inf, "no number": torch.nan}[kind]
+    assert independence._close(row, row.clone(), 0.0) and not independence._close(row, other, 0.0)
+    assert independence._close(other, other.clone(), 0.0)
+    assert not independence._close(row, row[:10], 0.0)
+    assert independence._largest(other) == pytest.approx(11.1 if kind == "other place" else 10.0)
+    assert independence._close(row, other, 0.2) == (kind == "other place")
+
+
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+@pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("name", ALONE)
-def test_a_model_that_treats_each_row_by_itself_is_admitted(name):
+def test_a_model_that_treats_each_row_by_itself_is_admitted(name, large, monkeypatch):
+    monkeypatch.setattr(independence, "_LARGE_MODEL", 0 if large else 2**22)
     [update], _ = trained(seed(ALONE[name]))
     assert update.site == "north"
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedkit.privacy.lattice import G, LatticeSum, slack
+from fedkit.privacy.lattice import LARGE, G, LatticeSum, slack
 from fedkit.privacy.product_sum import MOST_ROWS, clipped_sums, excess, fits, product_bits
 
 SIZES = st.integers(1, 9)
@@ -65,6 +65,20 @@ def test_a_row_that_joins_moves_the_sum_by_no_more_than_the_noise_is_scaled_for(
     assert fits(layers, rows)
     moved = torch.cat([part.reshape(-1) for part in difference])
     assert moved.norm() <= slack(len(moved)) * G
+
+
+def test_a_row_of_a_large_model_moves_the_sum_by_no_more_than_the_noise_is_scaled_for():
+    """More parameters than bits would do for, were they bounded as those of a small one; with the fewest bits."""
+    layers, rows = [(1500, 1400), (1401, 20)], MOST_ROWS
+    inputs, errors = factors(1, rows, layers, 0, 0.0)
+    present = torch.zeros(1, rows, dtype=torch.bool)
+    present[0, :7] = True
+    without = present.clone()
+    without[0, 3] = False
+    one, other = (sums(inputs, errors, rows_there, 1e-3, layers) for rows_there in (present, without))
+    moved = torch.cat([(a - b).reshape(-1) for a, b in zip(one, other, strict=True)])
+    assert len(moved) > LARGE and fits(layers, rows)
+    assert 0.999 * G < moved.norm() <= slack(len(moved)) * G
 
 
 def test_the_order_of_rows_changes_no_bit():
@@ -127,4 +141,4 @@ def test_full_lots_of_equal_rows_are_added_exactly():
 
 def test_what_has_too_few_bits_is_not_admitted():
     assert not fits([(10, 10)], MOST_ROWS + 1)
-    assert not fits([(60_000, 60_000)], 64)
+    assert not fits([(60_000, 60_000)], MOST_ROWS)

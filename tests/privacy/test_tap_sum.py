@@ -212,6 +212,6 @@ def test_below_the_fold_partial_sums_stay_within_int64():
 
 
 def test_what_has_too_few_bits_or_too_many_rows_is_not_admitted():
-    assert fits([Explicit(10**6)]) and not fits([Product(60_000, 60_000, True)])
+    assert fits([Explicit(10**6)]) and not fits([Product(200_000, 200_000, True)])
     with pytest.raises(ValueError, match="257 places"):
         TapSum([Explicit(1)], 1.0, compiled=True).add([(torch.ones(257, 1),)], torch.ones(257, dtype=torch.bool))

@@ -80,6 +80,25 @@ def test_lots_too_large_for_exact_sums_in_one_are_tapped_in_blocks():
     assert caught.value.code == "FK417"
 
 
+def test_a_large_model_trains_privately_without_rows_gradients_and_takes_five_times_a_plain_ones_memory():
+    large, plain = nn.Sequential(nn.Linear(5, 4000), nn.ReLU(), nn.Linear(4000, 4000)), {"north": local_plan()}
+    assert chosen(nn.Sequential(*large, nn.Linear(4000, 1))).name == "closed_form"
+    large = nn.Sequential(*large, nn.LayerNorm(4000), nn.Linear(4000, 1))
+    assert chosen(large).name == "taps"
+    assert chosen(large, plain, memory_gb=0.2).most_workers == 1
+    with pytest.raises(TrainingError, match=r"memory_gb=0.2 is below one model in training, 0.896 GB") as caught:
+        chosen(large, memory_gb=0.2)
+    assert caught.value.code == "FK418" and "training.memory_gb=0.95 " in caught.value.remedy
+    # Gradients of four rows, copied.
+    assert [chosen(large, memory_gb=gb, engine="reference").most_workers for gb in (0.95, 3.2, 3.3)] == [1, 1, 2]
+
+
+def test_what_is_frozen_of_a_model_takes_no_sums_and_no_noise():
+    large = nn.Sequential(nn.Linear(5, 4000), nn.ReLU(), nn.Linear(4000, 4000), nn.Linear(4000, 1))
+    large[2].requires_grad_(False)
+    assert chosen(large, memory_gb=0.2).name == "taps"
+
+
 def test_clients_at_once_follow_from_the_memory_budget_and_its_bound():
     wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
     small, large = chosen(wide, memory_gb=0.01).at_once, chosen(wide, memory_gb=0.1).at_once
@@ -99,15 +118,15 @@ def test_a_budget_below_one_model_is_an_error_that_names_enough(engine):
 
 
 def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
-    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
-    assert chosen(wide, memory_gb=1e-4).name == "reference"
+    wide, little = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1)), 4.2e-4
+    assert chosen(wide, memory_gb=little).name == "reference"
     with pytest.raises(TrainingError, match="one site takes") as caught:
-        chosen(wide, memory_gb=1e-4, engine="taps")
+        chosen(wide, memory_gb=little, engine="taps")
     assert caught.value.code == "FK418"
     enough = float(caught.value.remedy.split("=")[1].split(",")[0])
     assert chosen(wide, memory_gb=enough, engine="taps").name == "taps"
     with pytest.raises(TrainingError, match="one site takes") as caught:
-        chosen(wide, memory_gb=1e-4, engine="closed_form")
+        chosen(wide, memory_gb=little, engine="closed_form")
     assert caught.value.code == "FK418"
     enough = float(caught.value.remedy.split("=")[1].split(",")[0])
     assert chosen(wide, memory_gb=enough, engine="closed_form").at_once == 1
