@@ -48,8 +48,8 @@ def variants(work: Work, folder: Path, peers: Environment, quick: bool) -> list[
     found = [_fedkit(work, folder, ours, engine_of(work), *how) for how in _ways(work, quick)]
     if not work.private:
         found.append(_fedkit(work, folder, ours, "vmap", "seeded", 1))
-    # Each Ray takes ten seconds to start, which is most of a look.
-    if with_ray() and not (quick and images):
+    # Each Ray takes ten seconds to start, which is most of a look: it is looked at where something is promised of it.
+    if with_ray() and not (quick and (images or not work.private)):
         ways = [(noise, workers) for noise, workers in _ways(work, quick) if workers == CORES][: 1 if quick else None]
         found += [_fedkit(work, folder, ours, engine_of(work), *how, "federation=ray") for how in ways]
     loop = "Opacus loop" if work.private else "torch loop"
@@ -71,7 +71,8 @@ def variants(work: Work, folder: Path, peers: Environment, quick: bool) -> list[
 
 def _ways(work: Work, quick: bool) -> list[tuple[str, int]]:
     """Noise and workers."""
-    noises = ("seeded", "secure") if work.private else ("seeded",)
+    both = work.private and not (quick and work.network == "image")
+    noises = ("seeded", "secure") if both else ("seeded",)
     return [(noise, workers) for noise in noises for workers in ((CORES,) if quick else (1, CORES))]
 
 
