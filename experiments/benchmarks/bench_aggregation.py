@@ -41,8 +41,8 @@ LAYERS, DISTINCT = 20, 4
 SAME = 2e-5
 """How far the two sides' models may be apart: Flower's sums are in float32."""
 SHARE, WIDER = 0.02, 0.1
-"""How far the first update lies from the others, of the model, and by what share of that each one more: sites that train
-from one model agree more than they differ, and Flower's distances are off by 2 %, by which it would choose otherwise."""
+"""How far the first update lies from the others, of the model, and by what share of that each one more: sites that
+train from one model agree more than they differ, and Flower's distances are off by 2 %: it could choose otherwise."""
 
 
 @dataclass(frozen=True)
