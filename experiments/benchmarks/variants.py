@@ -71,8 +71,7 @@ def variants(work: Work, folder: Path, peers: Environment, quick: bool) -> list[
 
 def _ways(work: Work, quick: bool) -> list[tuple[str, int]]:
     """Noise and workers."""
-    both = work.private and not (quick and work.network == "image")
-    noises = ("seeded", "secure") if both else ("seeded",)
+    noises = ("seeded", "secure") if work.private else ("seeded",)
     return [(noise, workers) for noise in noises for workers in ((CORES,) if quick else (1, CORES))]
 
 
