@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +55,7 @@ class Examples:
     def __len__(self) -> int:
         return len(self.x)
 
-    @property
+    @cached_property
     def num_units(self) -> int:
         """Number of privacy units (equals the number of rows where a row is the unit)."""
         return int(self.unit.max()) + 1 if len(self.unit) else 0

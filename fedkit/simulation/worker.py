@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import pickle
 import signal
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -25,7 +26,7 @@ from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, Site
 PIECE_BYTES = 64 << 20
 """What a worker's updates may take in the memory that it shares, if one is not larger."""
 
-READY, PIECE, DONE, FAILED = "ready", "piece", "done", "failed"
+READY, PIECE, FAILED = "ready", "piece", "failed"
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,12 @@ class Trained:
 
     Attributes:
         metrics, states: by site, of those that have any.
+        seconds: that they took.
     """
 
     sites: list[str]
     weights: list[float]
+    seconds: float
     metrics: Mapping[str, Mapping[str, float]]
     states: Mapping[str, SiteState]
 
@@ -118,6 +121,7 @@ def _round(connection: Connection, share: Share, work: Work, model: mmap.mmap, u
         names = share.names[first : first + work.piece]
         plans = {name: work.plans[name] for name in names}
         plan = RoundPlan(share.seed, share.round, parameters, share.proximal_mu, plans)
+        begun = time.perf_counter()
         try:
             found, state = work.train(names, plan, share.state)
         except Exception as error:
@@ -128,14 +132,15 @@ def _round(connection: Connection, share: Share, work: Work, model: mmap.mmap, u
         told = Trained(
             [update.site for update in found],
             [update.weight for update in found],
+            time.perf_counter() - begun,
             {update.site: update.metrics for update in found if update.metrics},
             {name: kept for name, kept in state.items() if kept},
         )
         # Let go of before the next piece is trained beside it.
         del found
         connection.send((PIECE, told))
-        connection.recv()
-    connection.send((DONE, None))
+        if first + work.piece < len(share.names):
+            connection.recv()
 
 
 def carried(error: Exception) -> Exception:

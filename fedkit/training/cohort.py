@@ -20,6 +20,7 @@ from fedkit.training.cohort_private import alike, train_private
 from fedkit.training.cohort_rows import padded
 from fedkit.training.cohort_steps import Workspace, losses_of, train_steps
 from fedkit.training.local import as_found, on_records
+from fedkit.training.sites_read import SitesRead
 from fedkit.training.stack import Layer
 from fedkit.training.stack_compiled import takes
 from fedkit.types import ClientUpdate, Float32, LocalPlan, RoundPlan, Site, SiteState, Task
@@ -47,6 +48,7 @@ class Cohort:
     at_once: int
     form: int = FORM
     _work: Workspace = field(init=False, repr=False, compare=False)
+    _reads: SitesRead = field(default_factory=SitesRead, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_work", Workspace(self.layers))
@@ -109,9 +111,10 @@ class Cohort:
         private, compiled, moved = local.privacy is not None, self.form == COMPILED, False
         with on_records(private, names):
             if local.privacy is not None:
-                here = compiled and cohort_compiled.private_here(sites[0], local.privacy)
-                by = cohort_compiled.train_private if here else train_private
-                trained = by(self.layers, task, sites, plan)
+                if compiled and cohort_compiled.private_here(sites[0], local.privacy):
+                    trained = cohort_compiled.train_private(self.layers, task, sites, plan, self._reads)
+                else:
+                    trained = train_private(self.layers, task, sites, plan)
             elif compiled:
                 losses = losses_of(self.layers, task, sites, plan)
                 trained, moved = cohort_compiled.train_plain(self.layers, task, sites, plan), True

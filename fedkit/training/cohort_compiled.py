@@ -16,6 +16,7 @@ from fedkit.privacy.lattice import fill_integer_noise
 from fedkit.privacy.randomness import Draws, Float64, Secure, Seeded
 from fedkit.training.cohort_drawn import Drawn
 from fedkit.training.shuffles import Shuffles, placed
+from fedkit.training.sites_read import SitesRead
 from fedkit.training.stack import Layer
 from fedkit.training.stack_compiled import (
     TASKS,
@@ -38,11 +39,14 @@ def private_here(site: Site, plan: PrivacyPlan) -> bool:
     return plan.unit == "record" and site.train.num_units == len(site.train)
 
 
-def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan: RoundPlan) -> Float32:
+def train_private(
+    layers: Sequence[Layer], task: Task, sites: Sequence[Site], plan: RoundPlan, reads: SitesRead | None = None
+) -> Float32:
     """One round at each site.
 
     Args:
         sites: of :func:`private_here`.
+        reads: what was read of sites in calls before, whose records are not read anew; None keeps nothing.
 
     Returns:
         float32 [sites, d], the trained parameters.
@@ -61,14 +65,14 @@ def train_private(layers: Sequence[Layer], task: Task, sites: Sequence[Site], pl
         if privacy_of(local).steps != local.steps:
             raise TrainingError(f"{site.name}: the local plan and its privacy plan disagree on the steps", code="FK409")
     found = np.repeat(plan.parameters[None].astype(np.float32), len(sites), 0)
-    told = described(layers)
-    drawn = Drawn.of(told, task, sites, plan, found)
+    told, reads = described(layers), SitesRead() if reads is None else reads
+    drawn = Drawn.of(told, task, sites, plan, found, reads)
     if drawn is not None:
         drawn.train()
         return found
     room = _Room()
     for site, parameters in zip(sites, found, strict=True):
-        _private(told, parameters, task, site, plan, room)
+        _private(told, parameters, task, site, plan, reads, room)
     return found
 
 
@@ -89,7 +93,9 @@ class _Room:
         return self._noise[: steps * d].reshape(steps, d), self._work, self._ends
 
 
-def _private(layers: Int64, parameters: Float32, task: Task, site: Site, plan: RoundPlan, room: _Room) -> None:
+def _private(
+    layers: Int64, parameters: Float32, task: Task, site: Site, plan: RoundPlan, reads: SitesRead, room: _Room
+) -> None:
     """Draw here, window after window, and train there."""
     code, local = compiled(), plan.sites[site.name]
     privacy = privacy_of(local)
@@ -97,8 +103,7 @@ def _private(layers: Int64, parameters: Float32, task: Task, site: Site, plan: R
         Secure() if privacy.noise == "secure" else Seeded(plan.seed, plan.round, site.name, "lots and noise")
     )
     d, units, stack = len(parameters), len(site.train), (layers.ctypes.data, len(layers))
-    order = np.argsort(site.train.unit, kind="stable")
-    x, y = rows_of(site, int(layers[0, 0])), targets_of(task, site)
+    read = reads.of(site, task, int(layers[0, 0]))
     told = plan_read(task, local, privacy, plan.proximal_mu)
     state = np.empty(code.fedkit_state(*stack), dtype=np.float32) if told.adam or told.mu else None
     window = min(privacy.steps, max(1, _AHEAD // max(d, units)))
@@ -108,12 +113,12 @@ def _private(layers: Int64, parameters: Float32, task: Task, site: Site, plan: R
         joined = source.poisson_mask(told.steps * units, privacy.sample_rate).reshape(told.steps, units)
         fill_integer_noise(noise[: told.steps], source, privacy.noise_multiplier)
         step, row = np.nonzero(joined)
-        index = order[row]
+        index = read.order[row]
         np.cumsum(np.bincount(step, minlength=told.steps), out=ends[1 : told.steps + 1])
         wrong = code.fedkit_private(
             *stack,
             ctypes.addressof(told),
-            *(part.ctypes.data for part in (parameters, x, y, index, ends, noise)),
+            *(part.ctypes.data for part in (parameters, read.x, read.y, index, ends, noise)),
             None if state is None else state.ctypes.data,
             work.ctypes.data,
         )

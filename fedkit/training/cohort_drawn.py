@@ -18,15 +18,8 @@ from fedkit.native.library import library
 from fedkit.privacy.lattice import G, slack
 from fedkit.privacy.randomness import Draws, joins_below, keystreams, secure_key, seeded_key
 from fedkit.privacy.rounded_gaussian import CHUNK, check_scale, settle
-from fedkit.training.stack_compiled import (
-    PlanRead,
-    compiled,
-    plan_read,
-    privacy_of,
-    refuse_no_class,
-    rows_of,
-    targets_of,
-)
+from fedkit.training.sites_read import SiteRead, SitesRead
+from fedkit.training.stack_compiled import PlanRead, compiled, plan_read, privacy_of, refuse_no_class
 from fedkit.types import Float32, Int64, LocalPlan, PrivacyPlan, RoundPlan, Site, Task
 
 _SITE = struct.Struct("=6Q2qd32s")
@@ -56,24 +49,29 @@ class Drawn:
     Args:
         layers: as :func:`fedkit.training.stack_compiled.described` gives them.
         found: float32 [sites, d], the received parameters, which become the trained ones.
+        reads: what was read of the sites before.
 
     Guarantee: a unit joins a lot, and noise is drawn, as :class:`fedkit.privacy.randomness.Draws` says. Keys live in
     :meth:`train` alone: whoever calls it again, or in a process that was forked from this one, draws from other secure
     ones.
     """
 
-    def __init__(self, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32) -> None:
+    def __init__(
+        self, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32, reads: SitesRead
+    ) -> None:
         self._layers, self._code, self._d, self._task = layers, compiled(), found.shape[1], task
-        self._rows: list[object] = [found]
+        self._held: list[object] = [found]
         self._plans: dict[tuple[object, ...], PlanRead] = {}
         self._sites: list[tuple[tuple[object, ...], float]] = []
         self._keys = [functools.partial(_key, site, privacy_of(plan.sites[site.name]), plan) for site in sites]
         most = steps = 1
+        width, at, each = int(layers[0, 0]), found.ctypes.data, found.strides[0]
         for row, site in enumerate(sites):
             local = plan.sites[site.name]
             privacy = privacy_of(local)
-            at = found.ctypes.data + row * found.strides[0]
-            self._sites.append((self._told(site, local, plan, at), _scale(privacy, self._d)))
+            read = reads.of(site, task, width)
+            self._held.append(read)
+            self._sites.append((self._told(read, local, plan, at + row * each), _scale(privacy, self._d)))
             most, steps = max(most, privacy.steps * len(site.train)), max(steps, privacy.steps)
         self._words = np.empty(max(most, self._d + 1), dtype=np.uint64)
         self._doubtful, self._noise = np.empty((self._d + 1) // 2, dtype=np.int64), np.empty((steps, self._d))
@@ -84,12 +82,14 @@ class Drawn:
         self._work = np.empty(self._code.fedkit_private_memory(*stack))
 
     @classmethod
-    def of(cls, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32) -> Drawn | None:
+    def of(
+        cls, layers: Int64, task: Task, sites: Sequence[Site], plan: RoundPlan, found: Float32, reads: SitesRead
+    ) -> Drawn | None:
         """Some sites, if there is compiled code for the draws and none has too many."""
         few = draws_here() and all(
             _few(privacy_of(plan.sites[site.name]), len(site.train), found.shape[1]) for site in sites
         )
-        return cls(layers, task, sites, plan, found) if few else None
+        return cls(layers, task, sites, plan, found, reads) if few else None
 
     def train(self) -> None:
         """Train all of them, one after another.
@@ -116,11 +116,8 @@ class Drawn:
         for index in self._doubtful[:count].tolist():
             settle(noise[:pairs], noise[pairs:], words, index, source.noise[1], scale)
 
-    def _told(self, site: Site, local: LocalPlan, plan: RoundPlan, at: int) -> tuple[object, ...]:
+    def _told(self, site: SiteRead, local: LocalPlan, plan: RoundPlan, at: int) -> tuple[object, ...]:
         privacy = privacy_of(local)
-        order = np.argsort(site.train.unit, kind="stable")
-        x, y = rows_of(site, int(self._layers[0, 0])), targets_of(self._task, site)
-        self._rows += x, y, order
         kind = (
             privacy.max_lot,
             privacy.max_grad_norm,
@@ -133,8 +130,7 @@ class Drawn:
         if read is None:
             read = self._plans[kind] = plan_read(self._task, local, privacy, plan.proximal_mu)
         below = joins_below(privacy.sample_rate)
-        addresses = x.ctypes.data, y.ctypes.data, order.ctypes.data, at, ctypes.addressof(read)
-        return *addresses, below % 2**64, below >> 64, len(order)
+        return *site.addresses, at, ctypes.addressof(read), below % 2**64, below >> 64, len(site.order)
 
 
 def _key(site: Site, privacy: PrivacyPlan, plan: RoundPlan) -> bytes:

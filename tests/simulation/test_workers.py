@@ -13,7 +13,7 @@ from fedkit.errors import TrainingError
 from fedkit.simulation import forked, worker, workers
 from fedkit.simulation.forked import CannotStart
 from fedkit.simulation.worker import Work
-from fedkit.simulation.workers import Workers, cost, split
+from fedkit.simulation.workers import Here, Workers, cost, split
 from fedkit.training.cohort import Cohort
 from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.stack import linear_stack
@@ -197,6 +197,42 @@ def test_where_this_process_trains_too_a_killed_worker_is_replaced_and_an_error_
     assert not any(map(alive, before))
 
 
+@pytest.mark.parametrize("others", [1, 3])
+@pytest.mark.parametrize("speed", [0.5, 1.0, 3.0])
+def test_this_process_takes_so_much_that_it_is_done_when_the_others_are(speed, others):
+    """Workers that are as many times as fast at a site."""
+    names = [f"s{k}" for k in range(40)]
+    made, plan = Here(None), local_plan()
+
+    def learn(disturbed=1.0):
+        mine, rest = made.part(names, dict.fromkeys(names, plan), others)
+        assert mine + rest == names
+        made._took = len(mine) * 1e-3 * disturbed
+        made.learn(len(rest) * 1e-3 / speed, len(rest) * cost(plan))
+        return len(mine), len(rest)
+
+    for _ in range(20):
+        mine, rest = learn()
+    # Within the site that cannot be shared.
+    assert abs(mine - rest / others / speed) <= 1 + 1 / speed / others
+    learn(disturbed=1000.0)
+    assert 0.75 * mine - 1 <= learn()[0] <= mine
+
+
+def test_a_share_stays_within_the_round_whatever_was_measured():
+    names, plan = ["a", "b", "c"], local_plan()
+    for took in (1e-9, 1e9):
+        made = Here(None)
+        for _ in range(50):
+            mine, others = made.part(names, dict.fromkeys(names, plan), 1)
+            made._took = took
+            made.learn(1.0, len(others) * cost(plan))
+            assert mine + others == names and mine
+    assert made.part(["a"], {"a": plan}, 1) == (["a"], [])
+    made.learn(0.0, 0.0)
+    assert made.part(names, dict.fromkeys(names, plan), 1) == (["a"], ["b", "c"])
+
+
 def test_large_updates_are_trained_in_workers_alone(start, monkeypatch):
     monkeypatch.setattr(worker, "PIECE_BYTES", 2 * 4 * SIZE + 1)
     assert len(pids(start(work(), 2, here=True))) == 2
@@ -334,7 +370,7 @@ import os, signal, sys, torch
 torch.set_num_threads(2)
 torch.ones(600, 600) @ torch.ones(600, 600)  # threads of torch's own, which a fork does not copy
 from tests.simulation.test_workers import NAMES, MODEL, deltas, here, pids, plans, round_plan, same, work
-from fedkit.simulation.workers import Workers
+from fedkit.simulation.workers import Here, Workers
 from fedkit.training.engine import REFERENCE
 for engine in (None, REFERENCE):
     started = Workers(work(engine), 2)

@@ -17,6 +17,7 @@ from fedkit.privacy.randomness import keystreams
 from fedkit.training import cohort_compiled, cohort_drawn
 from fedkit.training.cohort_compiled import train_private
 from fedkit.training.cohort_drawn import Drawn, draws_here
+from fedkit.training.sites_read import SitesRead
 from fedkit.types import Examples, Site, Task
 from tests.training.builders import BINARY, local_plan, privacy_plan, round_plan
 from tests.training.test_cohort_compiled import CLASSES, layers_of, quiet, site, stack
@@ -158,7 +159,7 @@ def test_who_trains_again_draws_from_other_keys():
         model, {"s": local_plan(1, 8, 0.1, "sgd", privacy_plan("s", sample_rate=0, noise="secure", steps=1))}
     )
     found = np.zeros((1, len(plan.parameters)), dtype=np.float32)
-    drawn = Drawn.of(layers, BINARY, [site("s", 20)], plan, found)
+    drawn = Drawn.of(layers, BINARY, [site("s", 20)], plan, found, SitesRead())
     drawn.train()
     first = found.copy()
     drawn.train()
@@ -200,7 +201,7 @@ def test_sites_of_much_noise_are_drawn_by_python():
 
     def taken(**changes):
         plan = round_plan(model, {"s": local_plan(4, 8, 0.1, "sgd", privacy_plan("s", **{"steps": 4, **changes}))})
-        return Drawn.of(layers, BINARY, [here], plan, plan.parameters[None].astype(np.float32)) is not None
+        return Drawn.of(layers, BINARY, [here], plan, plan.parameters[None].astype(np.float32), SitesRead()) is not None
 
     assert taken() and not taken(steps=2**13)
     with pytest.raises(PrivacyError, match="standard deviation"):
