@@ -93,6 +93,18 @@ def test_a_large_model_trains_privately_without_rows_gradients_and_takes_five_ti
     assert [chosen(large, memory_gb=gb, engine="reference").most_workers for gb in (0.95, 3.2, 3.3)] == [1, 1, 2]
 
 
+def test_the_reference_holds_no_more_rows_of_records_than_the_largest_lot_and_the_probe_have():
+    wide = nn.Sequential(nn.Linear(5, 500), nn.ReLU(), nn.Linear(500, 500), nn.Linear(500, 1))
+
+    def most(**changes):
+        plans = {"north": local_plan(privacy=privacy_plan(**changes))}
+        return chosen(wide, plans, memory_gb=2.0, engine="reference").most_workers
+
+    # 256 rows take 770 MB, 50 take 165 MB, and five 30 MB.
+    assert (most(max_lot=3000), most(max_lot=48), most(max_lot=2)) == (2, 13, 70)
+    assert most(max_lot=48, unit="patient") == 2
+
+
 def test_what_is_frozen_of_a_model_takes_no_sums_and_no_noise():
     large = nn.Sequential(nn.Linear(5, 4000), nn.ReLU(), nn.Linear(4000, 4000), nn.Linear(4000, 1))
     large[2].requires_grad_(False)
