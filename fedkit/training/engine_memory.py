@@ -22,7 +22,8 @@ def bytes_of_model(d: int, trained: int, *, private: bool) -> int:
     Args:
         d: parameters. trained: those that are not frozen.
     """
-    return 12 * d + (48 * trained if private else 0)
+    # A model without parameters is refused where it is to be trained.
+    return max(1, 12 * d + (48 * trained if private else 0))
 
 
 def bytes_of_reference(d: int, trained: int, kinds: Kinds) -> int:
