@@ -44,11 +44,6 @@ _TORCHS_OWN = frozenset(nn.Module().__dict__) | {
 }  # fmt: skip
 
 
-def rows_of(d: int) -> int:
-    """Rows of a model of d trainable parameters whose gradients a probe asks for at once."""
-    return len((_FEW if d > _LARGE_MODEL else _MANY)[1])
-
-
 def check_independence(probe: Probe, forward: Forward, parameters: Sequence[Tensor], shape: Sequence[int]) -> None:
     """Refuse a model in which a row's output or gradient depends on other rows, or on what was seen before.
 

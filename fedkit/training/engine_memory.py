@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedkit.privacy.dp_sgd import most_rows
-from fedkit.privacy.independence import rows_of
 from fedkit.training.kinds import Kinds
 from fedkit.training.stack import Layer
 from fedkit.training.tap_gradients import most_places
@@ -35,9 +34,10 @@ def bytes_of_reference(d: int, trained: int, kinds: Kinds) -> int:
     model = bytes_of_model(d, trained, private=kinds.private)
     if not kinds.private:
         return model
-    # A patient may have any number of rows; of records no block has more places than the largest lot.
-    held = most_rows(trained) if kinds.patients else min(most_rows(trained), kinds.places)
-    return model + 12 * max(held, rows_of(trained)) * trained
+    # A patient may have any number of rows; of records no block has more places than the largest lot. What a probe
+    # holds of its rows takes as much as three of a lot: it has neither sums nor noise.
+    held = most_rows(trained) if kinds.patients else min(most_rows(trained), max(3, kinds.places))
+    return model + 12 * held * trained
 
 
 def bytes_of_taps(found: Tapped, trunk: Trunk | None) -> int:
