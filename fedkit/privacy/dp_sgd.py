@@ -194,7 +194,7 @@ class LotGradients:
             self._untouched.check()
             return outputs.detach(), self._collected(len(x))
 
-        check_independence(probe, self._parameters, shape)
+        check_independence(probe, lambda x: self._wrapped(x.to(self._device)), self._parameters, shape)
 
     def _row_gradients(self, x: Tensor, y: Tensor) -> list[Tensor]:
         x, y = x.to(self._device), y.to(self._device)

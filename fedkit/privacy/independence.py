@@ -25,11 +25,15 @@ from fedkit.errors import TrainingError
 Probe = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
 """(x [n, ...], weight of each row [n]) -> outputs [n, ...], and per-sample gradients [n, *shape] of each parameter."""
 
+Forward = Callable[[Tensor], Tensor]
+"""x [n, ...] -> outputs [n, ...]."""
+
 # Rows that are looked at, all rows in another order, and some of them in another.
-_KEPT, _ORDER, _SOME = [1, 3], [4, 3, 0, 2, 1], [3, 1]
-# Of a large model, whose rows' gradients fill the memory.
+_Rows = tuple[list[int], list[int], list[int]]
+_MANY: _Rows = [1, 3], [4, 3, 0, 2, 1], [3, 1]
+# Of a large model, whose rows' gradients fill the memory; of as many as of others only outputs are compared.
 _LARGE_MODEL = 2**22
-_FEW = [1], [1, 2, 0], [2, 1]
+_FEW: _Rows = [1], [1, 2, 0], [2, 1]
 _LARGE = 1000.0
 _PIECE = 2**16
 """Values that are compared at once, in a core's cache."""
@@ -40,11 +44,11 @@ _TORCHS_OWN = frozenset(nn.Module().__dict__) | {
 }  # fmt: skip
 
 
-def check_independence(probe: Probe, parameters: Sequence[Tensor], shape: Sequence[int]) -> None:
+def check_independence(probe: Probe, forward: Forward, parameters: Sequence[Tensor], shape: Sequence[int]) -> None:
     """Refuse a model in which a row's output or gradient depends on other rows, or on what was seen before.
 
     Args:
-        probe: forward and backward pass of the model in training mode.
+        probe: forward and backward pass of the model in training mode. forward: the first of these alone.
         parameters: the trainable ones; random values stand in them for some draws, and they are put back.
         shape: of one example; the batches are random numbers, never records.
 
@@ -57,9 +61,9 @@ def check_independence(probe: Probe, parameters: Sequence[Tensor], shape: Sequen
         try:
             for randomise in (False, True):
                 # Rounding may flip one ReLU of a wide model: what fails is drawn anew, and refused the second time.
-                if _difference(probe, parameters, shape, generator, randomise) is None:
+                if _difference(probe, forward, parameters, shape, generator, randomise) is None:
                     continue
-                reason = _difference(probe, parameters, shape, generator, randomise)
+                reason = _difference(probe, forward, parameters, shape, generator, randomise)
                 if reason is not None:
                     raise refusal(reason)
         finally:
@@ -185,7 +189,12 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _difference(
-    probe: Probe, parameters: Sequence[Tensor], shape: Sequence[int], generator: torch.Generator, randomise: bool
+    probe: Probe,
+    forward: Forward,
+    parameters: Sequence[Tensor],
+    shape: Sequence[int],
+    generator: torch.Generator,
+    randomise: bool,
 ) -> str | None:
     """Why rows depend on one another in one random draw; None where they do not."""
     if randomise:
@@ -193,8 +202,21 @@ def _difference(
             for p in parameters:
                 fan_in = p.numel() // len(p) if p.dim() > 1 and len(p) else 4
                 p.copy_(torch.randn(p.shape, generator=generator) / max(1, fan_in) ** 0.5)
-    large = sum(p.numel() for p in parameters) > _LARGE_MODEL
-    kept, order, some = _FEW if large else (_KEPT, _ORDER, _SOME)
+    if sum(p.numel() for p in parameters) <= _LARGE_MODEL:
+        return _among(probe, shape, generator, _MANY)
+
+    def outputs(x: Tensor, _: Tensor) -> tuple[Tensor, list[Tensor]]:
+        with WithoutDropout(), torch.no_grad():
+            found = forward(x)
+        if found.dim() == 0 or len(found) != len(x):
+            raise TrainingError("the model does not keep the batch as the first dimension", code="FK404")
+        return found, []
+
+    return _among(probe, shape, generator, _FEW) or _among(outputs, shape, generator, _MANY)
+
+
+def _among(probe: Probe, shape: Sequence[int], generator: torch.Generator, drawn: _Rows) -> str | None:
+    kept, order, some = drawn
     rows = torch.randn((len(order), *shape), generator=generator)
     weights = torch.rand(len(order), generator=generator) + 0.5
     others = torch.randn((len(order), *shape), generator=generator) * _LARGE
@@ -202,7 +224,7 @@ def _difference(
     loud = weights * _LARGE
     loud[kept] = weights[kept]
     expected = _answer(probe, rows, weights, kept)
-    floors = [_FLOOR * max(_largest(part) for part in ours) for ours in expected]
+    floors = [_FLOOR * max((_largest(part) for part in ours), default=0.0) for ours in expected]
     for reason, x, w, at in (
         ("other rows of the batch are replaced", others, loud, kept),
         ("rows change places", rows[order], weights[order], [order.index(k) for k in kept]),
@@ -231,7 +253,8 @@ def _close(a: Tensor, b: Tensor, floor: float) -> bool:
         finite = torch.isfinite(of_a)
         if not torch.equal(finite, torch.isfinite(of_b)):
             return False
-        apart = max(apart, _largest(torch.where(finite, of_a - of_b, 0.0)))
+        # Of finite numbers: a difference that is not finite is the largest.
+        apart = max(apart, float(torch.where(finite, of_a - of_b, 0.0).abs().max()))
     return apart <= floor or apart <= _RELATIVE * _largest(a) + floor
 
 

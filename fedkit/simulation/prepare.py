@@ -27,7 +27,7 @@ from fedkit.models import build as build_model
 from fedkit.simulation.spread import check_workers, for_kind
 from fedkit.strategies import AnyStrategy, memory_note, refuse_if_needs_statistics
 from fedkit.strategies import build as build_strategy
-from fedkit.training.choice import choose
+from fedkit.training.choice import choose, most_models
 from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.kinds import Kinds
 from fedkit.training.model import ModelFactory as ModelFactory
@@ -189,12 +189,15 @@ def _engine(
     if config.federation.kind == "flower":
         return replace(REFERENCE, why="federation=flower trains a site a process")
     training = for_kind(config.training, config.federation.kind)
+    kinds = Kinds(config.privacy.mode != "none") if plans is None else Kinds.of(plans)
     if plans is None and training.engine == "auto":
-        # What auto takes follows from the plans, the device too; what it falls back to asks for least memory.
+        # What auto takes follows from the plans, the device too, and with it how many processes the budget holds.
         device = "cuda" if training.device == "cuda" else "cpu"
         training = replace(training, engine="reference", device=device)
-    kinds = Kinds(config.privacy.mode != "none") if plans is None else Kinds.of(plans)
-    engine = choose(training, model, dataset.task, dataset.input_shape, kinds)
+        engine = choose(training, model, dataset.task, dataset.input_shape, kinds)
+        engine = replace(engine, most_workers=most_models(training, model, private=kinds.private))
+    else:
+        engine = choose(training, model, dataset.task, dataset.input_shape, kinds)
     check_workers(training, engine)
     return engine
 

@@ -60,8 +60,7 @@ def choose(
             model; FK423, a GPU where there is none.
     """
     device = device_of(training.device, "training.device")
-    d = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    d, trained = _sizes(model)
     budget = training.memory_gb * 2**30
     least = bytes_of_model(d, trained, private=kinds.private)
     if least > budget:
@@ -70,7 +69,7 @@ def choose(
             code="FK418",
             remedy=f"set training.memory_gb={enough(least / 2**30):g} or more",
         )
-    most = int(budget // bytes_of_reference(d, trained, private=kinds.private))
+    most = int(budget // bytes_of_reference(d, trained, kinds))
     reference = replace(REFERENCE, most_workers=max(1, most))
     there = reference_on(device)
     if training.engine == "reference":
@@ -99,6 +98,17 @@ def choose(
         refused = found
     why = refused[1] if refused else reference.why
     return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
+
+
+def most_models(training: TrainingConfig, model: nn.Module, *, private: bool) -> int:
+    """Processes that the memory budget holds with one model in training each, in whatever engine; at least 1."""
+    return max(1, int(training.memory_gb * 2**30 // bytes_of_model(*_sizes(model), private=private)))
+
+
+def _sizes(model: nn.Module) -> tuple[int, int]:
+    """Parameters, and those that are not frozen."""
+    parameters = list(model.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def _closed_form(device: torch.device, asked: _Asked) -> Engine | Refusal:

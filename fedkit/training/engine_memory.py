@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedkit.privacy.dp_sgd import most_rows
+from fedkit.training.kinds import Kinds
 from fedkit.training.stack import Layer
 from fedkit.training.tap_gradients import most_places
 from fedkit.training.tapped import Tapped
@@ -20,12 +21,23 @@ def bytes_of_model(d: int, trained: int, *, private: bool) -> int:
     Args:
         d: parameters. trained: those that are not frozen.
     """
-    return 12 * d + (48 * trained if private else 0)
+    # A model without parameters is refused where it is to be trained.
+    return max(1, 12 * d + (48 * trained if private else 0))
 
 
-def bytes_of_reference(d: int, trained: int, *, private: bool) -> int:
-    """An upper estimate of what one site takes: a model; rows' gradients, as many as are held at once, and copied."""
-    return bytes_of_model(d, trained, private=private) + (12 * most_rows(trained) * trained if private else 0)
+def bytes_of_reference(d: int, trained: int, kinds: Kinds) -> int:
+    """An upper estimate of what one site takes: a model; rows' gradients, as many as are held at once, and copied.
+
+    Args:
+        d, trained: as of :func:`bytes_of_model`.
+    """
+    model = bytes_of_model(d, trained, private=kinds.private)
+    if not kinds.private:
+        return model
+    # A patient may have any number of rows; of records no block has more places than the largest lot. What a probe
+    # holds of its rows takes as much as three of a lot: it has neither sums nor noise.
+    held = most_rows(trained) if kinds.patients else min(most_rows(trained), max(3, kinds.places))
+    return model + 12 * held * trained
 
 
 def bytes_of_taps(found: Tapped, trunk: Trunk | None) -> int:

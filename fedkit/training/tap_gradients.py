@@ -131,7 +131,7 @@ class TapGradients:
                     raise refusal("a parameter is used past its layer")
             return outputs, gradients
 
-        check_independence(probe, self._through.parameters, shape)
+        check_independence(probe, self._module, self._through.parameters, shape)
         x = torch.randn((2, *shape), generator=torch.Generator().manual_seed(1))
         if not torch.equal(*(self._module(x).detach() for _ in range(2))):
             raise refusal("forward draws at random")

@@ -120,6 +120,8 @@ def trained(model):
 
 MIXING = {
     "centred": lambda: Model(lambda m, x: x - x.mean(0)),
+    "shifted by three": lambda: Model(lambda m, x: x + F.pad(x, (0, 0, 3, 0))[: len(x)]),
+    "centred from four rows on": lambda: Model(lambda m, x: x - x.mean(0) if len(x) > 3 else x),
     "centred output": lambda: Model(after=lambda m, o: o - o.mean(0)),
     "functional batch norm": lambda: Model(lambda m, x: F.batch_norm(x, None, None, training=m.training)),
     "layer norm over the batch": lambda: Model(lambda m, x: F.layer_norm(x.T, (len(x),)).T),
@@ -222,6 +224,11 @@ def test_gradients_are_compared_to_their_last_piece(kind, monkeypatch):
     assert independence._close(row, other, 0.2) == (kind == "other place")
 
 
+def test_numbers_whose_difference_is_beyond_float32_are_not_alike():
+    row = torch.tensor([1.0, 3e38])
+    assert not independence._close(row, torch.tensor([1.0, -3e38]), 1e30)
+
+
 @pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
 @pytest.mark.parametrize("large", [False, True])
 @pytest.mark.parametrize("name", ALONE)
@@ -239,3 +246,11 @@ def test_no_state_crosses_from_one_hospital_to_the_next():
     together = train(model, BINARY, sites, plan, {})[0][1].delta
     alone = train(model, BINARY, sites[1:], plan, {})[0][0].delta
     assert (together == alone).all()
+
+
+@pytest.mark.filterwarnings("ignore:Using a non-full backward hook")
+def test_a_large_model_that_leaves_out_rows_where_there_are_many_is_refused(monkeypatch):
+    monkeypatch.setattr(independence, "_LARGE_MODEL", 0)
+    with pytest.raises(TrainingError, match="does not keep the batch as the first dimension") as caught:
+        trained(seed(lambda: Model(after=lambda m, o: o[:3])))
+    assert caught.value.code == "FK404"

@@ -56,6 +56,17 @@ def test_what_plans_may_yet_make_possible_is_left_to_them():
 
 
 @pytest.mark.usefixtures("unplanned")
+def test_workers_that_the_reference_has_no_memory_for_are_left_to_the_plans(monkeypatch):
+    """A model whose rows' gradients fill the budget where the reference trains it, and which auto gives to another."""
+    monkeypatch.setattr("fedkit.training.choice.bytes_of_reference", lambda *_, **__: 2**30)
+    with pytest.raises(AssertionError, match="plans were made"):
+        prepare(compose("heart_disease", ["training.workers=9"]))
+    with pytest.raises(TrainingError, match="workers=9, each with a site in memory") as caught:
+        prepare(compose("heart_disease", ["training.workers=9", "training.engine=reference"]))
+    assert caught.value.code == "FK418"
+
+
+@pytest.mark.usefixtures("unplanned")
 def test_workers_are_refused_for_a_gpu_that_was_asked_for_and_not_for_one_that_auto_may_leave_alone(monkeypatch):
     monkeypatch.setattr(
         "fedkit.training.choice.device_of", lambda asked, _: device_of(asked, "") if asked == "cpu" else GPU

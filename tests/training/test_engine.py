@@ -11,7 +11,7 @@ from fedkit.native.library import library
 from fedkit.training.choice import choose
 from fedkit.training.engine import ENGINES, FAST_AT_ONCE
 from fedkit.training.kinds import Kinds
-from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan
+from tests.training.builders import BINARY, Mixing, local_plan, privacy_plan, round_plan, site
 
 STACK = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 1))
 RANDOM = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.1), nn.Linear(8, 1))
@@ -91,6 +91,28 @@ def test_a_large_model_trains_privately_without_rows_gradients_and_takes_five_ti
     assert caught.value.code == "FK418" and "training.memory_gb=0.95 " in caught.value.remedy
     # Gradients of four rows, copied.
     assert [chosen(large, memory_gb=gb, engine="reference").most_workers for gb in (0.95, 3.2, 3.3)] == [1, 1, 2]
+
+
+def test_the_reference_holds_no_more_rows_of_records_than_the_largest_lot_has_or_the_probe():
+    wide = nn.Sequential(nn.Linear(5, 500), nn.ReLU(), nn.Linear(500, 500), nn.Linear(500, 1))
+
+    def most(**changes):
+        plans = {"north": local_plan(privacy=privacy_plan(**changes))}
+        return chosen(wide, plans, memory_gb=2.0, engine="reference").most_workers
+
+    # 256 rows take 790 MB, 48 take 160 MB, and three, as many as the probe counts for, 24 MB.
+    assert (most(max_lot=3000), most(max_lot=48), most(max_lot=2)) == (2, 13, 88)
+    assert most(max_lot=48, unit="patient") == 2
+
+
+@pytest.mark.parametrize("plans", [None, {"north": local_plan()}])
+def test_a_model_without_parameters_has_an_engine_and_is_refused_in_words_where_it_is_trained(plans):
+    nothing = nn.Sequential(nn.Identity())
+    engine = chosen(nothing, plans)
+    assert engine.name == "reference" and engine.most_workers > 1
+    kinds = plans or {"north": local_plan(privacy=privacy_plan())}
+    with pytest.raises(TrainingError, match="nothing in the model is trainable"):
+        engine.train(nothing, BINARY, [site()], round_plan(nothing, kinds), {})
 
 
 def test_what_is_frozen_of_a_model_takes_no_sums_and_no_noise():

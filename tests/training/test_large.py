@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 from fedkit.config.compose import compose
+from fedkit.errors import TrainingError
 from fedkit.privacy.lattice import LARGE
 from fedkit.simulation.local import run_local
 from fedkit.simulation.prepare import engine_for, prepare
@@ -47,6 +48,15 @@ def trained(model, *words):
     ready = prepared(model, [*PRIVATE, *words])
     engine = engine_for(ready)
     return engine, run_local(ready, lambda *_: None, evaluate=False, engine=engine)
+
+
+def test_processes_that_only_the_reference_has_no_memory_for_are_not_refused_before_the_plans_say_who_trains():
+    words = *PRIVATE, "privacy.sample_rate=0.25", "training.local_steps=1", "training.memory_gb=2"
+    engine = engine_for(prepared(partial(stack, 1730), [*words, "training.workers=10"]))
+    assert engine.name == "closed_form" and engine.most_workers == 11
+    with pytest.raises(TrainingError, match=r"training.workers=10.* hold 7") as caught:
+        prepared(partial(stack, 1730), [*words, "training.workers=10", "training.engine=reference"])
+    assert caught.value.code == "FK418"
 
 
 @pytest.mark.slow
