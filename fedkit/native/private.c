@@ -58,7 +58,7 @@ static void quantise(const stack *s, const plan *p, exact *x, long row) {
   }
 }
 
-/* What was summed moves to 64 bits, which hold 2**16 times as many rows. */
+/* What was summed moves to 64 bits, which hold 2**11 times as many rows. */
 static void fold(const stack *s, exact *x, int first) {
   for (long k = 0; k < s->count; k++) {
     long numbers = s->parts[k].outs * s->parts[k].ins;
