@@ -184,6 +184,7 @@ def test_a_replaced_strategy_leaves_the_experiments_arguments_for_the_old_one_be
         ("seed=null", "seed is None; a whole number is needed"),
         ("training.learning_rate=fast", "training.learning_rate is 'fast'; a number is needed"),
         ("privacy.epsilon=true", "privacy.epsilon is True; a number is needed"),
+        ("training.memory_gb=1e300", "training.memory_gb is 1e+300; a number between -1e300 and 1e300 is needed"),
         ("privacy.epsilon=nan", "privacy.epsilon is nan; a finite number is needed"),
         ("training.learning_rate=inf", "training.learning_rate is inf; a finite number is needed"),
         ("data.features.numeric.age=[0,nan]", "data.features.numeric.age is nan; a finite number is needed"),
