@@ -27,7 +27,7 @@ from fedkit.models import build as build_model
 from fedkit.simulation.spread import check_workers, for_kind
 from fedkit.strategies import AnyStrategy, memory_note, refuse_if_needs_statistics
 from fedkit.strategies import build as build_strategy
-from fedkit.training.choice import choose, most_models
+from fedkit.training.choice import choose, unplanned
 from fedkit.training.engine import REFERENCE, Engine
 from fedkit.training.kinds import Kinds
 from fedkit.training.model import ModelFactory as ModelFactory
@@ -193,9 +193,7 @@ def _engine(
     if plans is None and training.engine == "auto":
         # What auto takes follows from the plans, the device too, and with it how many processes the budget holds.
         device = "cuda" if training.device == "cuda" else "cpu"
-        training = replace(training, engine="reference", device=device)
-        engine = choose(training, model, dataset.task, dataset.input_shape, kinds)
-        engine = replace(engine, most_workers=most_models(training, model, private=kinds.private))
+        engine = unplanned(replace(training, device=device), model, private=kinds.private)
     else:
         engine = choose(training, model, dataset.task, dataset.input_shape, kinds)
     check_workers(training, engine)

@@ -45,10 +45,12 @@ def check_workers(training: TrainingConfig, engine: Engine) -> None:
             code="FK418",
             remedy="set training.workers=1, or training.device=cpu",
         )
+    most = training.max_clients_at_once
+    at_once = "" if most is None else f" and training.max_clients_at_once={most}"
     if training.workers not in (AUTO, SEVERAL) and 1 < int(training.workers) > engine.most_workers:
         raise TrainingError(
-            f"training.workers={training.workers}, each with a site in memory; training.memory_gb and"
-            f" training.max_clients_at_once hold {engine.most_workers}",
+            f"training.workers={training.workers}, each with a site in memory;"
+            f" training.memory_gb={training.memory_gb:g}{at_once} {'hold' if at_once else 'holds'} {engine.most_workers}",
             code="FK418",
             remedy=f"set training.workers={engine.most_workers}, or raise what bounds it",
         )
@@ -86,6 +88,8 @@ class Spread:
         self.why = f"training.workers={asked}"
         if asked == AUTO and work.engine.device != CPU:
             self.why = "one process trains on a GPU"
+        elif asked == AUTO and work.engine.name == "vmap":
+            self.why = "vmap trains all sites in one process"
         elif asked == AUTO and self._most == 1:
             self.why = "there is one core" if cores() == 1 else "the memory budget holds one site"
         elif inside():
@@ -130,7 +134,8 @@ class Spread:
         yield from self._train(names[first:], plan, state)
         took += time.thread_time() - begun
         self._took.append(took)
-        if self._open and (took > _COLD or len(self._took) == 2):
+        # After the last round nobody would train in them.
+        if self._open and plan.round < self._rounds and (took > _COLD or len(self._took) == 2):
             self._decide(names, plan, min(self._took))
 
     def _decide(self, names: Sequence[str], plan: RoundPlan, seconds: float) -> None:

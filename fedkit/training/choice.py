@@ -60,19 +60,15 @@ def choose(
             model; FK423, a GPU where there is none.
     """
     device = device_of(training.device, "training.device")
-    d, trained = _sizes(model)
-    budget = training.memory_gb * 2**30
-    least = bytes_of_model(d, trained, private=kinds.private)
-    if least > budget:
-        raise TrainingError(
-            f"training.memory_gb={training.memory_gb:g} is below one model in training, {least / 2**30:.3g} GB",
-            code="FK418",
-            remedy=f"set training.memory_gb={enough(least / 2**30):g} or more",
-        )
-    most = int(budget // bytes_of_reference(d, trained, kinds))
-    reference = replace(REFERENCE, most_workers=max(1, most))
+    _refuse_below_one_model(training, model, private=kinds.private)
+    each = bytes_of_reference(*_sizes(model), kinds)
+    reference = replace(REFERENCE, most_workers=max(1, int(training.memory_gb * 2**30 // each)))
     there = reference_on(device)
+    beyond = too_large(each / 2**30, training.memory_gb, private=kinds.private)
+    fits = there.device != CPU or each <= training.memory_gb * 2**30
     if training.engine == "reference":
+        if not fits:
+            raise TrainingError(f"training.engine=reference: {beyond[1]}", code=beyond[0], remedy=beyond[2])
         return reference if there.device == CPU else there
     refused: Refusal | None = None
     # Units of several rows are summed one after another: a core's work where there is a choice.
@@ -95,14 +91,34 @@ def choose(
         code, why, remedy = found
         if training.engine == name:
             raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
-        refused = found
+        # An engine that would do, were there memory, takes the least of it.
+        refused = refused if refused and refused[0] == beyond[0] else found
+    if not fits:
+        code, why, remedy = refused if refused and refused[0] == beyond[0] else beyond
+        raise TrainingError(why, code=code, remedy=remedy)
     why = refused[1] if refused else reference.why
     return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
 
 
-def most_models(training: TrainingConfig, model: nn.Module, *, private: bool) -> int:
-    """Processes that the memory budget holds with one model in training each, in whatever engine; at least 1."""
-    return max(1, int(training.memory_gb * 2**30 // bytes_of_model(*_sizes(model), private=private)))
+def unplanned(training: TrainingConfig, model: nn.Module, *, private: bool) -> Engine:
+    """What is known before there are plans of the engine that ``auto`` will take: its device, and a bound of processes.
+
+    Raises:
+        TrainingError: FK418, a memory budget below one model; FK423, a GPU where there is none.
+    """
+    _refuse_below_one_model(training, model, private=private)
+    most = int(training.memory_gb * 2**30 // bytes_of_model(*_sizes(model), private=private))
+    return replace(reference_on(device_of(training.device, "training.device")), most_workers=most)
+
+
+def _refuse_below_one_model(training: TrainingConfig, model: nn.Module, *, private: bool) -> None:
+    least = bytes_of_model(*_sizes(model), private=private) / 2**30
+    if least > training.memory_gb:
+        raise TrainingError(
+            f"training.memory_gb={training.memory_gb:g} is below one model in training, {least:.3g} GB",
+            code="FK418",
+            remedy=f"set training.memory_gb={enough(least):g} or more",
+        )
 
 
 def _sizes(model: nn.Module) -> tuple[int, int]:
@@ -125,7 +141,7 @@ def _closed_form(device: torch.device, asked: _Asked) -> Engine | Refusal:
     budget, each = training.memory_gb * 2**30, bytes_of_stack(layers, kinds.places)
     most = int(budget // each)
     if most < 1:
-        return too_large(each / 2**30, training.memory_gb)
+        return too_large(each / 2**30, training.memory_gb, private=kinds.private)
     if training.max_clients_at_once is not None:
         most = min(most, training.max_clients_at_once)
     why = f"the model is a stack of {len(layers)} Linear layer{'s' if len(layers) > 1 else ''}"
@@ -177,7 +193,9 @@ def _vmap(asked: _Asked) -> Engine | Refusal:
     if gigabytes > training.memory_gb or (most is not None and most < AT_ONCE):
         told = f"{AT_ONCE} sites take {gigabytes:.3g} GB together, training.memory_gb is {training.memory_gb:g}"
         told += "" if most is None else f" and training.max_clients_at_once {most}"
-        return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
+        needed = [f"training.memory_gb={enough(gigabytes):g}"] if gigabytes > training.memory_gb else []
+        needed += ["training.max_clients_at_once=null"] if most is not None and most < AT_ONCE else []
+        return "FK418", told, f"set {' and '.join(needed)}, or training.engine=reference"
     vmapped = Vmapped()
     why = f"plain training of one model at {AT_ONCE} sites at once"
     return Engine("vmap", why, vmapped.train, vmapped.check, at_once=AT_ONCE)

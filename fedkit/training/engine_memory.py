@@ -58,7 +58,8 @@ def enough(gigabytes: float) -> float:
     return float(f"{gigabytes * 1.06:.2g}")
 
 
-def too_large(gigabytes: float, allowed: float) -> tuple[str, str, str]:
-    """Code, reason and remedy where one site is beyond ``training.memory_gb``."""
+def too_large(gigabytes: float, allowed: float, *, private: bool) -> tuple[str, str, str]:
+    """Code, reason and remedy where one site is beyond ``training.memory_gb``; private, the reference takes more."""
     told = f"one site takes {gigabytes:.3g} GB, training.memory_gb is {allowed:g}"
-    return "FK418", told, f"set training.memory_gb={enough(gigabytes):g}, or training.engine=reference"
+    remedy = f"set training.memory_gb={enough(gigabytes):g}"
+    return "FK418", told, remedy if private else f"{remedy}, or training.engine=reference"

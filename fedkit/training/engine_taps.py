@@ -43,7 +43,7 @@ def taps_of(
     trunks = [trunk_of(model, found, input_shape, compiled=compiled) if here else None for compiled in forms]
     gigabytes = max(bytes_of_taps(found, trunk) for trunk in trunks) / 2**30
     if here and gigabytes > memory_gb:
-        return too_large(gigabytes, memory_gb)
+        return too_large(gigabytes, memory_gb, private=True)
     if not found.proven:
         refused = _mixing(model, found, task, input_shape)
         if refused:

@@ -61,6 +61,14 @@ def test_work_that_pays_for_processes_gets_them(monkeypatch):
     assert np.array_equal(one.parameters, two.parameters)
 
 
+def test_nobody_is_started_after_the_last_round(monkeypatch):
+    monkeypatch.setattr(spread, "_START", 0.0)
+    monkeypatch.setattr(spread, "_ROUND", 0.0)
+    monkeypatch.setattr(spread, "cores", lambda: 2)
+    _, engine, _ = run("federation.num_rounds=2", "training.local_steps=3")
+    assert engine["workers"] == 1 and engine["workers_why"] == "the run ended before its rounds were measured"
+
+
 def test_a_first_round_that_takes_long_is_not_finished_in_one_process(monkeypatch):
     monkeypatch.setattr(spread, "_COLD", 0.0)
     monkeypatch.setattr(spread, "_START", 0.0)

@@ -90,7 +90,7 @@ def test_a_large_model_trains_privately_without_rows_gradients_and_takes_five_ti
         chosen(large, memory_gb=0.2)
     assert caught.value.code == "FK418" and "training.memory_gb=0.95 " in caught.value.remedy
     # Gradients of four rows, copied.
-    assert [chosen(large, memory_gb=gb, engine="reference").most_workers for gb in (0.95, 3.2, 3.3)] == [1, 1, 2]
+    assert [chosen(large, memory_gb=gb, engine="reference").most_workers for gb in (1.7, 3.2, 3.3)] == [1, 1, 2]
 
 
 def test_the_reference_holds_no_more_rows_of_records_than_the_largest_lot_has_or_the_probe():
@@ -136,22 +136,26 @@ def test_a_budget_below_one_model_is_an_error_that_names_enough(engine):
         chosen(wide, engine=engine, memory_gb=1e-5)
     assert caught.value.code == "FK418"
     enough = float(caught.value.remedy.split("=")[1].split()[0])
-    assert chosen(wide, engine="reference", memory_gb=enough).name == "reference"
+    assert chosen(wide, {"north": local_plan()}, engine="reference", memory_gb=enough).name == "reference"
 
 
-def test_a_budget_for_one_model_but_no_site_falls_back_or_is_refused():
-    wide, little = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1)), 4.2e-4
-    assert chosen(wide, memory_gb=little).name == "reference"
-    with pytest.raises(TrainingError, match="one site takes") as caught:
-        chosen(wide, memory_gb=little, engine="taps")
-    assert caught.value.code == "FK418"
-    enough = float(caught.value.remedy.split("=")[1].split(",")[0])
-    assert chosen(wide, memory_gb=enough, engine="taps").name == "taps"
-    with pytest.raises(TrainingError, match="one site takes") as caught:
-        chosen(wide, memory_gb=little, engine="closed_form")
-    assert caught.value.code == "FK418"
-    enough = float(caught.value.remedy.split("=")[1].split(",")[0])
-    assert chosen(wide, memory_gb=enough, engine="closed_form").at_once == 1
+def test_a_budget_for_one_model_but_no_site_falls_back_where_that_takes_less():
+    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
+    found = chosen(wide, {"north": local_plan()}, memory_gb=1e-4)
+    assert found.name == "reference" and found.why.startswith("one site takes")
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "closed_form", "taps"])
+def test_no_engine_takes_more_than_the_budget_in_private_training_and_the_error_names_enough(engine):
+    wide = nn.Sequential(nn.Linear(5, 1000), nn.ReLU(), nn.Linear(1000, 1))
+    with pytest.raises(TrainingError, match=r"one site takes .* GB, training.memory_gb is 0.00042") as caught:
+        chosen(wide, memory_gb=4.2e-4, engine=engine)
+    assert caught.value.code == "FK418" and "reference" not in str(caught.value.remedy)
+    enough = float(caught.value.remedy.split("=")[1])
+    found = chosen(wide, memory_gb=enough, engine=engine)
+    assert found.name == ("closed_form" if engine == "auto" else engine) and found.most_workers == 1
+    with pytest.raises(TrainingError, match="one site takes"):
+        chosen(wide, memory_gb=enough / 1.2, engine=engine)
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def test_processes_that_only_the_reference_has_no_memory_for_are_not_refused_bef
     words = *PRIVATE, "privacy.sample_rate=0.25", "training.local_steps=1", "training.memory_gb=2"
     engine = engine_for(prepared(partial(stack, 1730), [*words, "training.workers=10"]))
     assert engine.name == "closed_form" and engine.most_workers == 11
-    with pytest.raises(TrainingError, match=r"training.workers=10.* hold 7") as caught:
+    with pytest.raises(TrainingError, match=r"training.workers=10.* holds 7") as caught:
         prepared(partial(stack, 1730), [*words, "training.workers=10", "training.engine=reference"])
     assert caught.value.code == "FK418"
 

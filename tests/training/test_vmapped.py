@@ -164,7 +164,10 @@ def test_what_bounds_memory_chooses_another_engine_and_never_other_bits():
     assert chosen(NORMED, memory_gb=1e-5).name == "reference"
     with pytest.raises(TrainingError) as caught:
         chosen(NORMED, memory_gb=1e-5, engine="vmap")
-    assert caught.value.code == "FK418"
+    assert caught.value.code == "FK418" and "max_clients_at_once" not in caught.value.remedy
+    with pytest.raises(TrainingError) as caught:
+        chosen(NORMED, max_clients_at_once=AT_ONCE - 1, engine="vmap")
+    assert caught.value.remedy == "set training.max_clients_at_once=null, or training.engine=reference"
 
 
 def test_private_training_is_refused_before_and_when_it_is_asked_for():
