@@ -46,11 +46,11 @@ def check_workers(training: TrainingConfig, engine: Engine) -> None:
             remedy="set training.workers=1, or training.device=cpu",
         )
     most = training.max_clients_at_once
-    at_once = "" if most is None else f" and training.max_clients_at_once={most}"
+    holds = "holds" if most is None else f"and training.max_clients_at_once={most} hold"
     if training.workers not in (AUTO, SEVERAL) and 1 < int(training.workers) > engine.most_workers:
         raise TrainingError(
             f"training.workers={training.workers}, each with a site in memory;"
-            f" training.memory_gb={training.memory_gb:g}{at_once} {'hold' if at_once else 'holds'} {engine.most_workers}",
+            f" training.memory_gb={training.memory_gb:g} {holds} {engine.most_workers}",
             code="FK418",
             remedy=f"set training.workers={engine.most_workers}, or raise what bounds it",
         )
