@@ -147,11 +147,9 @@ def _plain(hint: Any, raw: Any, key: str, found: Findings) -> Any:
         return found.add(key, f"holds {shown(raw)}; text or a number is needed")
     if hint is float:
         if isinstance(raw, (int, float)) and not isinstance(raw, bool):
-            return (
-                float(raw)
-                if abs(raw) < 1e300
-                else found.add(key, f"is {shown(raw)}; a number between -1e300 and 1e300 is needed")
-            )
+            if abs(raw) < 1e300:
+                return float(raw)
+            return found.add(key, f"is {shown(raw)}; a number between -1e300 and 1e300 is needed")
         return found.add(key, f"is {shown(raw)}; a number is needed")
     if isinstance(raw, hint) and not (hint is int and isinstance(raw, bool)):
         return raw

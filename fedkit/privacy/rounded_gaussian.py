@@ -32,7 +32,7 @@ for scale <= 2**40 the chance is below 2**-1500. Two assumptions remain. The AES
 bits; n blocks under one key can, by counting repeats, with an advantage of n**2 / 2**129 (2**-70 for 1,500 steps at
 d = 1e6), and nothing better is known. And log, cos and sin are as accurate as said: the polynomials, and numpy's and
 torch's where they are used (tests compare all of them with mpmath); Decimal's ln and sqrt are correctly rounded by
-their specification. Time is not covered: a pair that is continued takes .1 ms longer.
+their specification. Time is not covered: a pair that is continued takes .15 ms longer.
 
 >>> def counting(words):
 ...     words[:] = np.arange(1, len(words) + 1, dtype=np.uint64) << np.uint64(58)

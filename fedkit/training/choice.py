@@ -57,18 +57,20 @@ def choose(
 
     Raises:
         TrainingError: FK417, an engine that cannot take this model or device; FK418, a memory budget that holds no
-            model; FK423, a GPU where there is none.
+            site; FK423, a GPU where there is none.
     """
     device = device_of(training.device, "training.device")
     _refuse_below_one_model(training, model, private=kinds.private)
     each = bytes_of_reference(*_sizes(model), kinds)
     reference = replace(REFERENCE, most_workers=max(1, int(training.memory_gb * 2**30 // each)))
     there = reference_on(device)
-    beyond = too_large(each / 2**30, training.memory_gb, private=kinds.private)
-    fits = there.device != CPU or each <= training.memory_gb * 2**30
+    # What does not fit in the reference is refused, unless another engine takes less.
+    lacks: Refusal | None = None
+    if there.device == CPU and each > training.memory_gb * 2**30:
+        lacks = too_large(each / 2**30, training.memory_gb, private=kinds.private)
     if training.engine == "reference":
-        if not fits:
-            raise TrainingError(f"training.engine=reference: {beyond[1]}", code=beyond[0], remedy=beyond[2])
+        if lacks:
+            raise TrainingError(f"training.engine=reference: {lacks[1]}", code=lacks[0], remedy=lacks[2])
         return reference if there.device == CPU else there
     refused: Refusal | None = None
     # Units of several rows are summed one after another: a core's work where there is a choice.
@@ -91,10 +93,10 @@ def choose(
         code, why, remedy = found
         if training.engine == name:
             raise TrainingError(f"training.engine={name} cannot train this model: {why}", code=code, remedy=remedy)
-        # An engine that would do, were there memory, takes the least of it.
-        refused = refused if refused and refused[0] == beyond[0] else found
-    if not fits:
-        code, why, remedy = refused if refused and refused[0] == beyond[0] else beyond
+        # The first that would do, were there memory, takes the least of it.
+        refused = refused if refused and refused[0] == "FK418" else found
+    if lacks:
+        code, why, remedy = refused if refused and refused[0] == "FK418" else lacks
         raise TrainingError(why, code=code, remedy=remedy)
     why = refused[1] if refused else reference.why
     return replace(reference, why=why) if there.device == CPU else replace(there, why=f"{there.why}; {why}")
